@@ -1,0 +1,53 @@
+# Everything a contributor types. The first use of any target makes .venv from the lock by itself.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all lint format docs bench lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; name one with: make PYTHON=/path/to/python3.11"; exit 2; }
+	@echo "Making .venv from requirements.lock (once, about a minute) ..."
+	@$(PYTHON) -m venv --clear $(VENV) || \
+	  { echo "Python's venv module is missing; on Debian or Ubuntu: apt-get install python3-venv"; exit 2; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(INSTALLED) ## a fleet of agents through a real Kafka to the services, and an account that adds up
+	@$(BIN)/hypervisor-telemetry demo $(ARGS)
+
+test: $(INSTALLED) ## what everyone runs: unit, property, contract and Kafka tests on a local broker
+	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not full" $(ARGS)
+
+test-all: $(INSTALLED) ## the suites that need installed servers and tools, or take long
+	@$(BIN)/python -m pytest -m full $(ARGS)
+
+lint: $(INSTALLED) ## format check, lint, strict types, the arrows between packages
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(INSTALLED) ## apply the formatter and the safe fixes
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+docs: $(INSTALLED) ## write the generated tables of docs/ anew
+	@$(BIN)/python -m tests.generate_docs
+
+bench: $(INSTALLED) ## the benchmarks, side by side with the alternatives
+	@$(BIN)/python -m bench $(ARGS)
+
+lock: $(INSTALLED) ## resolve requirements.lock anew from pyproject.toml
+	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --custom-compile-command "make lock" --upgrade --quiet --output-file requirements.lock
+
+clean: ## remove .venv and the caches
+	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist

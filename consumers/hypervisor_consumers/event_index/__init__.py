@@ -1,0 +1,1 @@
+"""event-index: every event in a database, behind an HTTP query API."""

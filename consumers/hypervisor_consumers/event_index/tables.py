@@ -1,0 +1,111 @@
+"""The tables of the event index, and how an event stands in them. Pure: no connection is made here.
+
+Every index ends in `timestamp`, so that "the last N of a session" is a walk along it and not a sort.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import msgspec
+from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Row, Table, Text
+
+from hypervisor_schemas.events import HypervisorEvent, event_type_of, type_value
+from hypervisor_schemas.payload_json import to_json
+from hypervisor_schemas.timestamps import datetime_of, microseconds
+
+__all__ = ["IndexRow", "event_of", "events", "metadata", "offsets", "type_counts", "values_of"]
+
+metadata = MetaData()
+
+# The key is the random id, the rows stand in the order of writing: a random key for the table itself is slower.
+events = Table(
+    "events",
+    metadata,
+    Column("event_id", Text, primary_key=True),
+    Column("event_type", Text, nullable=False),
+    Column("timestamp", BigInteger, nullable=False, comment="microseconds since the epoch, UTC"),
+    Column("session_id", Text),
+    Column("agent_did", Text),
+    Column("causal_trace_id", Text),
+    Column("trace_id", Text, comment="the first part of causal_trace_id"),
+    Column("parent_event_id", Text),
+    Column("payload", Text, nullable=False, comment="a JSON object"),
+    Column("topic", Text, nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("offset", BigInteger, nullable=False),
+)
+
+Index("ix_events_time", events.c.timestamp)
+Index("ix_events_type", events.c.event_type, events.c.timestamp)
+# Without what is absent: nobody asks for it by these, and it would be one long run of equal keys.
+for _name, _column in (
+    ("ix_events_session", events.c.session_id),
+    ("ix_events_agent", events.c.agent_did),
+    ("ix_events_trace", events.c.trace_id),
+):
+    _present = _column.is_not(None)
+    Index(_name, _column, events.c.timestamp, sqlite_where=_present, postgresql_where=_present)
+
+offsets = Table(
+    "offsets",
+    metadata,
+    Column("topic", Text, primary_key=True),
+    Column("partition", Integer, primary_key=True),
+    Column("next_offset", BigInteger, nullable=False, comment="the first offset that is not applied yet"),
+)
+
+# By partition, because a partition has one writer: copies that write side by side never wait for one row.
+type_counts = Table(
+    "type_counts",
+    metadata,
+    Column("topic", Text, primary_key=True),
+    Column("partition", Integer, primary_key=True),
+    Column("event_type", Text, primary_key=True),
+    Column("count", BigInteger, nullable=False),
+)
+
+_decode_json = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+class IndexRow(NamedTuple):
+    """An event and its place in Kafka."""
+
+    topic: str
+    partition: int
+    offset: int
+    event: HypervisorEvent
+
+
+def values_of(row: IndexRow) -> tuple[Any, ...]:
+    """The row as values of `events`, in the order of its columns."""
+    topic, partition, offset, event = row
+    trace = event.causal_trace_id
+    return (
+        event.event_id,
+        type_value(event.event_type),
+        microseconds(event.timestamp),
+        event.session_id,
+        event.agent_did,
+        trace,
+        trace.partition("/")[0] or None if trace else None,
+        event.parent_event_id,
+        to_json(event.payload),
+        topic,
+        partition,
+        offset,
+    )
+
+
+def event_of(row: Row[Any]) -> HypervisorEvent:
+    """The event that `values_of` described; its timestamp in UTC."""
+    return HypervisorEvent(
+        event_id=row.event_id,
+        event_type=event_type_of(row.event_type),
+        timestamp=datetime_of(row.timestamp),
+        session_id=row.session_id,
+        agent_did=row.agent_did,
+        causal_trace_id=row.causal_trace_id,
+        parent_event_id=row.parent_event_id,
+        payload=_decode_json(row.payload),
+    )

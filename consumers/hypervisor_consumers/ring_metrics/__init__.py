@@ -1,0 +1,1 @@
+"""ring-metrics: ring events to the Prometheus metrics of the seed."""

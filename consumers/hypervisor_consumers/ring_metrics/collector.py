@@ -1,0 +1,223 @@
+"""RingMetricsCollector: the fold of ring-metrics inside an agent's process, fed by its bus."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
+
+from hypervisor_consumers.ring_metrics.fold import (
+    RING_EVENT_TYPES,
+    RingFold,
+    RingState,
+    current_rings,
+    elevation_seconds,
+    ended_durations,
+)
+from hypervisor_consumers.ring_metrics.names import (
+    CURRENT_RING,
+    ELEVATION_DURATION,
+    RING_BREACHES,
+    RING_TRANSITIONS,
+    RingMetric,
+)
+from hypervisor_schemas.events import HypervisorEvent, type_value
+from hypervisor_schemas.limited_log import LimitedLog
+
+__all__ = ["PrometheusExporterProtocol", "RingMetricsCollector", "Subscribable"]
+
+Series = TypeVar("Series", bound=tuple[str, ...])
+
+_log = logging.getLogger(__name__)
+
+
+class PrometheusExporterProtocol(Protocol):
+    """Where metrics are written to; signatures are the package's. Called by the thread that exports."""
+
+    def set_gauge(self, name: str, value: float, labels: dict[str, str] | None = None, help_text: str = "") -> None:
+        """Set one series of a gauge."""
+        ...
+
+    def inc_counter(
+        self, name: str, value: float = 1.0, labels: dict[str, str] | None = None, help_text: str = ""
+    ) -> None:
+        """Add `value` to one series of a counter. If this raises, the same increase comes again."""
+        ...
+
+
+class Subscribable(Protocol):
+    """What a collector needs of a bus: ours, the package's, or any other."""
+
+    def subscribe(self, event_type: Any = None, handler: Any = None) -> Any:
+        """Call `handler` with every event of this type."""
+        ...
+
+
+class RingMetricsCollector:
+    """Counts the ring events of a bus. Safe to use from many threads; never raises to the emitter.
+
+    `clock` gives seconds since 1970; the age of a running elevation is taken from it.
+    """
+
+    def __init__(self, bus: Subscribable, *, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        self._fold = RingFold()
+        self._state = self._fold.new_state()
+        self._processed = 0
+        self._rejected = 0
+        self._exported = _Exported()
+        self._new_locks()
+        _collectors.add(self)
+        # By type, so that the bus doesn't call for what is of no concern here. The members are strings and
+        # hash as such, so the package's bus finds them by its own enum.
+        for event_type in RING_EVENT_TYPES:
+            bus.subscribe(event_type=event_type, handler=self._handle)
+
+    def _new_locks(self) -> None:
+        # Re-entrant: a signal handler may emit while its own thread is inside. At worst one of two events of the
+        # same series goes uncounted then; the thread would hang for good otherwise.
+        self._lock = threading.RLock()
+        # Held while exporters are called, and taken first: a slow one keeps nobody from emitting.
+        self._export_lock = threading.RLock()
+        self._log = LimitedLog(_log)
+
+    @property
+    def events_rejected(self) -> int:
+        """Ring events that don't fit their type; of the metrics, they only count in `events_processed`."""
+        return self._rejected
+
+    def collect(self) -> dict[str, Any]:
+        """A snapshot under the seed's keys.
+
+        Returns:
+            `agent_hypervisor_ring_transitions_total`: (event type, agent, session) -> events;
+            `agent_hypervisor_ring_breaches_total`: (agent, session) -> events;
+            `agent_hypervisor_ring_current`: agent -> ring;
+            `agent_hypervisor_ring_elevation_duration_seconds`: agent -> seconds of the elevation that ended
+            last, running ones are not in it; `events_processed`: ring events received, rejected ones too, as in
+            the package.
+        """
+        state, processed = self._snapshot()
+        return {
+            RING_TRANSITIONS.name: state.transitions,
+            RING_BREACHES.name: state.breaches,
+            CURRENT_RING.name: current_rings([state]),
+            ELEVATION_DURATION.name: ended_durations([state]),
+            "events_processed": processed,
+        }
+
+    def export_to_prometheus(self, exporter: PrometheusExporterProtocol) -> None:
+        """Write all metrics to an exporter; counters by their increase since the last call with the same one.
+
+        A running elevation is exported as its age. What the exporter raises is passed on; the next call gives
+        it what this one didn't.
+        """
+        with self._export_lock:
+            state, _ = self._snapshot()
+            exported = self._exported.to(exporter)
+            _export_increases(exporter, exported, RING_TRANSITIONS, state.transitions)
+            _export_increases(exporter, exported, RING_BREACHES, state.breaches)
+            _export_gauges(exporter, CURRENT_RING, current_rings([state]))
+            _export_gauges(exporter, ELEVATION_DURATION, elevation_seconds([state], self._clock()))
+
+    def reset(self) -> None:
+        """Start over, as if no event had come and nothing had been exported."""
+        with self._export_lock, self._lock:
+            self._state = self._fold.new_state()
+            self._processed = self._rejected = 0
+            self._exported = _Exported()
+
+    def _handle(self, event: HypervisorEvent) -> None:
+        try:
+            with self._lock:
+                if self._fold.apply(self._state, event) is not None:
+                    self._processed += 1
+        except Exception as error:  # noqa: BLE001 - whatever an event holds, its emitter goes on
+            self._reject(event, error)
+
+    def _reject(self, event: HypervisorEvent, error: Exception) -> None:
+        with self._lock:
+            self._processed += 1
+            self._rejected += 1
+        kind = type_value(event.event_type)
+        self._log.log(
+            logging.WARNING,
+            kind,
+            "Event %s (%s) of agent %s is not counted: %s",
+            event.event_id,
+            kind,
+            event.agent_did,
+            error,
+        )
+
+    def _snapshot(self) -> tuple[RingState, int]:
+        with self._lock:
+            # A copy of a dict is one step under the GIL: an emit from a signal handler can't come in between.
+            state = RingState(
+                transitions=self._state.transitions.copy(),
+                breaches=self._state.breaches.copy(),
+                rings=self._state.rings.copy(),
+                running=self._state.running.copy(),
+                ended=self._state.ended.copy(),
+            )
+            return state, self._processed
+
+
+def _export_increases(
+    exporter: PrometheusExporterProtocol,
+    exported: dict[tuple[str, ...], int],
+    metric: RingMetric,
+    counts: Mapping[Series, int],
+) -> None:
+    for series, count in counts.items():
+        increase = count - exported.get(series, 0)
+        if increase:
+            exporter.inc_counter(
+                metric.name, float(increase), labels=metric.labelled(series), help_text=metric.help
+            )
+            exported[series] = count
+
+
+def _export_gauges(exporter: PrometheusExporterProtocol, metric: RingMetric, values: Mapping[str, float]) -> None:
+    for agent, value in values.items():
+        exporter.set_gauge(metric.name, float(value), labels=metric.labelled([agent]), help_text=metric.help)
+
+
+class _Exported:
+    """The counts that each exporter was given, per series; forgotten with the exporter.
+
+    By identity, since an exporter need not be hashable. Series of the two counters differ in length.
+    """
+
+    def __init__(self) -> None:
+        self._given: dict[int, tuple[object, dict[tuple[str, ...], int]]] = {}
+
+    def to(self, exporter: object) -> dict[tuple[str, ...], int]:
+        """What this exporter was given so far, to be changed in place."""
+        key, given = id(exporter), self._given
+        if key not in given:
+            keep: object
+            try:
+                keep = weakref.ref(exporter, lambda _: given.pop(key, None))
+            except TypeError:
+                # It allows no weak references. It must not die, or another could get its id.
+                keep = exporter
+            given[key] = (keep, {})
+        return given[key][1]
+
+
+_collectors: weakref.WeakSet[RingMetricsCollector] = weakref.WeakSet()
+
+
+def _unlock_after_fork() -> None:
+    # Another thread of the parent may have held a lock at the fork; in the child nobody would ever release it.
+    for collector in _collectors:
+        collector._new_locks()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unlock_after_fork)

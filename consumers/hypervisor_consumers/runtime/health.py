@@ -1,0 +1,62 @@
+"""Alive, ready, degraded: what the probes and people are told."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable
+
+__all__ = ["Health"]
+
+STALLED_AFTER = 30.0
+"""Seconds without a turn of the loop after which `/healthz` fails."""
+
+
+class Health:
+    """The state of one service process. Thread-safe."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._last_turn = clock()
+        self._is_ready = False
+        self._troubles: dict[str, tuple[str, float]] = {}
+
+    def turned(self) -> None:
+        """The loop went round once more."""
+        self._last_turn = self._clock()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the loop turned in the last 30 s, whatever Kafka does."""
+        return self._clock() - self._last_turn < STALLED_AFTER
+
+    def became_ready(self) -> None:
+        """The first assignment is restored. It stays so: later restores don't take the service away."""
+        self._is_ready = True
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the first assignment was restored."""
+        return self._is_ready
+
+    def trouble(self, subject: str, sentence: str, *, lasting: float = math.inf) -> None:
+        """Something the service needs doesn't work; it goes on and says so, for `lasting` seconds at most.
+
+        A trouble whose end nobody can tell is said for a while only.
+        """
+        with self._lock:
+            self._troubles[subject] = (sentence, self._clock() + lasting)
+
+    def better(self, subject: str) -> None:
+        """That trouble is over."""
+        with self._lock:
+            self._troubles.pop(subject, None)
+
+    @property
+    def troubles(self) -> list[str]:
+        """What is in trouble now, a sentence each."""
+        now = self._clock()
+        with self._lock:
+            return [sentence for sentence, until in self._troubles.values() if now < until]

@@ -1,0 +1,86 @@
+"""The HTTP side of a service: `/metrics`, `/healthz`, `/readyz`, and what the service adds."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterable
+
+import fastapi
+import uvicorn
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+from hypervisor_consumers.runtime.health import Health
+from hypervisor_schemas.errors import SettingError
+
+__all__ = ["HttpServer", "make_app"]
+
+
+def make_app(
+    service: str, health: Health, collectors: Iterable[Collector], routers: Iterable[fastapi.APIRouter] = ()
+) -> fastapi.FastAPI:
+    """The web application of one service. Its registry is its own: nothing else of the process is in it."""
+    registry = CollectorRegistry(auto_describe=False)
+    for collector in collectors:
+        registry.register(collector)
+    app = fastapi.FastAPI(title=f"hypervisor-telemetry {service}")
+
+    @app.get("/metrics", include_in_schema=False)
+    def metrics(request: fastapi.Request) -> fastapi.Response:
+        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        return fastapi.Response(encode(registry), media_type=content_type)
+
+    @app.get("/healthz", include_in_schema=False)
+    def healthz() -> fastapi.Response:
+        if health.is_alive:
+            return fastapi.Response("ok\n", media_type="text/plain")
+        return fastapi.Response(
+            "stalled: the consumer loop has not turned for 30 s\n", 503, media_type="text/plain"
+        )
+
+    @app.get("/readyz", include_in_schema=False)
+    def readyz() -> fastapi.Response:
+        troubles = health.troubles
+        state = "degraded" if troubles else "ok" if health.is_ready else "restoring"
+        body = "\n".join([state, *troubles]) + "\n"
+        return fastapi.Response(body, 200 if health.is_ready else 503, media_type="text/plain")
+
+    for router in routers:
+        app.include_router(router)
+    return app
+
+
+class HttpServer:
+    """Serves an application from a thread, bound when this returns; `url` is where.
+
+    Raises:
+        SettingError: The address can't be bound.
+    """
+
+    def __init__(self, app: fastapi.FastAPI, host: str, port: int) -> None:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            self._socket = socket.create_server((host, port), family=family)
+        except (OSError, OverflowError) as error:
+            raise SettingError(
+                "--port", f"{port} on {host} can't be used ({error}); choose another, 0 for any free one."
+            ) from None
+        bound = self._socket.getsockname()[1]
+        self.url = f"http://{f'[{host}]' if ':' in host else host}:{bound}"
+        self._server = uvicorn.Server(
+            uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2)
+        )
+        self._thread = threading.Thread(
+            target=self._server.run, kwargs={"sockets": [self._socket]}, name="http", daemon=True
+        )
+        self._thread.start()
+
+    def close(self) -> None:
+        """Finish the requests under way (2 s at most) and let go of the port."""
+        self._server.should_exit = True
+        self._thread.join(timeout=5)
+        with contextlib.suppress(OSError):
+            self._socket.close()

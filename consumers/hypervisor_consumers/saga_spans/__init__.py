@@ -1,0 +1,1 @@
+"""saga-spans: saga events to trace spans."""

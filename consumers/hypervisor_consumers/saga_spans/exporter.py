@@ -1,0 +1,194 @@
+"""Saga spans inside an agent's process: a subscriber of any event bus, with a buffer and an optional sink."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import deque
+from typing import Any, Protocol, TypeAlias
+from weakref import WeakSet
+
+from hypervisor_consumers.saga_spans.fold import SAGA_LIFECYCLE, SagaFold
+from hypervisor_consumers.saga_spans.spans import SagaSpanRecord, SpanSink
+from hypervisor_schemas.errors import RecordError
+from hypervisor_schemas.events import HypervisorEvent, type_value
+from hypervisor_schemas.limited_log import LimitedLog
+
+__all__ = ["EventSource", "SagaSpanExporter"]
+
+log = logging.getLogger(__name__)
+
+_Finished: TypeAlias = tuple[SagaSpanRecord, SpanSink | None]
+"""A span, and the sink that was attached at that moment."""
+
+_Rejected: TypeAlias = tuple[HypervisorEvent, Exception]
+
+
+class EventSource(Protocol):
+    """A bus: ours, the one of the `agent-hypervisor` package, or any object with this method."""
+
+    def subscribe(self, event_type: Any = None, handler: Any = None) -> Any:
+        """Call `handler(event)` for every event of this type from now on."""
+        ...
+
+
+class SagaSpanExporter:
+    """Turns the saga events of a bus into finished spans, kept in a bounded buffer and handed to a sink.
+
+    Thread-safe. Nothing here raises into the emitter: an event that doesn't fit and a sink that fails are logged
+    (once a minute at most) and counted.
+    """
+
+    def __init__(self, bus: EventSource, sink: SpanSink | None = None, *, max_spans: int | None = 10_000) -> None:
+        """Subscribe to the bus.
+
+        Args:
+            bus: Where the events come from.
+            sink: Gets every span as it finishes, beside the buffer.
+            max_spans: How many finished spans are kept; the oldest go first. None: all of them.
+
+        Raises:
+            ValueError: `max_spans` is negative.
+        """
+        if max_spans is not None and max_spans < 0:
+            raise ValueError(f"max_spans must be 0 or more, or None for no bound; {max_spans} is neither.")
+        self._fold = SagaFold()
+        self._spans: deque[SagaSpanRecord] = deque(maxlen=max_spans)
+        self._sink = sink
+        self._start_afresh()
+        self.reset()
+        _exporters.add(self)
+        # By type: then this exporter, subscribed before a handler that answers one saga event with another, sees
+        # the two in order.
+        for event_type in SAGA_LIFECYCLE:
+            bus.subscribe(event_type=event_type, handler=self._handle)
+
+    def _start_afresh(self) -> None:
+        # Re-entrant: a signal handler may emit while its own thread is inside. Its event then waits here, because
+        # a fold must end before the next begins.
+        self._lock = threading.RLock()
+        self._waiting: deque[HypervisorEvent] = deque()
+        self._folding = False
+        self._limited = LimitedLog(log)
+
+    def reset(self) -> None:
+        """Forget every span, open saga and count; the subscription and the sink stay."""
+        with self._lock:
+            self._state = self._fold.new_state()
+            self._spans.clear()
+            self._events_processed = self._events_rejected = self._sink_errors = self._spans_dropped = 0
+
+    def attach_sink(self, sink: SpanSink) -> None:
+        """Hand every span that finishes from now on to `sink`, in place of the one before."""
+        with self._lock:
+            self._sink = sink
+
+    def detach_sink(self) -> None:
+        """Hand spans to no sink any more; they are still buffered."""
+        with self._lock:
+            self._sink = None
+
+    @property
+    def completed_spans(self) -> list[SagaSpanRecord]:
+        """A copy of the buffer, the oldest span first."""
+        with self._lock:
+            return list(self._spans)
+
+    @property
+    def events_processed(self) -> int:
+        """Events received of the seven types of `SAGA_LIFECYCLE`, rejected ones included.
+
+        That is what the package's exporter counts: fan-out and checkpoint events are not among them.
+        """
+        return self._events_processed
+
+    @property
+    def events_rejected(self) -> int:
+        """Events received that don't fit their type."""
+        return self._events_rejected
+
+    @property
+    def spans_dropped(self) -> int:
+        """Spans that left the buffer for newer ones."""
+        return self._spans_dropped
+
+    @property
+    def sink_errors(self) -> int:
+        """Spans that the sink failed to take."""
+        return self._sink_errors
+
+    def _handle(self, event: HypervisorEvent) -> None:
+        self._waiting.append(event)
+        finished, rejected = self._fold_waiting()
+        # Out here, where no lock is held: sinks and log handlers are strangers' code, and may emit.
+        for refused, error in rejected:
+            self._report(refused, error)
+        for span, sink in finished:
+            if sink is not None:
+                self._forward(sink, span)
+
+    def _fold_waiting(self) -> tuple[list[_Finished], list[_Rejected]]:
+        """Fold what waits, this thread's event or another's."""
+        finished: list[_Finished] = []
+        rejected: list[_Rejected] = []
+        with self._lock:
+            if self._folding:
+                return finished, rejected
+            self._folding = True
+            try:
+                while self._waiting:
+                    event = self._waiting.popleft()
+                    self._events_processed += 1
+                    try:
+                        spans = self._fold.apply(self._state, event) or ()
+                    except Exception as error:  # noqa: BLE001 - a stranger's event may hold anything
+                        self._events_rejected += 1
+                        rejected.append((event, error))
+                        continue
+                    for span in spans:
+                        self._spans_dropped += len(self._spans) == self._spans.maxlen
+                        self._spans.append(span)
+                        finished.append((span, self._sink))
+            finally:
+                self._folding = False
+        return finished, rejected
+
+    def _report(self, event: HypervisorEvent, error: Exception) -> None:
+        message = "The %s event %s was not used: %s"
+        # A bus may bring anything, also what has none of an event's attributes.
+        kind, event_id = (
+            type_value(getattr(event, "event_type", "saga")),
+            getattr(event, "event_id", "without an id"),
+        )
+        unforeseen = None if isinstance(error, RecordError) else error
+        self._limited.log(logging.WARNING, "rejected", message, kind, event_id, error, error=unforeseen)
+
+    def _forward(self, sink: SpanSink, span: SagaSpanRecord) -> None:
+        try:
+            sink.record_span(
+                name=span.name,
+                start_time=span.start_time,
+                end_time=span.end_time,
+                # A copy: a sink that adds its own must not change the record.
+                attributes=dict(span.attributes),
+                status=span.status,
+            )
+        except Exception as error:  # noqa: BLE001 - the user's code; neither exporter nor emitter may break with it
+            with self._lock:
+                self._sink_errors += 1
+            message = "The span sink failed; the span %s is only in completed_spans."
+            self._limited.log(logging.WARNING, "sink", message, span.name, error=error)
+
+
+_exporters: WeakSet[SagaSpanExporter] = WeakSet()
+
+
+def _start_afresh_after_fork() -> None:
+    # Another thread of the parent may have been inside at the fork; in the child it would never come out.
+    for exporter in _exporters:
+        exporter._start_afresh()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_afresh_after_fork)

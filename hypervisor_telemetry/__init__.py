@@ -1,0 +1,42 @@
+"""hypervisor-telemetry: telemetry for fleets of AI agents, on Kafka.
+
+What an agent needs is imported from here; it needs nothing beyond the base install.
+"""
+
+from __future__ import annotations
+
+from hypervisor_consumers.ring_metrics.collector import PrometheusExporterProtocol, RingMetricsCollector
+from hypervisor_consumers.ring_metrics.exporters import OpenTelemetryExporter, PrometheusClientExporter
+from hypervisor_consumers.saga_spans.exporter import SagaSpanExporter
+from hypervisor_consumers.saga_spans.spans import SagaSpanRecord, SpanSink
+from hypervisor_producers.bus import HypervisorEventBus
+from hypervisor_producers.exporters import PublisherCollector, observe_publisher
+from hypervisor_producers.metrics import PublisherStats
+from hypervisor_producers.publisher import EventPublisher, FlushResult
+from hypervisor_schemas.causal_trace import CausalTraceId
+from hypervisor_schemas.errors import SettingError, TelemetryError
+from hypervisor_schemas.events import EventType, GovernanceEventType, HypervisorEvent
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CausalTraceId",
+    "EventPublisher",
+    "EventType",
+    "FlushResult",
+    "GovernanceEventType",
+    "HypervisorEvent",
+    "HypervisorEventBus",
+    "OpenTelemetryExporter",
+    "PrometheusClientExporter",
+    "PrometheusExporterProtocol",
+    "PublisherCollector",
+    "PublisherStats",
+    "RingMetricsCollector",
+    "SagaSpanExporter",
+    "SagaSpanRecord",
+    "SettingError",
+    "SpanSink",
+    "TelemetryError",
+    "observe_publisher",
+]

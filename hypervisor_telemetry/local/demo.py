@@ -1,0 +1,403 @@
+"""The demo: a real Kafka, the three services, a fleet of agent processes, and an account that adds up."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import Consumer, TopicPartition
+from prometheus_client.parser import text_string_to_metric_families
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from hypervisor_schemas.errors import TelemetryError
+from hypervisor_schemas.topics import CATEGORIES
+from hypervisor_telemetry.local.child import Child
+from hypervisor_telemetry.local.choose import local_kafka
+from hypervisor_telemetry.topic_admin import apply_topics
+
+__all__ = ["run_demo"]
+
+_START_WITHIN = 60.0
+_SETTLE_WITHIN = 60.0
+
+
+# So that the tables fit 80 columns.
+_NARROW: dict[str, Any] = {"box": box.SIMPLE, "pad_edge": False, "padding": (0, 1, 0, 0)}
+
+
+class DemoFailed(TelemetryError):
+    """A part of the demo didn't do what it had to; the sentence says which, and where its log is."""
+
+
+@dataclass(slots=True)
+class _Service:
+    name: str
+    child: Child
+    url: str
+
+
+@dataclass(slots=True)
+class _Agent:
+    """An agent process, and the lines it printed."""
+
+    number: int
+    child: Child
+    emitted: int = 0
+    report: dict[str, Any] = field(default_factory=dict)
+
+    def listen(self) -> None:
+        """Read its lines until it ends; the last one is its report."""
+        for line in self.child.stdout or ():
+            told = json.loads(line)
+            self.emitted = told["emitted"]
+            if "categories" in told:
+                self.report = told
+
+
+def run_demo(*, events: int, agents: int, keep: bool, bootstrap_servers: str | None = None) -> int:
+    """Run it, with progress on standard output. Returns the exit status: 0 only if every event is accounted for."""
+    console = Console(highlight=False)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(_interruptible())
+            return _Demo(console, stack, bootstrap_servers).run(events, agents, keep)
+        except KeyboardInterrupt:
+            console.print("Stopped; taking everything down.")
+            return 130
+        finally:
+            _ignore_interrupts()
+
+
+class _Demo:
+    def __init__(self, console: Console, stack: contextlib.ExitStack, bootstrap_servers: str | None) -> None:
+        self._console = console
+        self._stack = stack
+        self._explicit = bootstrap_servers
+        self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hypervisor-telemetry-")))
+
+    def run(self, events: int, agents: int, keep: bool) -> int:
+        begun = time.monotonic()
+        self._start_kafka()
+        services = self._start_services()
+        self._console.print(f"{agents} agent processes do real work with the agent-hypervisor package")
+        fleet = self._run_fleet(events, agents, services)
+        account = self._settle(fleet, services)
+        self._show_facts(fleet)
+        adds_up = self._show_account(account) & self._show_spans(fleet)
+        emitted = sum(agent.emitted for agent in fleet)
+        seconds = time.monotonic() - begun
+        if adds_up:
+            self._console.print(f"[green]Every one of {emitted:,} events is accounted for[/] ({seconds:.0f} s).")
+        else:
+            self._console.print("[red]The account does not add up.[/]")
+        self._show_addresses(services, keep)
+        if keep:
+            self._console.print("Running until Ctrl-C.")
+            threading.Event().wait()
+        return 0 if adds_up else 1
+
+    def _start_kafka(self) -> None:
+        self._console.print("starting Apache Kafka")
+        kafka = self._stack.enter_context(local_kafka(self._explicit, os.environ, self._console.print))
+        self.bootstrap_servers = kafka.bootstrap_servers
+        self._environ = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("KAFKA_", "TELEMETRY_", "SCHEMA_REGISTRY_"))
+        }
+        self._environ["KAFKA_BOOTSTRAP_SERVERS"] = self.bootstrap_servers
+        # Of its own, so that the demo counts nobody else's events on a Kafka that was there before.
+        self.prefix = f"demo-{secrets.token_hex(3)}."
+        self._environ["TELEMETRY_TOPIC_PREFIX"] = self.prefix
+        created = [finding for finding in apply_topics(self._environ) if finding.severity == "created"]
+        self._console.print(f"Kafka answers at {self.bootstrap_servers}; {len(created)} topics created")
+
+    def _start_services(self) -> list[_Service]:
+        options = {
+            "ring-metrics": [],
+            "saga-spans": ["--sink", f"jsonl:{self._folder / 'spans.jsonl'}"],
+            "event-index": ["--database", f"sqlite:///{self._folder / 'events.db'}"],
+        }
+        children = {
+            name: self._child(name, ["-m", "hypervisor_telemetry", name, "--port", "0", *more])
+            for name, more in options.items()
+        }
+        services = []
+        for name, child in children.items():
+            line = child.stdout.readline().decode() if child.stdout else ""
+            if not line:
+                raise DemoFailed(f"{name} ended at once (status {child.wait(10)}): {self._log_tail(name)}")
+            services.append(_Service(name, child, line.split()[1]))
+        for service in services:
+            self._wait_until_ready(service)
+            self._console.print(f"{service.name} is ready at {service.url}")
+        return services
+
+    def _run_fleet(self, events: int, agents: int, services: Sequence[_Service]) -> list[_Agent]:
+        share = -(-events // agents)
+        fleet = [
+            _Agent(
+                number,
+                self._child(
+                    f"agent-{number}",
+                    [
+                        *("-m", "hypervisor_telemetry.local.demo_agent"),
+                        *("--number", str(number), "--events", str(share)),
+                    ],
+                ),
+            )
+            for number in range(1, agents + 1)
+        ]
+        listeners = [threading.Thread(target=agent.listen, daemon=True) for agent in fleet]
+        for listener in listeners:
+            listener.start()
+        with self._progress(fleet, share, services) as show:
+            while any(listener.is_alive() for listener in listeners):
+                show()
+                time.sleep(0.2)
+            show()
+        for agent in fleet:
+            if agent.child.wait(30) != 0 or not agent.report:
+                raise DemoFailed(f"agent {agent.number} failed: {self._log_tail(f'agent-{agent.number}')}")
+        return fleet
+
+    @contextlib.contextmanager
+    def _progress(
+        self, fleet: Sequence[_Agent], share: int, services: Sequence[_Service]
+    ) -> Iterator[Callable[[], None]]:
+        columns = (TextColumn("{task.description:>16}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=self._console) as progress:
+            bars: dict[int, TaskID] = {
+                agent.number: progress.add_task(f"agent {agent.number}", total=share) for agent in fleet
+            }
+            lines = {service.name: progress.add_task(service.name, total=None) for service in services}
+
+            next_look = 0.0
+
+            def show() -> None:
+                nonlocal next_look
+                for agent in fleet:
+                    progress.update(bars[agent.number], completed=agent.emitted, total=max(share, agent.emitted))
+                if time.monotonic() < next_look:
+                    return
+                next_look = time.monotonic() + 1
+                for service in services:
+                    progress.update(lines[service.name], completed=sum(_counted(service).values()))
+
+            yield show
+
+    def _settle(self, fleet: Sequence[_Agent], services: Sequence[_Service]) -> dict[str, dict[str, int]]:
+        """The account by category, once it adds up or has had a minute to."""
+        published: Counter[str] = Counter()
+        for agent in fleet:
+            published.update(agent.report["categories"])
+        deadline = time.monotonic() + _SETTLE_WITHIN
+        while True:
+            account = self._account(published, services)
+            if all(len(set(row.values())) == 1 for row in account.values()) or time.monotonic() > deadline:
+                return account
+            time.sleep(0.3)
+
+    def _account(self, published: Mapping[str, int], services: Sequence[_Service]) -> dict[str, dict[str, int]]:
+        in_kafka = self._in_kafka()
+        counted = {service.name: _counted(service) for service in services}
+        account = {}
+        for category in [*CATEGORIES, "other"]:
+            if not (published.get(category) or in_kafka[category]):
+                continue
+            row = {"published": published.get(category, 0), "in Kafka": in_kafka[category]}
+            if category == "ring":
+                row["ring-metrics"] = counted["ring-metrics"][category]
+            if category == "saga":
+                row["saga-spans"] = counted["saga-spans"][category]
+            row["event-index"] = counted["event-index"][category]
+            account[category] = row
+        return account
+
+    def _in_kafka(self) -> Counter[str]:
+        """Records in the logs by category, from the logs' own offsets."""
+        counts: Counter[str] = Counter()
+        consumer = Consumer({"bootstrap.servers": self.bootstrap_servers, "group.id": f"{self.prefix}account"})
+        try:
+            for name, topic in consumer.list_topics(timeout=10).topics.items():
+                if not name.startswith(f"{self.prefix}events."):
+                    continue
+                for partition in topic.partitions:
+                    low, high = consumer.get_watermark_offsets(TopicPartition(name, partition), timeout=10)
+                    counts[name.removeprefix(f"{self.prefix}events.")] += high - low
+        finally:
+            consumer.close()
+        return counts
+
+    def _show_account(self, account: Mapping[str, Mapping[str, int]]) -> bool:
+        columns = ["published", "in Kafka", "ring-metrics", "saga-spans", "event-index"]
+        table = Table("category", title="The account", **_NARROW)
+        for column in [*columns, "adds up"]:
+            table.add_column(column, justify="right")
+        for category, row in account.items():
+            agrees = len(set(row.values())) == 1
+            cells = [f"{row[column]:,}" if column in row else "" for column in columns]
+            table.add_row(category, *cells, "[green]yes[/]" if agrees else "[red]NO[/]")
+        total = sum(row["published"] for row in account.values())
+        indexed = sum(row["event-index"] for row in account.values())
+        table.add_section()
+        table.add_row(
+            "all", f"{total:,}", f"{sum(row['in Kafka'] for row in account.values()):,}", "", "", f"{indexed:,}"
+        )
+        self._console.print(table)
+        return bool(account) and all(len(set(row.values())) == 1 for row in account.values())
+
+    def _show_spans(self, fleet: Sequence[_Agent]) -> bool:
+        """Whether the sink got the span of every saga that the agents' orchestrators ended, and no other."""
+        ended = Counter[str]()
+        for agent in fleet:
+            facts = Counter(agent.report["facts"])
+            ended["saga.completed"] += facts["sagas ok"] + facts["compensated"]
+            ended["saga.escalated"] += facts["escalated"]
+        with (self._folder / "spans.jsonl").open(encoding="utf-8") as lines:
+            names = Counter(".".join(json.loads(line)["name"].split(".")[:2]) for line in lines)
+        self._console.print(
+            f"{names.total():,} spans: "
+            + ", ".join(f"{name} {names[name]:,} of {count:,}" for name, count in sorted(ended.items()))
+        )
+        return all(names[name] == count for name, count in ended.items())
+
+    def _show_facts(self, fleet: Sequence[_Agent]) -> None:
+        names = sorted({name for agent in fleet for name in agent.report["facts"]})
+        table = Table("agent", title="What really happened", **_NARROW)
+        for name in names:
+            table.add_column(name, justify="right")
+        for agent in fleet:
+            table.add_row(str(agent.number), *(f"{agent.report['facts'].get(name, 0):,}" for name in names))
+        self._console.print(table)
+
+    def _show_addresses(self, services: Sequence[_Service], keep: bool) -> None:
+        urls = {service.name: service.url for service in services}
+        if keep:
+            self._console.print(
+                f"metrics  {urls['ring-metrics']}/metrics\n"
+                f"spans    {self._folder / 'spans.jsonl'}\n"
+                f"events   {urls['event-index']}/v1/events and /v1/stats; the API: /docs\n"
+                f"Kafka    {self.bootstrap_servers}, topics {self.prefix}*\n\n"
+                "Try next:\n"
+                f"  curl -s {urls['ring-metrics']}/metrics | grep ring_breaches_total | head\n"
+                f"  curl -s '{urls['event-index']}/v1/events?event_type=saga.escalated&limit=3'\n"
+                f"  tail -n 3 {self._folder / 'spans.jsonl'}",
+                soft_wrap=True,
+                markup=False,
+            )
+        else:
+            command = _command()
+            self._console.print(
+                f"It ran at {urls['ring-metrics']}/metrics and {urls['event-index']}/v1/events, "
+                "and is being taken down.\n\n"
+                "Try next:\n"
+                f"  {command} demo --keep  the same, left running, with addresses to open\n"
+                f"  {command} kafka        a Kafka of your own, for the services\n"
+                f"  {command} --help       all that there is",
+                soft_wrap=True,
+                markup=False,
+            )
+
+    def _child(self, name: str, arguments: Sequence[str]) -> Child:
+        with (self._folder / f"{name}.log").open("wb") as log:
+            child = Child(
+                [sys.executable, *arguments], env=self._environ, stdout=subprocess.PIPE, stderr=log, name=name
+            )
+        self._stack.callback(child.stop)
+        return child
+
+    def _log_tail(self, name: str) -> str:
+        lines = (self._folder / f"{name}.log").read_text("utf-8", "replace").splitlines()
+        return "\n".join(lines[-15:])
+
+    def _wait_until_ready(self, service: _Service) -> None:
+        deadline = time.monotonic() + _START_WITHIN
+        while _status(f"{service.url}/readyz") != 200:
+            if service.child.poll() is not None or time.monotonic() > deadline:
+                raise DemoFailed(f"{service.name} doesn't get ready: {self._log_tail(service.name)}")
+            time.sleep(0.1)
+
+
+def _counted(service: _Service) -> Counter[str]:
+    """What a service counted, by category: from the seed's counters, the applied records, the index's own rows."""
+    counts: Counter[str] = Counter()
+    if service.name == "event-index":
+        for event_type, count in json.loads(_get(f"{service.url}/v1/stats"))["type_counts"].items():
+            counts[event_type.partition(".")[0]] += count
+        return counts
+    for family in text_string_to_metric_families(_get(f"{service.url}/metrics")):
+        for sample in family.samples:
+            if sample.name in {
+                "agent_hypervisor_ring_transitions_total",
+                "agent_hypervisor_ring_breaches_total",
+            }:
+                counts["ring"] += int(sample.value)
+            if sample.name == "hypervisor_telemetry_records_total" and sample.labels["result"] == "applied":
+                counts["applied"] += int(sample.value)
+    return Counter(ring=counts["ring"]) if service.name == "ring-metrics" else Counter(saga=counts["applied"])
+
+
+def _command() -> str:
+    """How the person who reads this calls the command: it may not be on their PATH."""
+    if shutil.which("hypervisor-telemetry"):
+        return "hypervisor-telemetry"
+    return os.path.relpath(Path(sys.executable).with_name("hypervisor-telemetry"))
+
+
+def _get(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - addresses of our own services
+        return str(answer.read().decode())
+
+
+def _status(url: str) -> int:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - addresses of our own services
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM ends the demo as Ctrl-C does; while it takes everything down, neither cuts it short."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        _ignore_interrupts()
+        raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, interrupt) for number in _INTERRUPTS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM)
+
+
+def _ignore_interrupts() -> None:
+    for number in _INTERRUPTS:
+        signal.signal(number, signal.SIG_IGN)

@@ -1,0 +1,288 @@
+"""One agent process of the demo: real work with the `agent-hypervisor` package, told in events.
+
+The package emits nothing by itself; this program emits an event for each thing that it really did or refused:
+its sessions and their audit, ring elevations that expire, breaches that its detector raised, its rate limiter's
+refusals, and sagas of which some fail, compensate and escalate. It prints a JSON line now and then, and a last one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import sys
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+from hypervisor import Hypervisor, SessionConfig
+from hypervisor.audit.delta import VFSChange
+from hypervisor.models import ExecutionRing
+from hypervisor.rings.breach_detector import RingBreachDetector
+from hypervisor.rings.elevation import RingElevation, RingElevationManager
+from hypervisor.saga.orchestrator import SagaOrchestrator
+from hypervisor.saga.state_machine import SagaState, SagaStep
+from hypervisor.security.rate_limiter import AgentRateLimiter
+
+from hypervisor_telemetry import (
+    CausalTraceId,
+    EventPublisher,
+    EventType,
+    HypervisorEvent,
+    HypervisorEventBus,
+)
+
+__all__ = ["main"]
+
+SESSIONS_AT_ONCE = 40
+ELEVATION_SECONDS = 1
+_LEFT_IN_A_RUNNING_SESSION = 25
+Emit = Callable[..., None]
+
+
+class DemoAgent:
+    """An orchestrating agent that delegates to a worker in every session it holds."""
+
+    def __init__(self, number: int, bus: HypervisorEventBus, chance: random.Random) -> None:
+        self.did = f"did:mesh:orchestrator-{number}"
+        self.worker = f"did:mesh:worker-{number}"
+        self.facts: Counter[str] = Counter()
+        self._bus = bus
+        self._chance = chance
+        self._hypervisor = Hypervisor()
+        self._elevations = RingElevationManager()
+        self._expiries: dict[str, asyncio.Future[RingElevation]] = {}
+        self._detector = RingBreachDetector(baseline_rate=5.0)
+        self._limiter = AgentRateLimiter()
+
+    async def work(self, events: int, tell: Callable[[], None]) -> None:
+        """Hold sessions, many at once, until at least `events` events were emitted."""
+        clock = asyncio.create_task(self._expire_elevations())
+        running: set[asyncio.Task[None]] = set()
+        while running or self._bus.event_count < events:
+            likely = self._bus.event_count + len(running) * _LEFT_IN_A_RUNNING_SESSION
+            if likely < events and len(running) < SESSIONS_AT_ONCE:
+                running.add(asyncio.create_task(self._session()))
+                await asyncio.sleep(0)
+                continue
+            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+            tell()
+        clock.cancel()
+
+    async def _session(self) -> None:
+        trace = CausalTraceId()
+        hypervisor = self._hypervisor
+        managed = await hypervisor.create_session(SessionConfig(max_participants=4), creator_did=self.did)
+        session = managed.sso.session_id
+        lead = self._teller(session, self.did, trace)
+        aide = self._teller(session, self.worker, trace.child())
+
+        lead(EventType.SESSION_CREATED, model="gpt-4o", mode=managed.sso.consistency_mode)
+        rings = {}
+        for did, tell, trust in ((self.did, lead, 0.9), (self.worker, aide, 0.4)):
+            rings[did] = await hypervisor.join_session(session, did, sigma_raw=trust)
+            tell(EventType.SESSION_JOINED, trust=trust)
+            tell(EventType.RING_ASSIGNED, ring=rings[did])
+        await hypervisor.activate_session(session)
+        lead(EventType.SESSION_ACTIVATED, participants=managed.sso.participant_count)
+
+        expiry = self._elevate(session, rings[self.did], lead)
+        await self._saga(managed.saga, session, lead, name="deploy", actions=["validate", "migrate", "switch"])
+        await self._saga(
+            managed.saga, session, lead, name="import", actions=["fetch", "transform", "load"], fails="load"
+        )
+        await self._saga(
+            managed.saga, session, aide, name="notify", actions=["send", "confirm"], fails="confirm", undo=False
+        )
+        self._write(managed, aide)
+        self._overreach(session, rings[self.worker], aide)
+
+        elevation = await expiry
+        lead(
+            EventType.RING_ELEVATION_EXPIRED,
+            at=elevation.expires_at,
+            from_ring=elevation.elevated_ring,
+            to_ring=elevation.original_ring,
+            elevation_id=elevation.elevation_id,
+        )
+        self.facts["expired"] += 1
+        root = await hypervisor.terminate_session(session)
+        lead(EventType.AUDIT_COMMITTED, hash_chain_root=root)
+        lead(EventType.SESSION_TERMINATED, at=managed.sso.terminated_at)
+        lead(EventType.SESSION_ARCHIVED, state=managed.sso.state)
+        self.facts["sessions"] += 1
+
+    def _teller(self, session: str, did: str, trace: CausalTraceId) -> Emit:
+        def tell(event_type: EventType, at: datetime | None = None, **payload: Any) -> None:
+            self._bus.emit(
+                HypervisorEvent(
+                    event_type=event_type,
+                    session_id=session,
+                    agent_did=did,
+                    causal_trace_id=trace.full_id,
+                    payload=payload,
+                    timestamp=at or datetime.now(UTC),
+                )
+            )
+
+        return tell
+
+    def _elevate(self, session: str, ring: ExecutionRing, tell: Emit) -> asyncio.Future[RingElevation]:
+        elevation = self._elevations.request_elevation(
+            self.did,
+            session,
+            current_ring=ring,
+            target_ring=ExecutionRing.RING_1_PRIVILEGED,
+            ttl_seconds=ELEVATION_SECONDS,
+            attestation="change-4711",
+            reason="deploy needs the production ring",
+            trust_score=0.9,
+        )
+        tell(
+            EventType.RING_ELEVATED,
+            at=elevation.granted_at,
+            from_ring=elevation.original_ring,
+            to_ring=elevation.elevated_ring,
+            reason=elevation.reason,
+            elevation_id=elevation.elevation_id,
+        )
+        expiry: asyncio.Future[RingElevation] = asyncio.get_running_loop().create_future()
+        self._expiries[elevation.elevation_id] = expiry
+        return expiry
+
+    async def _expire_elevations(self) -> None:
+        while True:
+            for elevation in self._elevations.tick():
+                self._expiries.pop(elevation.elevation_id).set_result(elevation)
+            await asyncio.sleep(0.02)
+
+    async def _saga(
+        self,
+        orchestrator: SagaOrchestrator,
+        session: str,
+        tell: Emit,
+        *,
+        name: str,
+        actions: list[str],
+        fails: str | None = None,
+        undo: bool = True,
+    ) -> None:
+        """Run a saga; where a step fails, undo what was done, or escalate where nothing can be undone."""
+        saga = orchestrator.create_saga(session)
+        tell(EventType.SAGA_CREATED, at=saga.created_at, saga_id=saga.saga_id, name=name)
+        for action in actions:
+            step = orchestrator.add_step(
+                saga.saga_id, action, self.did, f"/{name}/{action}", f"/{name}/{action}/undo" if undo else None
+            )
+            about = {"saga_id": saga.saga_id, "step_id": step.step_id, "step_action": action}
+
+            async def work(action: str = action, step: SagaStep = step, about: dict[str, str] = about) -> str:
+                tell(EventType.SAGA_STEP_STARTED, at=step.started_at, **about)
+                await asyncio.sleep(self._chance.uniform(0.001, 0.01))
+                if action == fails:
+                    raise ConnectionError(f"{action}: the other side closed the connection")
+                return f"{action} done"
+
+            try:
+                result = await orchestrator.execute_step(saga.saga_id, step.step_id, work)
+            except ConnectionError as error:
+                tell(EventType.SAGA_STEP_FAILED, at=step.completed_at, **about, error=step.error, reason=str(error))
+                break
+            tell(EventType.SAGA_STEP_COMMITTED, at=step.completed_at, **about, result=result)
+        else:
+            saga.transition(SagaState.COMPLETED)
+            tell(EventType.SAGA_COMPLETED, at=saga.completed_at, saga_id=saga.saga_id)
+            self.facts["sagas ok"] += 1
+            return
+
+        async def compensate(step: SagaStep) -> str:
+            tell(
+                EventType.SAGA_COMPENSATING,
+                saga_id=saga.saga_id,
+                step_id=step.step_id,
+                step_action=f"undo-{step.action_id}",
+            )
+            await asyncio.sleep(self._chance.uniform(0.001, 0.005))
+            return "undone"
+
+        await orchestrator.compensate(saga.saga_id, compensate)
+        if saga.state is SagaState.ESCALATED:
+            tell(EventType.SAGA_ESCALATED, at=saga.completed_at, saga_id=saga.saga_id, reason=saga.error)
+            self.facts["escalated"] += 1
+        else:
+            tell(EventType.SAGA_COMPLETED, at=saga.completed_at, saga_id=saga.saga_id, reason="compensated")
+            self.facts["compensated"] += 1
+
+    def _write(self, managed: Any, tell: Emit) -> None:
+        edit = managed.sso.vfs.write("report.md", f"report of {self.worker}", self.worker)
+        tell(EventType.VFS_WRITE, path=edit.path, content_hash=edit.content_hash)
+        change = VFSChange(edit.path, "write", content_hash=edit.content_hash, agent_did=self.worker)
+        delta = managed.delta_engine.capture(self.worker, [change])
+        tell(
+            EventType.AUDIT_DELTA_CAPTURED, at=delta.timestamp, delta_id=delta.delta_id, delta_hash=delta.delta_hash
+        )
+
+    def _overreach(self, session: str, ring: ExecutionRing, tell: Emit) -> None:
+        """The worker calls into ring 0 until the rate limiter stops it."""
+        refused = 0
+        while refused < 2:
+            breach = self._detector.record_call(self.worker, session, ring, ExecutionRing.RING_0_ROOT)
+            if breach is not None:
+                tell(
+                    EventType.RING_BREACH_DETECTED,
+                    at=breach.timestamp,
+                    attempted_tool="shell_exec",
+                    ring=ring,
+                    severity=breach.severity,
+                    anomaly_score=breach.anomaly_score,
+                )
+                self.facts["breaches"] += 1
+            if not self._limiter.try_check(self.worker, session, ring):
+                refused += 1
+                stats = self._limiter.get_stats(self.worker, session)
+                tell(EventType.RATE_LIMITED, ring=ring, rejected=stats.rejected_requests if stats else refused)
+                self.facts["limited"] += 1
+
+
+def main() -> None:
+    """Read the options, work, flush, and print what was done."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--number", type=int, required=True)
+    parser.add_argument("--events", type=int, required=True)
+    options = parser.parse_args()
+
+    bus = HypervisorEventBus(max_events=None)
+    publisher = EventPublisher()
+    publisher.attach(bus)
+    agent = DemoAgent(options.number, bus, random.Random(options.number))  # noqa: S311 - durations of the work
+
+    def tell() -> None:
+        print(json.dumps({"emitted": bus.event_count}), flush=True)  # noqa: T201 - read by the demo
+
+    asyncio.run(agent.work(options.events, tell))
+    pending = publisher.flush(60).pending
+    publisher.close()
+    stats = publisher.stats()
+    categories: Counter[str] = Counter()
+    for event_type, count in bus.type_counts().items():
+        categories[event_type.partition(".")[0]] += count
+    print(  # noqa: T201 - read by the demo
+        json.dumps(
+            {
+                "emitted": bus.event_count,
+                "delivered": stats.delivered,
+                "categories": categories,
+                "facts": agent.facts,
+            }
+        ),
+        flush=True,
+    )
+    sys.exit(1 if pending or stats.delivered != bus.event_count else 0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""`topics apply` and `topics check`: the table of topics against a real Kafka.
+
+Nothing that exists is ever changed: another partition count would move sessions to other partitions, and a
+session's events would no longer meet in order.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+
+from hypervisor_schemas.connection import kafka_settings
+from hypervisor_schemas.errors import KafkaError, SettingError
+from hypervisor_schemas.settings import Settings
+from hypervisor_schemas.topics import TOPICS, Topic
+
+__all__ = ["Finding", "apply_topics", "check_topics", "compare"]
+
+_REACHED_WITHIN = 10.0
+_TIMEOUT = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Existing:
+    """A topic as the broker has it."""
+
+    partitions: int
+    replicas: int
+    config: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What is to say about one topic. `severity`: ok, created, warning, missing or different."""
+
+    topic: str
+    severity: str
+    sentence: str
+
+    @property
+    def is_fault(self) -> bool:
+        """Whether the topic can't be relied on as it is."""
+        return self.severity in {"missing", "different"}
+
+
+def compare(prefix: str, wanted: Sequence[Topic], existing: Mapping[str, Existing]) -> list[Finding]:
+    """What differs, topic by topic, in the table's order. Pure."""
+    return [_compare_one(prefix + topic.name, topic, existing.get(prefix + topic.name)) for topic in wanted]
+
+
+def _compare_one(name: str, wanted: Topic, existing: Existing | None) -> Finding:
+    if existing is None:
+        return Finding(name, "missing", "doesn't exist; `hypervisor-telemetry topics apply` creates it")
+    differences = []
+    if existing.partitions != wanted.partitions:
+        differences.append(
+            f"has {existing.partitions} partitions, not {wanted.partitions} (it is left so: another count moves "
+            "sessions to other partitions)"
+        )
+    differences += [
+        f"has {key}={existing.config.get(key)}, not {value} (set it with kafka-configs)"
+        for key, value in wanted.config.items()
+        if existing.config.get(key) != value
+    ]
+    if differences:
+        return Finding(name, "different", "; ".join(differences))
+    if existing.replicas == 1:
+        return Finding(name, "warning", "has one replica: a lost disk loses its events")
+    return Finding(name, "ok", f"{existing.partitions} partitions, {existing.replicas} replicas")
+
+
+def check_topics(environ: Mapping[str, str], bootstrap_servers: str | None = None) -> list[Finding]:
+    """Compare the table with what the broker has; changes nothing.
+
+    Raises:
+        SettingError: A setting is missing or wrong.
+        KafkaError: Kafka can't be reached or refused.
+    """
+    admin = _admin(environ, bootstrap_servers)
+    prefix = Settings.TOPIC_PREFIX.of(environ)
+    return compare(prefix, TOPICS, _existing(admin, prefix))
+
+
+def apply_topics(environ: Mapping[str, str], bootstrap_servers: str | None = None) -> list[Finding]:
+    """Create what is missing, say what differs.
+
+    Raises:
+        SettingError: A setting is missing or wrong.
+        KafkaError: Kafka can't be reached or refused.
+    """
+    admin = _admin(environ, bootstrap_servers)
+    prefix = Settings.TOPIC_PREFIX.of(environ)
+    before = compare(prefix, TOPICS, _existing(admin, prefix))
+    missing = {finding.topic for finding in before if finding.severity == "missing"}
+    if missing:
+        _create(admin, [topic for topic in TOPICS if prefix + topic.name in missing], environ)
+    after = before if not missing else _once_visible(admin, prefix)
+    return [
+        Finding(finding.topic, "created", finding.sentence)
+        if finding.topic in missing and not finding.is_fault
+        else finding
+        for finding in after
+    ]
+
+
+def _once_visible(admin: AdminClient, prefix: str) -> list[Finding]:
+    """A topic that was just made is not in every broker's answer at once."""
+    give_up_at = time.monotonic() + _TIMEOUT
+    while True:
+        findings = compare(prefix, TOPICS, _existing(admin, prefix))
+        if time.monotonic() > give_up_at or all(finding.severity != "missing" for finding in findings):
+            return findings
+        time.sleep(0.1)
+
+
+def _admin(environ: Mapping[str, str], bootstrap_servers: str | None) -> AdminClient:
+    """A client that has reached its Kafka."""
+    settings = kafka_settings(environ, bootstrap_servers)
+    try:
+        # It has no say on standard error: what went wrong comes back as an error.
+        admin = AdminClient({**settings, "log_level": 0})
+    except KafkaException as error:
+        raise SettingError("KAFKA_*", f"settings don't go together: {error.args[0].str()}.") from None
+    try:
+        admin.list_topics(timeout=_REACHED_WITHIN)
+    except KafkaException as error:
+        where = settings["bootstrap.servers"]
+        raise KafkaError(f"Kafka at {where} didn't answer: {error.args[0].str()}.") from None
+    return admin
+
+
+def _existing(admin: AdminClient, prefix: str) -> dict[str, Existing]:
+    try:
+        known = admin.list_topics(timeout=_TIMEOUT).topics
+        ours = [prefix + topic.name for topic in TOPICS if prefix + topic.name in known]
+        if not ours:
+            return {}
+        asked = [ConfigResource(ResourceType.TOPIC, name) for name in ours]
+        configs = {
+            resource.name: answer.result(timeout=_TIMEOUT)
+            for resource, answer in admin.describe_configs(asked, request_timeout=_TIMEOUT).items()
+        }
+    except (KafkaException, TimeoutError) as error:
+        raise KafkaError(f"Kafka didn't tell its topics: {_reason(error)}.") from None
+    return {
+        name: Existing(
+            partitions=len(known[name].partitions),
+            replicas=min(len(partition.replicas) for partition in known[name].partitions.values()),
+            config={key: str(entry.value) for key, entry in configs[name].items()},
+        )
+        for name in ours
+    }
+
+
+def _create(admin: AdminClient, topics: Sequence[Topic], environ: Mapping[str, str]) -> None:
+    prefix = Settings.TOPIC_PREFIX.of(environ)
+    replicas = Settings.REPLICATION_FACTOR.of(environ)
+    in_sync = Settings.MIN_INSYNC_REPLICAS.of(environ)
+    extra = {} if in_sync is None else {"min.insync.replicas": str(in_sync)}
+    wanted = [
+        NewTopic(
+            prefix + topic.name,
+            num_partitions=topic.partitions,
+            replication_factor=-1 if replicas is None else replicas,
+            config={**topic.config, **extra},
+        )
+        for topic in topics
+    ]
+    answers: Mapping[str, Any] = admin.create_topics(wanted, operation_timeout=_TIMEOUT, request_timeout=_TIMEOUT)
+    for name, answer in answers.items():
+        try:
+            answer.result(timeout=_TIMEOUT)
+        except (KafkaException, TimeoutError) as error:
+            # Somebody else may have made it in the meantime.
+            if not (isinstance(error, KafkaException) and error.args[0].name() == "TOPIC_ALREADY_EXISTS"):
+                raise KafkaError(f"{name} can't be created: {_reason(error)}.") from None
+
+
+def _reason(error: Exception) -> str:
+    text = error.args[0].str() if isinstance(error, KafkaException) else "no answer in time"
+    return str(text).rstrip(".")

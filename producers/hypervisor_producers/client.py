@@ -1,0 +1,316 @@
+"""One Kafka producer of one process: it is never used, nor taken down, in a forked child."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import threading
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any
+from weakref import WeakSet
+
+import confluent_kafka
+
+from hypervisor_schemas.errors import SettingError
+from hypervisor_schemas.limited_log import LimitedLog
+
+__all__ = ["ProducerClient"]
+
+log = logging.getLogger(__name__)
+
+_DEFAULTS: Mapping[str, Any] = {
+    "client.id": "hypervisor-publisher",
+    "compression.type": "lz4",
+    "linger.ms": 20,
+    "queue.buffering.max.messages": 100_000,
+    "queue.buffering.max.kbytes": 64 * 1024,
+    # An outage of any length: what the queue holds is kept until the broker is back or close() gives up.
+    "message.timeout.ms": 0,
+}
+_FIXED: Mapping[str, Any] = {
+    "enable.idempotence": True,
+    # Java's default; librdkafka's own is another, and two agents of one session must meet in one partition.
+    "partitioner": "murmur2_random",
+}
+# Errors of the producer, not of the event: another producer can send it.
+_WORTH_ANOTHER_PRODUCER = frozenset(
+    {
+        confluent_kafka.KafkaError._PURGE_QUEUE,
+        confluent_kafka.KafkaError._PURGE_INFLIGHT,
+        confluent_kafka.KafkaError._FATAL,
+        confluent_kafka.KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER,
+        confluent_kafka.KafkaError.UNKNOWN_PRODUCER_ID,
+        confluent_kafka.KafkaError.INVALID_PRODUCER_EPOCH,
+    }
+)
+
+# How long one turn of the serving thread waits for news, and so how long flush() and close() may go unheard.
+_TURN = 0.1
+# Purged messages come back from librdkafka's own threads; nothing waits for the network here.
+_PURGE_SECONDS = 0.5
+_LONGEST_PAUSE = 60.0
+
+
+class ProducerClient:
+    """An idempotent producer, and the thread that serves it.
+
+    Only that thread polls, flushes, purges, replaces and lets go of the producer; the others only put events into
+    its queue. So callbacks run on one thread, and the counts they write need no lock. After a fatal error
+    (a broker that lost its log, say) the thread makes a new producer and sends what the old one still held.
+
+    Raises:
+        SettingError: librdkafka refuses the settings.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], max_event_bytes: int) -> None:
+        self.enqueued = 0
+        self.delivered = 0
+        self.failed = 0
+        self._offsets: dict[tuple[str, int], int] = {}
+        self._limited = LimitedLog(log)
+        # Its lock is reentrant: a signal handler may publish, flush or close while its own thread is inside.
+        self._changed = threading.Condition(threading.RLock())
+        self._flushing = 0
+        self._give_up_at: float | None = None
+        self._gave_up = False
+        self._ended = False
+        self._unsent: list[Any] = []
+        self._pause = 0.0
+        self._delivered_before = 0
+        self._settings = {
+            "message.max.bytes": max(1_000_000, max_event_bytes + 64 * 1024),
+            **_DEFAULTS,
+            **settings,
+            **_FIXED,
+            "on_delivery": self._acknowledged,
+            "error_cb": self._trouble,
+            "logger": _quiet_logger(),
+        }
+        self._producer: Any = None
+        _clients.add(self)
+        try:
+            with _fork_guard:
+                self._producer = confluent_kafka.Producer(self._settings)
+        except confluent_kafka.KafkaException as error:
+            raise SettingError("KAFKA_*", f"settings don't go together: {error.args[0].str()}.") from None
+        self._thread = threading.Thread(target=self._serve, name="hypervisor-publisher", daemon=True)
+        self._thread.start()
+
+    def produce(self, topic: str, key: bytes | None, value: bytes, headers: Mapping[str, bytes] | None) -> bool:
+        """Into the queue; returns at once. False: the client is closed.
+
+        Raises:
+            BufferError: The queue is full.
+            confluent_kafka.KafkaException: librdkafka refuses it.
+        """
+        with self._changed:
+            if self._give_up_at is not None:
+                return False
+            producer = self._producer
+            # Counted first: an acknowledgement must never be ahead of its event. Taken back for produce's own
+            # errors only: what a signal handler raises may come after the event is in the queue.
+            self.enqueued += 1
+            try:
+                if headers:
+                    producer.produce(topic, value, key, headers=list(headers.items()))
+                else:
+                    producer.produce(topic, value, key)
+            except (BufferError, confluent_kafka.KafkaException, TypeError, ValueError):
+                self.enqueued -= 1
+                raise
+        return True
+
+    def counts(self) -> tuple[int, int, int]:
+        """Enqueued, delivered, failed, as they were at one moment."""
+        with self._changed:
+            return self.enqueued, self.delivered, self.failed
+
+    @property
+    def queued(self) -> int:
+        """How many are neither acknowledged nor given up."""
+        return self.enqueued - self.delivered - self.failed
+
+    def flush(self, timeout: float) -> int:
+        """Wait for acknowledgements, at most `timeout` seconds. Returns how many are still missing."""
+        with self._changed:
+            self._flushing += 1
+            try:
+                self._changed.wait_for(lambda: self.queued <= 0, min(timeout, threading.TIMEOUT_MAX))
+            finally:
+                self._flushing -= 1
+            return self.queued
+
+    def offsets(self) -> dict[tuple[str, int], int]:
+        """Per topic and partition, the offset after the last acknowledged event."""
+        return dict(self._offsets)
+
+    def close(self, timeout: float) -> None:
+        """Take no more events, flush for `timeout` seconds, fail what remains, let go of the connection."""
+        give_up_at = time.monotonic() + min(timeout, threading.TIMEOUT_MAX / 2)
+        with self._changed:
+            if self._give_up_at is None or give_up_at < self._give_up_at:
+                self._give_up_at = give_up_at
+            self._changed.notify_all()
+            # The thread may be held up by a name server; nobody who closes has to wait for that.
+            patience = max(0.0, give_up_at - time.monotonic()) + _TURN + 2 * _PURGE_SECONDS
+            self._changed.wait_for(lambda: self._ended, patience)
+
+    def _abandon(self) -> None:
+        if self._producer is not None:
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._producer))
+
+    def _serve(self) -> None:
+        while self._give_up_at is None:
+            self._turn(_TURN, hurry=self._flushing > 0)
+        while self.queued > 0 and (left := self._give_up_at - time.monotonic()) > 0:
+            self._turn(min(left, _TURN), hurry=True)
+        self._gave_up = True
+        self._drain()
+        with self._changed:
+            # Without this, a thread of librdkafka that is held up would make the counts not add up.
+            self.failed += self.queued
+            self._unsent.clear()
+            self._ended = True
+            self._changed.notify_all()
+        # Here, on this thread: it waits for librdkafka's threads, which may be held up by a name server.
+        with _fork_guard:
+            self._producer = None
+
+    def _turn(self, seconds: float, *, hurry: bool) -> None:
+        """Serve callbacks for at most `seconds`; in a hurry, librdkafka sends without its linger."""
+        fatal = None
+        try:
+            if hurry:
+                self._producer.flush(seconds)
+            else:
+                self._producer.poll(seconds)
+        except confluent_kafka.KafkaException as error:
+            # Not by error_cb: confluent-kafka raises fatal errors from here.
+            fatal = error.args[0]
+        except Exception as error:  # noqa: BLE001 - this thread must live, whatever a callback met
+            self._limited.log(logging.ERROR, "serving", "Serving Kafka's answers failed.", error=error)
+        if fatal is not None or self._unsent:
+            self._take_over(fatal)
+        if self._flushing:
+            with self._changed:
+                self._changed.notify_all()
+
+    def _drain(self) -> None:
+        """Make librdkafka hand back what it holds, through the callbacks."""
+        self._producer.purge(blocking=False)
+        ends_at = time.monotonic() + _PURGE_SECONDS
+        while len(self._producer) and (left := ends_at - time.monotonic()) > 0:
+            try:
+                self._producer.flush(left)
+            except Exception as error:  # noqa: BLE001 - as in _turn
+                self._limited.log(logging.ERROR, "serving", "Serving Kafka's answers failed.", error=error)
+
+    def _take_over(self, fatal: Any) -> None:
+        """Replace a producer that can send no more, and send what it held.
+
+        What was on its way may so arrive twice; its event id tells. If nothing was delivered since the last time,
+        wait first, 1, 2, 4 … 60 seconds: the reason seems to last. New events are refused meanwhile.
+        """
+        why = "it lost its place in the log" if fatal is None else fatal.str()
+        self._limited.log(logging.ERROR, "replaced", "The Kafka producer failed for good and is replaced: %s", why)
+        self._drain()
+        nothing_since, self._delivered_before = self.delivered == self._delivered_before, self.delivered
+        self._pause = min(max(1.0, self._pause * 2), _LONGEST_PAUSE) if nothing_since else 0.0
+        fresh = self._fresh_producer()
+        with self._changed:
+            unsent, self._unsent = self._unsent, []
+            if fresh is None:
+                self.failed += len(unsent)
+                return
+            stopped, self._producer = self._producer, fresh
+            # Still in the lock: events that come from now on go after these.
+            for message in unsent:
+                self._send_again(message)
+        with _fork_guard:
+            del stopped
+
+    def _fresh_producer(self) -> Any:
+        """A new producer, after the pause; None if the client is closed in the pause."""
+        while True:
+            with self._changed:
+                if self._pause and self._changed.wait_for(lambda: self._give_up_at is not None, self._pause):
+                    return None
+            try:
+                with _fork_guard:
+                    return confluent_kafka.Producer(self._settings)
+            except confluent_kafka.KafkaException as error:
+                self._limited.log(logging.ERROR, "no producer", "No Kafka producer: %s", error.args[0].str())
+                self._pause = _LONGEST_PAUSE
+
+    def _send_again(self, message: Any) -> None:
+        try:
+            self._producer.produce(message.topic(), message.value(), message.key(), headers=message.headers())
+        except (BufferError, confluent_kafka.KafkaException):
+            self.failed += 1
+
+    def _acknowledged(self, error: Any, message: Any) -> None:
+        if error is None:
+            self.delivered += 1
+            # librdkafka doesn't know it where a broker has only said that it had the message already.
+            if (offset := message.offset()) is not None:
+                self._offsets[message.topic(), message.partition()] = offset + 1
+        elif error.code() in _WORTH_ANOTHER_PRODUCER and not self._gave_up:
+            self._unsent.append(message)
+        else:
+            self.failed += 1
+            self._limited.log(
+                logging.WARNING, error.name(), "An event for %s was not delivered: %s", message.topic(), error.str()
+            )
+
+    def _trouble(self, error: Any) -> None:
+        self._limited.log(logging.WARNING, error.name(), "Kafka: %s", error.str())
+
+
+def _quiet_logger() -> logging.Logger:
+    """librdkafka's own lines. At debug: `_trouble` says the same once a minute, these come many times a second."""
+    logger = logging.getLogger(f"{__name__}.librdkafka")
+    if not logger.filters:
+        logger.addFilter(_lower_to_debug)
+    return logger
+
+
+def _lower_to_debug(record: logging.LogRecord) -> bool:
+    record.levelno, record.levelname = logging.DEBUG, "DEBUG"
+    return logging.getLogger(record.name).isEnabledFor(logging.DEBUG)
+
+
+_clients: WeakSet[ProducerClient] = WeakSet()
+
+# Held while threads of librdkafka come or go: they take locks of OpenSSL then, and a child that is forked at that
+# moment waits for one of them at its exit, for ever (seen in one of 500 forks right after a close()).
+_fork_guard = threading.RLock()
+_LONGEST_GUARD = 2.0
+
+
+def _before_fork() -> None:
+    _fork_guard.acquire(timeout=_LONGEST_GUARD)
+
+
+def _after_fork_in_parent() -> None:
+    # Not held if it was too long in coming.
+    with suppress(RuntimeError):
+        _fork_guard.release()
+
+
+def _after_fork_in_child() -> None:
+    global _fork_guard  # noqa: PLW0603 - whoever held it doesn't exist here
+    _fork_guard = threading.RLock()
+    # Neither do the threads of the parent's producers, and taking a producer down would wait for them: an extra
+    # reference keeps the garbage collector and the interpreter's exit away from it for ever.
+    for client in list(_clients):
+        client._abandon()
+    _clients.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+    )

@@ -1,0 +1,64 @@
+"""A publisher's counts for prometheus-client and for OpenTelemetry; neither is needed without them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from hypervisor_producers.metrics import PUBLISHER_METRICS, PublisherMetric
+from hypervisor_producers.publisher import EventPublisher
+
+if TYPE_CHECKING:
+    from opentelemetry.metrics import CallbackOptions, Meter, Observation
+    from prometheus_client.metrics_core import Metric
+
+__all__ = ["PublisherCollector", "observe_publisher"]
+
+
+class PublisherCollector:
+    """A prometheus-client collector: `registry.register(PublisherCollector(publisher))`."""
+
+    def __init__(self, publisher: EventPublisher) -> None:
+        self._publisher = publisher
+
+    def collect(self) -> Iterable[Metric]:
+        """The publisher's metrics as they are now."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily  # noqa: PLC0415 - an extra
+
+        stats = self._publisher.stats()
+        for metric in PUBLISHER_METRICS:
+            values = metric.read(stats)
+            labels = [] if "" in values else ["reason"]
+            kind = CounterMetricFamily if metric.is_counter else GaugeMetricFamily
+            family = kind(metric.name, metric.help_text, labels=labels)
+            for reason, value in sorted(values.items()):
+                family.add_metric([reason] if labels else [], value)
+            yield family
+
+
+def observe_publisher(publisher: EventPublisher, meter: Meter) -> None:
+    """Register the publisher's metrics as observable instruments of an OpenTelemetry meter.
+
+    Names are the Prometheus ones without `_total`, which OpenTelemetry's exporters add. What is queued is an
+    up-down counter: its sum over agents means something.
+    """
+    for metric in PUBLISHER_METRICS:
+        create = meter.create_observable_counter if metric.is_counter else meter.create_observable_up_down_counter
+        create(
+            metric.name.removesuffix("_total"),
+            callbacks=[_observer(publisher, metric)],
+            unit="{event}",
+            description=metric.help_text,
+        )
+
+
+def _observer(
+    publisher: EventPublisher, metric: PublisherMetric
+) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    from opentelemetry.metrics import Observation  # noqa: PLC0415 - an extra
+
+    def observe(_options: Any) -> Iterable[Observation]:
+        for reason, value in metric.read(publisher.stats()).items():
+            yield Observation(value, {"reason": reason} if reason else {})
+
+    return observe

@@ -1,0 +1,191 @@
+"""Events to framed Avro bytes and back. Pure: a registry, where there is one, comes in as a function.
+
+Two framings are written and read: Avro single-object encoding (0xC3 0x01, the schema's CRC-64-AVRO fingerprint,
+little-endian) and the Confluent wire format (0x00, the registry's id, big-endian).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import fastavro
+import msgspec
+from fastavro.schema import fingerprint, to_parsing_canonical_form
+
+from hypervisor_schemas.errors import InvalidPayload, UndecodableRecord, UnknownSchema
+from hypervisor_schemas.events import HypervisorEvent, event_type_of, type_value
+from hypervisor_schemas.payload_json import to_json
+from hypervisor_schemas.timestamps import datetime_of, microseconds
+
+__all__ = [
+    "SINGLE_OBJECT",
+    "SUBJECT",
+    "EventDecoder",
+    "confluent_framing",
+    "encode_event",
+    "schema_fingerprint",
+    "schema_text",
+]
+
+SUBJECT = "hypervisor.telemetry.HypervisorEvent"
+"""The registry's subject, by record name: the one record goes to every topic."""
+
+
+@cache
+def schema_text(version: int | None = None) -> str:
+    """The Avro schema as JSON text: the current one, or an earlier version kept in `avro/history/`."""
+    name = "hypervisor_event.avsc" if version is None else f"history/v{version}.avsc"
+    return (files("hypervisor_schemas") / "avro" / name).read_text("utf-8")
+
+
+def schema_fingerprint(text: str) -> bytes:
+    """CRC-64-AVRO of the schema's parsing canonical form, eight bytes little-endian, as the framing has it."""
+    return bytes.fromhex(fingerprint(to_parsing_canonical_form(json.loads(text)), "CRC-64-AVRO"))
+
+
+def _parsed(text: str) -> Any:
+    """The schema with timestamps as plain microseconds: fastavro's datetimes double the cost of both ways."""
+
+    def without_logical_types(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {key: without_logical_types(value) for key, value in node.items() if key != "logicalType"}
+        return [without_logical_types(item) for item in node] if isinstance(node, list) else node
+
+    return fastavro.parse_schema(without_logical_types(json.loads(text)))
+
+
+_CURRENT = _parsed(schema_text())
+
+SINGLE_OBJECT = b"\xc3\x01" + schema_fingerprint(schema_text())
+"""The framing that needs no registry."""
+
+
+def confluent_framing(schema_id: int) -> bytes:
+    """The framing of the Confluent wire format for this id."""
+    return b"\x00" + schema_id.to_bytes(4, "big")
+
+
+def encode_event(event: Any, framing: bytes = SINGLE_OBJECT) -> bytes:
+    """One framed record. `event` has the attributes of a `HypervisorEvent`, also the package's own class.
+
+    Raises:
+        TypeError, ValueError, OverflowError: A field can't be what it has to be, a timestamp that is no
+            datetime above all. The payload never is the reason.
+    """
+    record = {
+        "event_id": _text(event.event_id),
+        "event_type": _text(type_value(event.event_type)),
+        "timestamp": microseconds(event.timestamp),
+        "session_id": _optional(event.session_id),
+        "agent_did": _optional(event.agent_did),
+        "causal_trace_id": _optional(event.causal_trace_id),
+        "parent_event_id": _optional(event.parent_event_id),
+        "payload": to_json(event.payload),
+    }
+    out = io.BytesIO()
+    out.write(framing)
+    fastavro.schemaless_writer(out, _CURRENT, record)
+    return out.getvalue()
+
+
+def _text(value: Any) -> str:
+    text = str(value)
+    # Lone surrogates have no UTF-8.
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
+def _optional(value: Any) -> str | None:
+    return None if value is None else _text(value)
+
+
+class EventDecoder:
+    """Framed bytes to events, whichever schema version and framing they were written with.
+
+    `schema_by_id` answers an id of a registry with its schema's text; without it, such records are
+    `UnknownSchema`. It may raise `UnknownSchema` (for good) or `RegistryUnavailable` (ask again later).
+    """
+
+    def __init__(
+        self,
+        schema_by_id: Callable[[int], str] | None = None,
+        known_schemas: Mapping[bytes, str] | None = None,
+    ) -> None:
+        self._schema_by_id = schema_by_id
+        texts = _own_schemas() if known_schemas is None else known_schemas
+        self._by_framing = {b"\xc3\x01" + mark: _parsed(text) for mark, text in texts.items()}
+
+    def decode(self, value: bytes | None) -> HypervisorEvent:
+        """One record as an event.
+
+        Raises:
+            UndecodableRecord: Not one whole record and nothing more.
+            UnknownSchema: Written with a schema that nobody knows.
+            InvalidPayload: The payload is not a JSON object.
+            RegistryUnavailable: The registry, asked for an id, didn't answer.
+        """
+        if value is None:
+            raise UndecodableRecord("The record has no value (a tombstone).")
+        writer, start = self._writer_of(value)
+        body = io.BytesIO(value)
+        body.seek(start)
+        try:
+            record: Any = fastavro.schemaless_reader(body, writer, None if writer is _CURRENT else _CURRENT)
+        except Exception as error:  # noqa: BLE001 - fastavro raises what it meets: EOFError, IndexError, ValueError …
+            raise UndecodableRecord(f"The bytes are not the record that their schema describes: {error}.") from None
+        if body.tell() != len(value):
+            raise UndecodableRecord(f"{len(value) - body.tell()} bytes follow the record.")
+        try:
+            record["timestamp"] = datetime_of(record["timestamp"])
+        except OverflowError:
+            raise UndecodableRecord(
+                f"The timestamp, {record['timestamp']} µs, is outside the years 1 to 9999."
+            ) from None
+        record["event_type"] = event_type_of(record["event_type"])
+        record["payload"] = _object(record["payload"])
+        return HypervisorEvent(**record)
+
+    def _writer_of(self, value: bytes) -> tuple[Any, int]:
+        length = {0xC3: 10, 0x00: 5}.get(value[0]) if value else None
+        if length is None or len(value) < length or (length == 10 and value[1] != 0x01):
+            raise UndecodableRecord("The bytes begin with neither Avro's single-object mark nor a registry id.")
+        framing = value[:length]
+        writer = self._by_framing.get(framing)
+        if writer is None:
+            if length == 10:
+                raise UnknownSchema(f"No schema here has the fingerprint {framing[2:].hex()}.")
+            writer = self._by_framing[framing] = self._schema_of(int.from_bytes(framing[1:], "big"))
+        return writer, length
+
+    def _schema_of(self, schema_id: int) -> Any:
+        if self._schema_by_id is None:
+            raise UnknownSchema(f"Schema id {schema_id} needs a registry; set SCHEMA_REGISTRY_URL.")
+        text = self._schema_by_id(schema_id)
+        try:
+            return _CURRENT if schema_fingerprint(text) == SINGLE_OBJECT[2:] else _parsed(text)
+        except Exception as error:  # noqa: BLE001 - the registry may hold a schema of any kind under this id
+            raise UnknownSchema(f"Schema id {schema_id} is not an Avro schema of this event: {error}.") from None
+
+
+_decode_json = msgspec.json.Decoder().decode
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        payload = _decode_json(text)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise InvalidPayload(f"The payload is not JSON: {error}.") from None
+    if not isinstance(payload, dict):
+        raise InvalidPayload(f"The payload is a JSON {type(payload).__name__}, not an object.")
+    return payload
+
+
+@cache
+def _own_schemas() -> Mapping[bytes, str]:
+    history = files("hypervisor_schemas") / "avro" / "history"
+    texts = [entry.read_text("utf-8") for entry in history.iterdir() if entry.name.endswith(".avsc")]
+    return {schema_fingerprint(text): text for text in (*texts, schema_text())}

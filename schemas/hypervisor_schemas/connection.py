@@ -1,0 +1,82 @@
+"""How to reach Kafka: `KAFKA_<PROPERTY>` in the environment sets librdkafka's `<property>`."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from functools import cache
+
+import confluent_kafka
+
+from hypervisor_schemas.errors import SettingError
+
+__all__ = ["kafka_settings"]
+
+log = logging.getLogger(__name__)
+
+OURS = frozenset({"isolation.level", "partitioner", "enable.auto.commit", "enable.idempotence", "transactional.id"})
+"""What the promises rest on; no environment changes it."""
+
+
+def kafka_settings(environ: Mapping[str, str], bootstrap_servers: str | None = None) -> dict[str, str]:
+    """librdkafka's settings from the environment; an explicit `bootstrap_servers` wins.
+
+    A `KAFKA_*` variable that librdkafka has no property for is passed over and listed at debug: Kubernetes
+    injects `KAFKA_PORT` for a Service named kafka, shells carry `KAFKA_HEAP_OPTS`.
+
+    Raises:
+        SettingError: `KAFKA_BOOTSTRAP_SERVERS` is missing, or a property has a value that librdkafka refuses.
+    """
+    settings: dict[str, str] = {}
+    for variable, value in environ.items():
+        if not variable.startswith("KAFKA_") or not value:
+            continue
+        name = variable.removeprefix("KAFKA_").lower().replace("_", ".")
+        refusal = _refusal(name, value)
+        if refusal == _UNKNOWN:
+            log.debug("%s is passed over: librdkafka has no property %s", variable, name)
+        elif name in OURS:
+            log.warning("%s is passed over: %s is not for the environment to set", variable, name)
+        elif refusal:
+            raise SettingError(
+                variable, f"has a value that librdkafka refuses for {name}; see its CONFIGURATION.md."
+            )
+        else:
+            settings[name] = value
+    if bootstrap_servers:
+        settings["bootstrap.servers"] = bootstrap_servers
+    if not settings.get("bootstrap.servers"):
+        raise SettingError(
+            "KAFKA_BOOTSTRAP_SERVERS",
+            "is not set; give the addresses of your Kafka as host:port[,host:port], "
+            "or start one here with `hypervisor-telemetry kafka`.",
+        )
+    return settings
+
+
+# Names that confluent-kafka takes for itself, as Python objects, before librdkafka sees them.
+_OBJECTS = frozenset({"logger", "default.topic.config"})
+
+_UNKNOWN = "unknown"
+_NO_SUCH_PROPERTY = "no.such.property"
+
+
+@cache
+def _refusal(name: str, value: str) -> str:
+    """What librdkafka has against this property: nothing (""), `unknown`, or its value.
+
+    Properties are set in order before anything starts, so a second one that doesn't exist makes sure that no
+    client is made.
+    """
+    if name in _OBJECTS:
+        return _UNKNOWN
+    try:
+        confluent_kafka.Producer({name: value, _NO_SUCH_PROPERTY: ""})
+    except confluent_kafka.KafkaException as error:
+        # Told apart by the property it complains of. The text is never passed on: it may hold a value.
+        complaint = str(error.args[0])
+        if f'No such configuration property: "{_NO_SUCH_PROPERTY}"' in complaint:
+            return ""
+        return _UNKNOWN if re.search(r"No such configuration property", complaint) else "value"
+    raise AssertionError("librdkafka took a property that doesn't exist")

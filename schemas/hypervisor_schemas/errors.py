@@ -1,0 +1,88 @@
+"""The errors of this project, one small tree.
+
+    TelemetryError
+    ├── SettingError             a setting is missing or wrong; commands exit with status 2
+    ├── RecordError              this one record can't be used; everything else goes on
+    │   ├── UndecodableRecord    its bytes are not a framed HypervisorEvent
+    │   ├── UnknownSchema        its schema id or fingerprint is known to nobody
+    │   └── InvalidPayload       its payload doesn't fit what its event type promises
+    ├── EventTooLarge            an event above TELEMETRY_MAX_EVENT_BYTES
+    ├── RegistryUnavailable      the schema registry can't be reached; worth another try
+    ├── OutputUnavailable        a sink or database can't take it now; worth another try
+    ├── KafkaError               Kafka refused or didn't answer, in a sentence
+    └── LocalKafkaError          the broker on this machine didn't start
+
+Messages are sentences that say what to do; none ever holds a secret.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "EventTooLarge",
+    "InvalidPayload",
+    "KafkaError",
+    "LocalKafkaError",
+    "OutputUnavailable",
+    "RecordError",
+    "RegistryUnavailable",
+    "SettingError",
+    "TelemetryError",
+    "UndecodableRecord",
+    "UnknownSchema",
+]
+
+
+class TelemetryError(Exception):
+    """Every error that this project raises on purpose."""
+
+
+class SettingError(TelemetryError):
+    """A setting is missing or has a value that can't be used; the message names the setting."""
+
+    def __init__(self, setting: str, sentence: str) -> None:
+        super().__init__(f"{setting} {sentence}")
+        self.setting = setting
+
+
+class RecordError(TelemetryError):
+    """A record that can't be used. `reason` is the short, fixed word that metrics count it by."""
+
+    reason = "bad_record"
+
+
+class UndecodableRecord(RecordError):
+    """The bytes are not one framed Avro HypervisorEvent, whole and nothing more."""
+
+    reason = "undecodable"
+
+
+class UnknownSchema(RecordError):
+    """The registry answered that it doesn't know the id, or no schema has this fingerprint."""
+
+    reason = "unknown_schema"
+
+
+class InvalidPayload(RecordError):
+    """The payload is not a JSON object, or a field has another type than its event type promises."""
+
+    reason = "invalid_payload"
+
+
+class EventTooLarge(TelemetryError):
+    """The encoded event is larger than TELEMETRY_MAX_EVENT_BYTES."""
+
+
+class RegistryUnavailable(TelemetryError):
+    """The schema registry didn't answer, or answered 5xx. The same question may be answered later."""
+
+
+class OutputUnavailable(TelemetryError):
+    """A sink or a database can't take it now; nothing was kept. The same may go through later."""
+
+
+class KafkaError(TelemetryError):
+    """Kafka refused something or didn't answer in time."""
+
+
+class LocalKafkaError(TelemetryError):
+    """The Kafka broker on this machine didn't start; the message ends with the last lines of its log."""

@@ -1,0 +1,57 @@
+"""The payloads that services rely on, typed and checked. Every other payload is free-form.
+
+Unknown fields are kept out of the check: a payload may hold more than a service reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+
+from hypervisor_schemas.errors import InvalidPayload
+
+__all__ = ["Ring", "RingPayload", "SagaPayload", "read_payload"]
+
+Ring = Annotated[int, msgspec.Meta(ge=0, le=3)]
+"""A privilege ring, 0 (root) to 3 (sandbox)."""
+
+
+class RingPayload(msgspec.Struct, frozen=True):
+    """Payload of `ring.*`: the ring an agent moved to, as `to_ring` or `ring`; both may be absent."""
+
+    to_ring: Ring | None = None
+    ring: Ring | None = None
+
+    @property
+    def new_ring(self) -> int | None:
+        """The ring after the event; ring 0 is a ring, not an absent one."""
+        return self.ring if self.to_ring is None else self.to_ring
+
+
+class SagaPayload(msgspec.Struct, frozen=True):
+    """Payload of `saga.*`. `action` is accepted for `step_action`, as in the package."""
+
+    saga_id: str | int | None = None
+    step_id: str | int | None = None
+    action: str | None = None
+    step_action: str | None = None
+    error: Any = msgspec.UNSET
+    reason: Any = msgspec.UNSET
+    result: Any = msgspec.UNSET
+
+
+T = TypeVar("T")
+
+
+def read_payload(payload: Mapping[str, Any], kind: type[T], *, numbers_in_strings: bool = False) -> T:
+    """`payload` as `kind`; with `numbers_in_strings`, "1" is taken for 1.
+
+    Raises:
+        InvalidPayload: A field has another type or a value out of range; the sentence names it.
+    """
+    try:
+        return msgspec.convert(payload, kind, strict=not numbers_in_strings)
+    except msgspec.ValidationError as error:
+        raise InvalidPayload(f"The payload doesn't fit: {error}") from None

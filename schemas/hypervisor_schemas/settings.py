@@ -1,0 +1,155 @@
+"""Our own settings, each declared once; `docs/settings.md` is made from this table.
+
+`KAFKA_*` settings go to librdkafka as they are (see `connection`); `SCHEMA_REGISTRY_URL` and
+`OTEL_EXPORTER_OTLP_*` mean what their makers say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from hypervisor_schemas.errors import SettingError
+from hypervisor_schemas.topics import is_legal_prefix
+
+__all__ = ["SETTINGS", "Setting", "Settings"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Setting(Generic[T]):
+    """One environment variable: how its text is read, what holds without it, and what it does."""
+
+    name: str
+    default: T
+    read: Callable[[str], T]
+    meaning: str
+    secret: bool = False
+
+    def of(self, environ: Mapping[str, str]) -> T:
+        """The value in this environment; an empty text counts as not set.
+
+        Raises:
+            SettingError: The text can't be read.
+        """
+        text = environ.get(self.name, "").strip()
+        if not text:
+            return self.default
+        try:
+            return self.read(text)
+        except ValueError as error:
+            shown = "this value" if self.secret else repr(text)
+            raise SettingError(self.name, f"can't be {shown}: {error}.") from None
+
+
+def _prefix(text: str) -> str:
+    if not is_legal_prefix(text):
+        raise ValueError("it must be letters, digits, '.', '_' or '-', at most 200 of them")
+    return text
+
+
+def _number(least: float, most: float, kind: type[Any] = int) -> Callable[[str], Any]:
+    def read(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise ValueError("it must be a number") from None
+        if not least <= value <= most:
+            raise ValueError(f"it must be between {least} and {most}")
+        return value
+
+    return read
+
+
+def _word(*words: str) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text.lower() not in words:
+            raise ValueError(f"it must be one of: {', '.join(words)}")
+        return text.lower()
+
+    return read
+
+
+class Settings:
+    """The table."""
+
+    TOPIC_PREFIX: Setting[str] = Setting(
+        "TELEMETRY_TOPIC_PREFIX",
+        "hypervisor.",
+        _prefix,
+        "In front of every topic name and every consumer group id.",
+    )
+    REPLICATION_FACTOR: Setting[int | None] = Setting(
+        "TELEMETRY_REPLICATION_FACTOR",
+        None,
+        _number(1, 32767),
+        "Replicas of every topic that `topics apply` creates; without it, the broker's default.",
+    )
+    MIN_INSYNC_REPLICAS: Setting[int | None] = Setting(
+        "TELEMETRY_MIN_INSYNC_REPLICAS",
+        None,
+        _number(1, 32767),
+        "`min.insync.replicas` of every topic that `topics apply` creates; without it, the broker's default.",
+    )
+    MAX_EVENT_BYTES: Setting[int] = Setting(
+        "TELEMETRY_MAX_EVENT_BYTES",
+        900 * 1024,
+        _number(1024, 100 * 1024 * 1024),
+        "An event whose record is larger (in bytes) is dropped by the publisher and counted.",
+    )
+    FLUSH_TIMEOUT: Setting[float] = Setting(
+        "TELEMETRY_FLUSH_TIMEOUT",
+        5.0,
+        _number(0, 3600, float),
+        "Seconds that an agent's exit waits at most for what its publisher still holds.",
+    )
+    TRACEPARENT: Setting[str] = Setting(
+        "TELEMETRY_TRACEPARENT",
+        "off",
+        _word("on", "off"),
+        "`on` adds the header `traceparent` to records with a causal trace, for foreign consumers; it nearly "
+        "halves the rate of publishing.",
+    )
+    API_TOKEN: Setting[str | None] = Setting(
+        "TELEMETRY_API_TOKEN",
+        None,
+        str,
+        "Bearer token of `/v1/*`. A service that serves `/v1/*` refuses to bind anywhere but loopback without it.",
+        secret=True,
+    )
+    DATABASE_URL: Setting[str | None] = Setting(
+        "TELEMETRY_DATABASE_URL",
+        None,
+        str,
+        "SQLAlchemy URL of the event index, in place of `--database`.",
+        secret=True,
+    )
+    COMMIT_INTERVAL: Setting[float] = Setting(
+        "TELEMETRY_COMMIT_INTERVAL",
+        0.2,
+        _number(0.01, 60, float),
+        "Seconds between two commits of a service.",
+    )
+    LOG_LEVEL: Setting[str] = Setting(
+        "TELEMETRY_LOG_LEVEL",
+        "info",
+        _word("debug", "info", "warning", "error"),
+        "How much the services log, to standard error.",
+    )
+    KAFKA: Setting[str | None] = Setting(
+        "TELEMETRY_KAFKA",
+        None,
+        _word("docker"),
+        "`docker` makes the demo and the tests run Kafka in a container; without it, as a child process.",
+    )
+    TEST_BOOTSTRAP_SERVERS: Setting[str | None] = Setting(
+        "TELEMETRY_TEST_BOOTSTRAP_SERVERS",
+        None,
+        str,
+        "A Kafka for the demo and the tests to use in place of their own; `KAFKA_BOOTSTRAP_SERVERS` never is.",
+    )
+
+
+SETTINGS: tuple[Setting[Any], ...] = tuple(value for value in vars(Settings).values() if isinstance(value, Setting))

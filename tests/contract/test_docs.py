@@ -1,0 +1,41 @@
+import re
+
+import pytest
+
+from hypervisor_schemas.settings import SETTINGS
+from tests.generate_docs import DOCS, PAGES
+
+ROOT = DOCS.parent
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_generated_page_says_what_the_code_says(name: str) -> None:
+    assert (DOCS / name).read_text("utf-8") == PAGES[name](), "run `make docs`"
+
+
+def test_every_setting_that_the_code_names_is_in_the_table() -> None:
+    known = {setting.name for setting in SETTINGS}
+    folders = ("schemas", "producers", "consumers", "hypervisor_telemetry")
+    sources = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    named = {
+        word.strip("`\"'.,:;()[]{}=*")
+        for path in sources
+        for word in path.read_text("utf-8").replace("\\n", " ").split()
+        if "TELEMETRY_" in word
+    }
+    plain = {word for word in named if word.startswith("TELEMETRY_") and word.replace("_", "").isalnum()}
+    assert plain - {"TELEMETRY_"} <= known
+
+
+def test_every_link_between_pages_leads_somewhere() -> None:
+    for page in [ROOT / "README.md", *DOCS.rglob("*.md")]:
+        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text("utf-8")):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}"
+
+
+def test_the_lock_names_no_index_address() -> None:
+    lock = (ROOT / "requirements.lock").read_text("utf-8")
+    assert "://" not in lock
+    assert "--index-url" not in lock
+    assert "--find-links" not in lock

@@ -1,0 +1,115 @@
+"""The tables of docs/ that are made from the code. `make docs` writes them; a test keeps them true."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hypervisor_consumers.ring_metrics.names import RING_METRICS
+from hypervisor_consumers.runtime.metrics import SELF_METRICS
+from hypervisor_producers.metrics import PUBLISHER_METRICS
+from hypervisor_schemas.events import EventType, GovernanceEventType
+from hypervisor_schemas.settings import SETTINGS
+from hypervisor_schemas.topics import TOPICS, category_of
+
+DOCS = Path(__file__).parent.parent / "docs"
+NOTE = "<!-- Made by `make docs` from the code; edit it there. -->\n\n"
+
+
+def settings() -> str:
+    rows = [
+        (
+            f"`{setting.name}`",
+            "" if setting.default is None else f"`{setting.default}`",
+            setting.meaning + (" Never logged." if setting.secret else ""),
+        )
+        for setting in SETTINGS
+    ]
+    return (
+        "# Settings\n\n"
+        + NOTE
+        + "All are environment variables. `KAFKA_<PROPERTY>` sets librdkafka's `<property>` "
+        "(`KAFKA_BOOTSTRAP_SERVERS`, `KAFKA_SECURITY_PROTOCOL`, `KAFKA_SASL_PASSWORD` …); what librdkafka has no "
+        "property for is passed over, and so are `isolation.level`, `partitioner`, `enable.auto.commit`, "
+        "`enable.idempotence` and `transactional.id`, on which the promises rest. `SCHEMA_REGISTRY_URL` names a "
+        "registry with Confluent's API (`http[s]://[user:password@]host[:port]`).\n\n"
+        + _table(("setting", "default", "meaning"), rows)
+    )
+
+
+def topics() -> str:
+    rows = [
+        (
+            f"`{topic.name}`",
+            str(topic.partitions),
+            ", ".join(f"`{key}={value}`" for key, value in topic.config.items()),
+            topic.key,
+            topic.written_by,
+            topic.read_by,
+        )
+        for topic in TOPICS
+    ]
+    return (
+        "# Topics\n\n"
+        + NOTE
+        + "Names have `TELEMETRY_TOPIC_PREFIX` (default `hypervisor.`) in front. Every client must choose "
+        "partitions by Kafka's default, murmur2 of the key (`partitioner=murmur2_random` in librdkafka).\n\n"
+        + _table(("topic", "partitions", "configuration", "key", "written by", "read by"), rows)
+    )
+
+
+def events() -> str:
+    rows = [
+        (f"`{kind.__name__}.{member.name}`", f"`{member.value}`", f"`events.{category_of(member.value)}`")
+        for kind in (EventType, GovernanceEventType)
+        for member in kind
+    ]
+    return (
+        "# Event types\n\n"
+        + NOTE
+        + "A type that is not here goes through everything unchanged, on the topic of its category or on "
+        "`events.other`.\n\n" + _table(("member", "value", "topic"), rows)
+    )
+
+
+def metrics() -> str:
+    ring = [(f"`{m.name}`", m.type, _labels(m.labels), m.help) for m in RING_METRICS]
+    own = [(f"`{m.name}`", m.kind, _labels(m.labels), m.help_text) for m in SELF_METRICS]
+    publisher = [
+        (
+            f"`{m.name}`",
+            "counter" if m.is_counter else "gauge",
+            _labels(("reason",) if m.name.endswith("dropped_total") else ()),
+            m.help_text,
+        )
+        for m in PUBLISHER_METRICS
+    ]
+    head = ("metric", "type", "labels", "meaning")
+    return (
+        "# Metrics\n\n"
+        + NOTE
+        + "## ring-metrics\n\nThe two counters have the label `partition` where agent and session are both "
+        "`unknown`, and only there.\n\n"
+        + _table(head, ring)
+        + "\n## Every service\n\n"
+        + _table(head, own)
+        + "\n## A publisher, in an agent\n\nBy `PublisherCollector` (prometheus-client) or `observe_publisher` "
+        "(OpenTelemetry).\n\n" + _table(head, publisher)
+    )
+
+
+PAGES = {"settings.md": settings, "topics.md": topics, "events.md": events, "metrics.md": metrics}
+
+
+def _labels(labels: tuple[str, ...]) -> str:
+    return ", ".join(f"`{label}`" for label in labels)
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [head, tuple("---" for _ in head), *rows]
+    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+
+
+if __name__ == "__main__":
+    for name, page in PAGES.items():
+        (DOCS / name).write_text(page(), "utf-8")
+        print(f"docs/{name}")  # noqa: T201

@@ -1,0 +1,198 @@
+"""saga-spans as processes: every span arrives, with the ids and times that its events give it."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from hypervisor_schemas.events import EventType, HypervisorEvent
+from tests.services import Fleet, eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+pytestmark = pytest.mark.kafka
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+Span = dict[str, Any]
+
+
+class Saga:
+    """The events of one saga, 1 s apart, and the spans that must come of them."""
+
+    def __init__(self, number: int) -> None:
+        self.id, self.session = f"saga-{number}", f"session-{number}"
+        self._start = NOON + timedelta(minutes=number)
+        self._count = 0
+        fields = ("saga-span", TRACE, self.session, self.id)
+        self.span_id = sha256("".join(f"{len(part)}:{part}" for part in fields).encode()).hexdigest()[:16]
+        self.spans: list[Span] = []
+
+    def event(self, kind: EventType, **payload: str) -> HypervisorEvent:
+        self._count += 1
+        return HypervisorEvent(
+            event_id=sha256(f"{self.id} {self._count}".encode()).hexdigest()[:16],
+            event_type=kind,
+            timestamp=self._start + timedelta(seconds=self._count),
+            session_id=self.session,
+            agent_did="did:a",
+            causal_trace_id=f"{TRACE}/00f067aa0ba902b7",
+            payload={"saga_id": self.id, **payload},
+        )
+
+    def begun(self) -> list[HypervisorEvent]:
+        """A step that fails, its compensation, and a step that is still running."""
+        created = self.event(EventType.SAGA_CREATED)
+        started = self.event(EventType.SAGA_STEP_STARTED, step_id="1", step_action="book")
+        failed = self.event(EventType.SAGA_STEP_FAILED, step_id="1", step_action="book", error="no seats")
+        compensating = self.event(EventType.SAGA_COMPENSATING, step_id="1", step_action="book")
+        again = self.event(EventType.SAGA_STEP_STARTED, step_id="2", step_action="wait")
+        error = {"agent.saga.error": "no seats"}
+        self.spans += [
+            self._span("saga.step.book", started, failed, "error", "1", "book", error),
+            self._span("saga.compensate.book", compensating, compensating, "compensating", "1", "book"),
+        ]
+        return [created, started, failed, compensating, again]
+
+    def ended(self, begun: list[HypervisorEvent]) -> list[HypervisorEvent]:
+        """The running step is done, the saga too."""
+        committed = self.event(EventType.SAGA_STEP_COMMITTED, step_id="2", step_action="wait")
+        completed = self.event(EventType.SAGA_COMPLETED)
+        whole = self._span(f"saga.completed.{self.id}", begun[0], completed, "ok", "", "complete")
+        self.spans += [
+            self._span("saga.step.wait", begun[-1], committed, "ok", "2", "wait"),
+            whole | {"span_id": self.span_id, "parent_span_id": None},
+        ]
+        return [committed, completed]
+
+    def _span(
+        self,
+        name: str,
+        first: HypervisorEvent,
+        last: HypervisorEvent,
+        status: str,
+        step_id: str,
+        action: str,
+        more: dict[str, str] | None = None,
+    ) -> Span:
+        return {
+            "name": name,
+            "trace_id": TRACE,
+            "span_id": first.event_id,
+            "parent_span_id": self.span_id,
+            "start_time": first.timestamp.timestamp(),
+            "end_time": last.timestamp.timestamp(),
+            "status": status,
+            "attributes": {
+                "agent.saga.id": self.id,
+                "agent.did": "did:a",
+                "session.id": self.session,
+                "agent.saga.step_id": step_id,
+                "agent.saga.step_action": action,
+                "agent.saga.state": status,
+                **(more or {}),
+            },
+        }
+
+
+def spans_in(path: Path) -> list[Span]:
+    """What a reader makes of the file: lines that are no JSON are skipped."""
+    spans = []
+    for line in path.read_bytes().splitlines():
+        try:
+            spans.append(json.loads(line))
+        except ValueError:
+            continue
+    return spans
+
+
+def in_order(spans: Iterable[Span]) -> list[Span]:
+    return sorted(spans, key=lambda span: (span["span_id"], span["name"]))
+
+
+def each_once(spans: Iterable[Span]) -> list[Span]:
+    """Repeats left out; a repeat with another content would stay."""
+    return in_order(json.loads(text) for text in {json.dumps(span, sort_keys=True) for span in spans})
+
+
+def test_each_span_is_written_once_also_over_a_restart_that_an_open_saga_survives(
+    new_fleet: Callable[[int], Fleet], tmp_path: Path
+):
+    fleet, path = new_fleet(2), tmp_path / "spans.jsonl"
+    sagas = [Saga(number) for number in range(10)]
+    begun = [saga.begun() for saga in sagas]
+    fleet.publish(event for events in begun for event in events)
+
+    first = fleet.start("saga-spans", "--sink", f"jsonl:{path}").wait_ready()
+    eventually(lambda: spans_in(path), lambda spans: len(spans) >= 20)
+    assert first.terminate()[0] == 0
+    assert in_order(spans_in(path)) == in_order(span for saga in sagas for span in saga.spans)
+
+    fleet.publish(event for saga, events in zip(sagas, begun, strict=True) for event in saga.ended(events))
+    second = fleet.start("saga-spans", "--sink", f"jsonl:{path}").wait_ready()
+    eventually(lambda: spans_in(path), lambda spans: len(spans) >= 40)
+    status, seconds = second.terminate()
+    assert status == 0
+    assert seconds < 10
+    assert in_order(spans_in(path)) == in_order(span for saga in sagas for span in saga.spans)
+    assert fleet.members("saga-spans") == 0
+
+
+def test_after_a_kill_in_the_middle_no_span_is_missing_and_repeats_are_identical(
+    new_fleet: Callable[[int], Fleet], tmp_path: Path
+):
+    fleet, path = new_fleet(2), tmp_path / "spans.jsonl"
+    sagas = [Saga(number) for number in range(1500)]
+    begun = [saga.begun() for saga in sagas]
+    fleet.publish(event for events in begun for event in events)
+
+    first = fleet.start("saga-spans", "--sink", f"jsonl:{path}")
+    eventually(path.exists, bool)
+    eventually(lambda: path.stat().st_size, lambda size: size > 0)
+    first.kill()
+    fleet.publish(event for saga, events in zip(sagas, begun, strict=True) for event in saga.ended(events))
+    fleet.start("saga-spans", "--sink", f"jsonl:{path}")
+
+    truth = in_order(span for saga in sagas for span in saga.spans)
+    ids = {span["span_id"] for span in truth}
+    eventually(lambda: len({span["span_id"] for span in spans_in(path)}), lambda found: found == len(ids))
+    assert each_once(spans_in(path)) == truth
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="another process's limits can be set on Linux only")
+def test_spans_wait_for_a_sink_that_takes_no_more_and_then_all_arrive(
+    new_fleet: Callable[[int], Fleet], tmp_path: Path
+):
+    fleet, path = new_fleet(2), tmp_path / "spans.jsonl"
+    sagas = [Saga(number) for number in range(40)]
+    begun = [saga.begun() for saga in sagas]
+    fleet.publish(event for events in begun for event in events)
+    service = fleet.start("saga-spans", "--sink", f"jsonl:{path}").wait_ready()
+    eventually(lambda: len(spans_in(path)), lambda count: count == 80)
+
+    # As a disk with room for a part of a line.
+    resource.prlimit(service.pid, resource.RLIMIT_FSIZE, (path.stat().st_size + 100, resource.RLIM_INFINITY))
+    fleet.publish(event for saga, events in zip(sagas, begun, strict=True) for event in saga.ended(events))
+    status, text = eventually(service.ready, lambda ready: "output" in ready[1])
+    assert status == 200
+    assert text.startswith("degraded\n")
+    assert "The output doesn't take what was read ([Errno 27] File too large)." in text
+    assert service.metrics("hypervisor_telemetry_degraded") == {"hypervisor_telemetry_degraded": 1}
+    assert service.is_alive()
+    assert fleet.members("saga-spans") == 1
+    assert len(spans_in(path)) == 80
+
+    resource.prlimit(service.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    truth = in_order(span for saga in sagas for span in saga.spans)
+    eventually(lambda: each_once(spans_in(path)), lambda spans: spans == truth)
+    assert eventually(service.ready, lambda ready: ready[1] == "ok\n")[0] == 200
+    assert Counter(span["span_id"] for span in spans_in(path)).most_common(1)[0][1] <= 2

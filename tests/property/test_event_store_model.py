@@ -1,0 +1,114 @@
+"""The event index answers every query as a plain list would, whatever was written in whatever order."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hypervisor_consumers.event_index.store import EventStore, IndexRow, open_store
+from hypervisor_schemas.events import EventType, HypervisorEvent, event_type_of, type_value
+from hypervisor_schemas.topics import event_topic
+
+EPOCH = datetime(2025, 1, 1, tzinfo=UTC)
+
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+few_sessions = st.sampled_from([None, "", "s1", "s2", "sé"]) | text
+few_agents = st.sampled_from([None, "", "did:mesh:a", "did:mesh:b"]) | text
+few_types = st.sampled_from([EventType.RING_ASSIGNED, EventType.RING_ELEVATED, EventType.SAGA_CREATED]) | st.just(
+    event_type_of("quantum.entangled")
+)
+# Few moments, so that many events share one; and a few from far away.
+few_moments = st.integers(-3, 3).map(lambda n: EPOCH + timedelta(microseconds=n)) | st.datetimes(
+    timezones=st.just(UTC)
+)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
+    max_leaves=8,
+)
+
+events = st.builds(
+    HypervisorEvent,
+    event_id=st.integers(0, 40).map("{:016x}".format),  # few, so that some come twice
+    event_type=few_types,
+    timestamp=few_moments,
+    session_id=few_sessions,
+    agent_did=few_agents,
+    causal_trace_id=st.none() | st.just("a1b2c3d4e5f6/89abcdef") | text,
+    parent_event_id=st.none() | text,
+    payload=st.dictionaries(text, json_values, max_size=3),
+)
+batches = st.lists(st.lists(st.tuples(st.integers(0, 2), events), max_size=15), max_size=5)
+filters = st.fixed_dictionaries(
+    {},
+    optional={
+        "event_type": few_types,
+        "session_id": few_sessions,
+        "agent_did": few_agents,
+        "start": few_moments,
+        "end": few_moments,
+        "limit": st.integers(0, 12),
+    },
+)
+
+
+class ListIndex:
+    """The model: a list of rows, sorted and filtered anew for every question."""
+
+    def __init__(self) -> None:
+        self.rows: list[IndexRow] = []
+
+    def write(self, rows: list[IndexRow]) -> int:
+        before = len(self.rows)
+        for row in rows:
+            if all(row.event.event_id != known.event.event_id for known in self.rows):
+                self.rows.append(row)
+        return len(self.rows) - before
+
+    def query(self, limit: int = 100, **wanted: Any) -> list[HypervisorEvent]:
+        def fits(event: HypervisorEvent) -> bool:
+            return (
+                all(
+                    wanted.get(name) is None or getattr(event, name) == wanted[name]
+                    for name in ("event_type", "session_id", "agent_did")
+                )
+                and (wanted.get("start") is None or event.timestamp >= wanted["start"])
+                and (wanted.get("end") is None or event.timestamp <= wanted["end"])
+            )
+
+        in_order = sorted(self.rows, key=lambda row: (row.event.timestamp, row.topic, row.partition, row.offset))
+        found = [row.event for row in in_order if fits(row.event)]
+        return found[-limit:] if limit else []
+
+
+def write_both(store: EventStore, model: ListIndex, batch: list[tuple[int, HypervisorEvent]]) -> None:
+    rows: list[IndexRow] = []
+    moved: dict[tuple[str, int], tuple[int | None, int]] = {}
+    for partition, event in batch:
+        place = event_topic("hypervisor.", type_value(event.event_type)), partition
+        old, new = moved.get(place) or (store.next_offset(*place), store.next_offset(*place) or 0)
+        rows.append(IndexRow(*place, new, event))
+        moved[place] = (old, new + 1)
+    assert store.write(rows, moved) == model.write(rows)
+
+
+@settings(max_examples=50, deadline=None)
+@given(batches=batches, questions=st.lists(filters, min_size=1, max_size=12))
+def test_the_index_answers_as_a_list_would(
+    batches: list[list[tuple[int, HypervisorEvent]]], questions: list[dict[str, Any]]
+) -> None:
+    model = ListIndex()
+    with tempfile.TemporaryDirectory() as folder, closing(open_store(f"sqlite:///{Path(folder)}/x.db")) as store:
+        for batch in batches:
+            write_both(store, model, batch)
+        for question in questions:
+            assert store.query(**question) == model.query(**question)
+        assert store.event_count() == len(model.rows)
+        assert store.type_counts() == Counter(type_value(row.event.event_type) for row in model.rows)

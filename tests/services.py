@@ -1,0 +1,195 @@
+"""Services as processes: started by their command, looked at over HTTP, ended as people and crashes end them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from functools import cached_property
+from typing import TYPE_CHECKING, Self, TypeVar
+
+import httpx
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from hypervisor_producers.publisher import EventPublisher
+from hypervisor_schemas.topics import topic_names
+from hypervisor_telemetry.local.child import Child
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from hypervisor_schemas.events import HypervisorEvent
+
+T = TypeVar("T")
+
+COMMAND = (sys.executable, "-m", "hypervisor_telemetry")
+
+
+class RunningService:
+    """One process of a service. What it writes to standard error is in `log`."""
+
+    def __init__(self, folder: Path, name: str, *options: str, environ: Mapping[str, str]) -> None:
+        self._log = folder / f"{name}-{time.monotonic_ns()}.log"
+        with self._log.open("wb") as log:
+            self._child = Child(
+                [*COMMAND, name, "--port", "0", *options],
+                env={**os.environ, **environ},
+                stdout=subprocess.PIPE,
+                stderr=log,
+                name=name,
+            )
+        self._name = name
+
+    @cached_property
+    def url(self) -> str:
+        """Where it answers; waits until it says so, not at the start: several may start side by side."""
+        assert self._child.stdout is not None
+        line = self._child.stdout.readline().decode().split()
+        assert line[:1] == [self._name], f"{self._name} didn't say where it is; its log:\n{self.log}"
+        return line[1]
+
+    @cached_property
+    def _http(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, trust_env=False, timeout=10)
+
+    @property
+    def pid(self) -> int:
+        return self._child.pid
+
+    @property
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def get(self, path: str, **parameters: str | int) -> httpx.Response:
+        return self._http.get(path, params=parameters)
+
+    def ready(self) -> tuple[int, str]:
+        """Status and text of /readyz."""
+        answer = self.get("/readyz")
+        return answer.status_code, answer.text
+
+    def is_alive(self) -> bool:
+        return self.get("/healthz").status_code == 200
+
+    def wait_ready(self, seconds: float = 40) -> Self:
+        eventually(self.ready, lambda ready: ready[0] == 200, seconds)
+        return self
+
+    def metrics(self, prefix: str = "") -> dict[str, float]:
+        """Every series whose name begins with `prefix`, as `/metrics` writes it, and its value."""
+        lines = (line for line in self.get("/metrics").text.splitlines() if not line.startswith("#"))
+        pairs = (line.rpartition(" ") for line in lines if line.startswith(prefix))
+        return {series: float(value) for series, _, value in pairs}
+
+    def wait(self, seconds: float = 30) -> int:
+        """The exit status of a service that ends by itself."""
+        return self._child.wait(seconds)
+
+    def terminate(self) -> tuple[int, float]:
+        """SIGTERM; returns the exit status and the seconds that it took."""
+        began = time.monotonic()
+        os.kill(self.pid, signal.SIGTERM)
+        status = self._child.wait(30)
+        return status, time.monotonic() - began
+
+    def kill(self) -> None:
+        self._child.kill()
+        self._child.wait(10)
+
+    def close(self) -> None:
+        if "_http" in vars(self):
+            self._http.close()
+        self.kill()  # nobody waits for a clean end here
+        assert self._child.stdout is not None
+        self._child.stdout.close()
+
+
+class Fleet:
+    """Topics of one prefix in one Kafka, and the services on them. Ends what is left at the end of the block."""
+
+    def __init__(self, bootstrap_servers: str, prefix: str, folder: Path) -> None:
+        self.bootstrap_servers = bootstrap_servers
+        self.prefix = prefix
+        self.folder = folder
+        self.admin = AdminClient({"bootstrap.servers": bootstrap_servers, "log_level": 0})
+        self._services: list[RunningService] = []
+
+    @property
+    def environ(self) -> dict[str, str]:
+        return {"KAFKA_BOOTSTRAP_SERVERS": self.bootstrap_servers, "TELEMETRY_TOPIC_PREFIX": self.prefix}
+
+    def topic(self, category: str) -> str:
+        return f"{self.prefix}events.{category}"
+
+    def make_topics(self, partitions: int) -> Self:
+        """All event topics, with fewer partitions than the table says: that is faster."""
+        wanted = [NewTopic(name, partitions, 1) for name in topic_names(self.prefix)]
+        for made in self.admin.create_topics(wanted).values():
+            made.result(30)
+        return self
+
+    def start(self, name: str, *options: str, **environ: str) -> RunningService:
+        service = RunningService(self.folder, name, *options, environ={**self.environ, **environ})
+        self._services.append(service)
+        return service
+
+    def publish(self, events: Iterable[HypervisorEvent]) -> None:
+        """Returns when Kafka has them all."""
+        with EventPublisher(self.bootstrap_servers, topic_prefix=self.prefix, environ={}) as publisher:
+            for event in events:
+                assert publisher.publish(event)
+            assert publisher.flush(30).pending == 0
+
+    def produce(self, category: str, values: Iterable[bytes | None], partition: int = 0) -> None:
+        """Raw records, in this order."""
+        producer = Producer({"bootstrap.servers": self.bootstrap_servers, "log_level": 0})
+        for value in values:
+            producer.produce(self.topic(category), value, partition=partition)
+        assert producer.flush(30) == 0
+
+    def members(self, service: str) -> int:
+        """How many members the service's group has."""
+        group = self.prefix + service
+        return len(self.admin.describe_consumer_groups([group])[group].result(30).members)
+
+    def close(self) -> None:
+        for service in self._services:
+            service.close()
+
+
+@contextmanager
+def fleet(bootstrap_servers: str, prefix: str, folder: Path) -> Iterator[Fleet]:
+    it = Fleet(bootstrap_servers, prefix, folder)
+    try:
+        yield it
+    finally:
+        it.close()
+
+
+def eventually(look: Callable[[], T], is_right: Callable[[T], object], seconds: float = 30) -> T:
+    """Look until it is right; fails with what was seen last."""
+    deadline = time.monotonic() + seconds
+    while True:
+        seen = look()
+        if is_right(seen):
+            return seen
+        assert time.monotonic() < deadline, f"not right in {seconds:g} seconds; seen last: {seen!r}"
+        time.sleep(0.05)
+
+
+def run_command(*arguments: str, stdin: bytes | None = None, **environ: str) -> subprocess.CompletedProcess[str]:
+    """A command that ends by itself."""
+    done = subprocess.run(
+        [*COMMAND, *arguments],
+        env={**os.environ, **environ},
+        input=stdin or b"",
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
