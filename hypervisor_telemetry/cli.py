@@ -76,7 +76,7 @@ def ring_metrics(
 ) -> None:
     """Ring events to Prometheus metrics. Runs until SIGTERM or Ctrl-C."""
     with _speaking():
-        service = ring_metrics_service()
+        service = ring_metrics_service(os.environ)
         run_service(service, host=host, port=port, environ=os.environ, bootstrap_servers=bootstrap_servers)
 
 
@@ -91,7 +91,7 @@ def saga_spans(
 ) -> None:
     """Saga events to trace spans. Runs until SIGTERM or Ctrl-C."""
     with _speaking():
-        service = saga_spans_service(sink_from(sink))
+        service = saga_spans_service(sink_from(sink), os.environ)
         run_service(service, host=host, port=port, environ=os.environ, bootstrap_servers=bootstrap_servers)
 
 

@@ -132,6 +132,12 @@ class Settings:
         _number(0.01, 60, float),
         "Seconds between two commits of a service.",
     )
+    DUPLICATE_WINDOW: Setting[int] = Setting(
+        "TELEMETRY_DUPLICATE_WINDOW",
+        100_000,
+        _number(1, 100_000_000),
+        "An event counts once if it comes again within so many records of its partition (at most twice as many).",
+    )
     LOG_LEVEL: Setting[str] = Setting(
         "TELEMETRY_LOG_LEVEL",
         "info",

@@ -165,9 +165,12 @@ def test_two_copies_share_the_partitions_and_the_last_one_shows_all(ring_metrics
     assert partitions(ring_metrics) == 4
 
 
-def test_a_killed_copys_successor_shows_the_same_totals_and_never_less(new_fleet: Callable[[int], Fleet]):
+def test_a_killed_copys_successor_shows_the_same_totals_never_less_and_no_resend_twice(
+    new_fleet: Callable[[int], Fleet],
+):
     fleet = new_fleet(2)
-    fleet.publish(assignments(sessions=10, each=50))
+    events = assignments(sessions=10, each=50)
+    fleet.publish(events)
     first = fleet.start("ring-metrics").wait_ready()
     shown = eventually(
         lambda: crowd_counts(first), lambda counts: set(counts.values()) == {50} and len(counts) == 10
@@ -175,6 +178,8 @@ def test_a_killed_copys_successor_shows_the_same_totals_and_never_less(new_fleet
 
     first.kill()
     fleet.publish(assignments(sessions=10, each=20))
+    # An agent that crashed and sends again what it is not sure of: the successor knows these ids from the log.
+    fleet.publish(events[:100])
     second = fleet.start("ring-metrics")
 
     def look() -> dict[str, float]:
@@ -184,6 +189,14 @@ def test_a_killed_copys_successor_shows_the_same_totals_and_never_less(new_fleet
         return now
 
     eventually(look, lambda counts: set(counts.values()) == {70} and len(counts) == 10)
+
+    def duplicates() -> float:
+        counted = second.metrics("hypervisor_telemetry_records_total")
+        return sum(count for name, count in counted.items() if 'result="duplicate"' in name)
+
+    eventually(duplicates, lambda count: count == 100)
+    look()
+    assert set(shown.values()) == {70}
 
     status, seconds = second.terminate()
     assert status == 0

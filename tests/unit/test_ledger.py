@@ -40,7 +40,7 @@ def test_the_whole_text_of_two_partitions():
         text_of(ledger, degraded=True)
         == """\
 # HELP hypervisor_telemetry_records_total Records read by this process from the partitions it has, by result: \
-applied, ignored, undecodable, unknown_schema, invalid_payload.
+applied, ignored, duplicate, undecodable, unknown_schema, invalid_payload.
 # TYPE hypervisor_telemetry_records_total counter
 hypervisor_telemetry_records_total{partition="0",result="applied",topic="hypervisor.events.ring"} 3.0
 hypervisor_telemetry_records_total{partition="0",result="undecodable",topic="hypervisor.events.ring"} 1.0

@@ -215,3 +215,43 @@ def test_without_an_output_the_offsets_are_committed_all_the_same():
 
     assert processor.deliver() == {HERE: 1}
     processor.close()
+
+
+class TestAnEventThatComesTwice:
+    def test_counts_once_and_comes_out_once(self, shelf: Shelf) -> None:
+        processor = FoldProcessor(Words(), shelf)
+        processor.assigned(HERE, None, 0, 3)
+        event = said("a")
+        assert [processor.apply(HERE, offset, event) for offset in range(2)] == [Result.APPLIED, Result.DUPLICATE]
+        processor.apply(HERE, 2, said("b"))
+        with processor.visible_states() as states:
+            assert states == {0: {"a": 1, "b": 1}}
+        assert processor.deliver() == {HERE: 3}
+        assert shelf.delivered == ["a", "b"]
+
+    def test_counts_again_in_another_partition_and_after_its_window(self) -> None:
+        processor = FoldProcessor(Words(), duplicate_window=2)
+        for place in (HERE, THERE):
+            processor.assigned(place, None, 0, 0)
+        event = said("a")
+        assert processor.apply(HERE, 0, event) is Result.APPLIED
+        assert processor.apply(THERE, 0, event) is Result.APPLIED
+        assert processor.apply(HERE, 4, event) is Result.APPLIED
+
+    def test_is_known_again_after_the_partition_came_back(self) -> None:
+        processor = FoldProcessor(Words())
+        event = said("a")
+        for _ in range(2):
+            processor.assigned(HERE, None, 0, 1)
+            assert processor.apply(HERE, 0, event) is Result.APPLIED
+            assert processor.apply(HERE, 1, event) is Result.DUPLICATE
+            processor.revoked(HERE)
+
+    def test_is_new_if_it_could_not_be_used_before(self) -> None:
+        processor = FoldProcessor(Words())
+        processor.assigned(HERE, None, 0, 2)
+        bad = said(1)
+        with pytest.raises(InvalidPayload):
+            processor.apply(HERE, 0, bad)
+        mended = HypervisorEvent(bad.event_id, EventType.VFS_WRITE, payload={"word": "a"})
+        assert processor.apply(HERE, 1, mended) is Result.APPLIED

@@ -29,7 +29,7 @@ RECORDS = SelfMetric(
     "hypervisor_telemetry_records_total",
     "counter",
     ("topic", "partition", "result"),
-    "Records read by this process from the partitions it has, by result: applied, ignored, "
+    "Records read by this process from the partitions it has, by result: applied, ignored, duplicate, "
     "undecodable, unknown_schema, invalid_payload.",
 )
 POSITION = SelfMetric(

@@ -16,6 +16,8 @@ from enum import Enum
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from hypervisor_consumers.runtime.contract import Fold, Output
+from hypervisor_consumers.runtime.window import IdWindow
+from hypervisor_schemas.errors import InvalidPayload
 from hypervisor_schemas.events import HypervisorEvent
 
 __all__ = ["FoldProcessor", "Place", "Processor", "Result"]
@@ -36,6 +38,7 @@ class Result(str, Enum):  # noqa: UP042 - alike to the event types
 
     APPLIED = "applied"
     IGNORED = "ignored"
+    DUPLICATE = "duplicate"
 
 
 class Processor(Protocol):
@@ -91,14 +94,18 @@ class _Partition(Generic[S]):
     """The group's committed offset: what outputs came of records before it are already delivered."""
     restored_at: int
     next_offset: int
+    window: IdWindow
 
 
 class FoldProcessor(Generic[S, O]):
     """Runs a fold, one state per partition, and hands its outputs to an output."""
 
-    def __init__(self, fold: Fold[S, O], output: Output[O] | None = None) -> None:
+    def __init__(
+        self, fold: Fold[S, O], output: Output[O] | None = None, *, duplicate_window: int = 100_000
+    ) -> None:
         self._fold = fold
         self._output = output
+        self._duplicate_window = duplicate_window
         self._lock = threading.Lock()
         self._partitions: dict[Place, _Partition[S]] = {}
         self._undelivered: list[tuple[Place, O]] = []
@@ -108,7 +115,9 @@ class FoldProcessor(Generic[S, O]):
         # A group that stands behind the end read another log: the topic was made anew.
         deliver_from = committed if committed is not None and committed <= end else begin
         with self._lock:
-            self._partitions[place] = _Partition(self._fold.new_state(), deliver_from, end, begin)
+            self._partitions[place] = _Partition(
+                self._fold.new_state(), deliver_from, end, begin, IdWindow(self._duplicate_window)
+            )
         return begin
 
     def revoked(self, place: Place) -> None:
@@ -118,10 +127,17 @@ class FoldProcessor(Generic[S, O]):
             self._undelivered = [item for item in self._undelivered if item[0] != place]
 
     def apply(self, place: Place, offset: int, event: HypervisorEvent) -> Result:
-        """Fold one event."""
+        """Fold one event, unless its id was seen in the partition's window."""
         with self._lock:
             partition = self._partitions[place]
-            outputs = self._fold.apply(partition.state, event)
+            if partition.window.is_repeated(offset, event.event_id):
+                partition.next_offset = offset + 1
+                return Result.DUPLICATE
+            try:
+                outputs = self._fold.apply(partition.state, event)
+            except InvalidPayload:
+                partition.window.forget(event.event_id)
+                raise
             partition.next_offset = offset + 1
             if outputs and offset >= partition.deliver_from:
                 self._undelivered.extend((place, output) for output in outputs)
