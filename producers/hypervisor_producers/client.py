@@ -71,8 +71,9 @@ class ProducerClient:
         self.failed = 0
         self._offsets: dict[tuple[str, int], int] = {}
         self._limited = LimitedLog(log)
-        # Its lock is reentrant: a signal handler may publish, flush or close while its own thread is inside.
-        self._changed = threading.Condition(threading.RLock())
+        # Reentrant: a signal handler may publish, flush or close while its own thread is inside.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
         self._flushing = 0
         self._give_up_at: float | None = None
         self._gave_up = False
@@ -106,7 +107,7 @@ class ProducerClient:
             BufferError: The queue is full.
             confluent_kafka.KafkaException: librdkafka refuses it.
         """
-        with self._changed:
+        with self._lock:
             if self._give_up_at is not None:
                 return False
             producer = self._producer
@@ -125,7 +126,7 @@ class ProducerClient:
 
     def counts(self) -> tuple[int, int, int]:
         """Enqueued, delivered, failed, as they were at one moment."""
-        with self._changed:
+        with self._lock:
             return self.enqueued, self.delivered, self.failed
 
     @property
@@ -135,7 +136,7 @@ class ProducerClient:
 
     def flush(self, timeout: float) -> int:
         """Wait for acknowledgements, at most `timeout` seconds. Returns how many are still missing."""
-        with self._changed:
+        with self._lock:
             self._flushing += 1
             try:
                 self._changed.wait_for(lambda: self.queued <= 0, min(timeout, threading.TIMEOUT_MAX))
@@ -150,7 +151,7 @@ class ProducerClient:
     def close(self, timeout: float) -> None:
         """Take no more events, flush for `timeout` seconds, fail what remains, let go of the connection."""
         give_up_at = time.monotonic() + min(timeout, threading.TIMEOUT_MAX / 2)
-        with self._changed:
+        with self._lock:
             if self._give_up_at is None or give_up_at < self._give_up_at:
                 self._give_up_at = give_up_at
             self._changed.notify_all()
@@ -169,9 +170,9 @@ class ProducerClient:
             self._turn(min(left, _TURN), hurry=True)
         self._gave_up = True
         self._drain()
-        with self._changed:
+        with self._lock:
             # Without this, a thread of librdkafka that is held up would make the counts not add up.
-            self.failed += self.queued
+            self.failed += max(0, self.queued)
             self._unsent.clear()
             self._ended = True
             self._changed.notify_all()
@@ -195,12 +196,15 @@ class ProducerClient:
         if fatal is not None or self._unsent:
             self._take_over(fatal)
         if self._flushing:
-            with self._changed:
+            with self._lock:
                 self._changed.notify_all()
 
     def _drain(self) -> None:
         """Make librdkafka hand back what it holds, through the callbacks."""
-        self._producer.purge(blocking=False)
+        # confluent-kafka has this flag the wrong way round (2.15.1): False waits for librdkafka's threads, with the
+        # interpreter's lock held. In a forked child they may never answer: glibc's getaddrinfo takes a lock that
+        # another thread of the parent may have held.
+        self._producer.purge(blocking=True)
         ends_at = time.monotonic() + _PURGE_SECONDS
         while len(self._producer) and (left := ends_at - time.monotonic()) > 0:
             try:
@@ -220,7 +224,7 @@ class ProducerClient:
         nothing_since, self._delivered_before = self.delivered == self._delivered_before, self.delivered
         self._pause = min(max(1.0, self._pause * 2), _LONGEST_PAUSE) if nothing_since else 0.0
         fresh = self._fresh_producer()
-        with self._changed:
+        with self._lock:
             unsent, self._unsent = self._unsent, []
             if fresh is None:
                 self.failed += len(unsent)
@@ -235,7 +239,7 @@ class ProducerClient:
     def _fresh_producer(self) -> Any:
         """A new producer, after the pause; None if the client is closed in the pause."""
         while True:
-            with self._changed:
+            with self._lock:
                 if self._pause and self._changed.wait_for(lambda: self._give_up_at is not None, self._pause):
                     return None
             try:

@@ -123,7 +123,7 @@ class EventLog:
         )
         try:
             output, errors = program.communicate(timeout=60)
-        except subprocess.TimeoutExpired:
+        except BaseException:
             # The group is the program's own: it takes the children along that hang.
             os.killpg(program.pid, signal.SIGKILL)
             program.communicate()
