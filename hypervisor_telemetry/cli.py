@@ -29,7 +29,7 @@ from hypervisor_producers.publisher import EventPublisher
 from hypervisor_schemas.errors import SettingError, TelemetryError
 from hypervisor_schemas.settings import Settings
 from hypervisor_telemetry.publish_file import publish_lines
-from hypervisor_telemetry.topic_admin import Finding, apply_topics, check_topics
+from hypervisor_telemetry.topic_admin import REACHED_WITHIN, Finding, apply_topics, check_topics
 
 __all__ = ["app"]
 
@@ -47,6 +47,7 @@ Bootstrap = Annotated[
     str | None,
     typer.Option("--bootstrap-servers", help="Kafka's addresses; default: KAFKA_BOOTSTRAP_SERVERS."),
 ]
+Wait = Annotated[float, typer.Option(min=1, help="Seconds to wait at most for Kafka's first answer.")]
 Host = Annotated[str, typer.Option(help="The address to bind to.")]
 
 
@@ -133,17 +134,17 @@ def publish(
 
 
 @topics.command()
-def apply(bootstrap_servers: Bootstrap = None) -> None:
+def apply(bootstrap_servers: Bootstrap = None, wait: Wait = REACHED_WITHIN) -> None:
     """Create the topics that are missing; say what differs; change nothing that exists."""
     with _speaking():
-        _tell(apply_topics(os.environ, bootstrap_servers))
+        _tell(apply_topics(os.environ, bootstrap_servers, wait))
 
 
 @topics.command()
-def check(bootstrap_servers: Bootstrap = None) -> None:
+def check(bootstrap_servers: Bootstrap = None, wait: Wait = REACHED_WITHIN) -> None:
     """Say what is missing or differs; exit status 1 if anything is."""
     with _speaking():
-        _tell(check_topics(os.environ, bootstrap_servers))
+        _tell(check_topics(os.environ, bootstrap_servers, wait))
 
 
 def _tell(findings: list[Finding]) -> None:

@@ -21,7 +21,7 @@ from hypervisor_schemas.topics import TOPICS, Topic
 
 __all__ = ["Finding", "apply_topics", "check_topics", "compare"]
 
-_REACHED_WITHIN = 10.0
+REACHED_WITHIN = 10.0
 _TIMEOUT = 30.0
 
 
@@ -74,26 +74,30 @@ def _compare_one(name: str, wanted: Topic, existing: Existing | None) -> Finding
     return Finding(name, "ok", f"{existing.partitions} partitions, {existing.replicas} replicas")
 
 
-def check_topics(environ: Mapping[str, str], bootstrap_servers: str | None = None) -> list[Finding]:
-    """Compare the table with what the broker has; changes nothing.
+def check_topics(
+    environ: Mapping[str, str], bootstrap_servers: str | None = None, wait: float = REACHED_WITHIN
+) -> list[Finding]:
+    """Compare the table with what the broker has; changes nothing. Waits `wait` seconds at most for an answer.
 
     Raises:
         SettingError: A setting is missing or wrong.
         KafkaError: Kafka can't be reached or refused.
     """
-    admin = _admin(environ, bootstrap_servers)
+    admin = _admin(environ, bootstrap_servers, wait)
     prefix = Settings.TOPIC_PREFIX.of(environ)
     return compare(prefix, TOPICS, _existing(admin, prefix))
 
 
-def apply_topics(environ: Mapping[str, str], bootstrap_servers: str | None = None) -> list[Finding]:
-    """Create what is missing, say what differs.
+def apply_topics(
+    environ: Mapping[str, str], bootstrap_servers: str | None = None, wait: float = REACHED_WITHIN
+) -> list[Finding]:
+    """Create what is missing, say what differs. Waits `wait` seconds at most for a first answer.
 
     Raises:
         SettingError: A setting is missing or wrong.
         KafkaError: Kafka can't be reached or refused.
     """
-    admin = _admin(environ, bootstrap_servers)
+    admin = _admin(environ, bootstrap_servers, wait)
     prefix = Settings.TOPIC_PREFIX.of(environ)
     before = compare(prefix, TOPICS, _existing(admin, prefix))
     missing = {finding.topic for finding in before if finding.severity == "missing"}
@@ -118,7 +122,7 @@ def _once_visible(admin: AdminClient, prefix: str) -> list[Finding]:
         time.sleep(0.1)
 
 
-def _admin(environ: Mapping[str, str], bootstrap_servers: str | None) -> AdminClient:
+def _admin(environ: Mapping[str, str], bootstrap_servers: str | None, wait: float) -> AdminClient:
     """A client that has reached its Kafka."""
     settings = kafka_settings(environ, bootstrap_servers)
     try:
@@ -127,7 +131,7 @@ def _admin(environ: Mapping[str, str], bootstrap_servers: str | None) -> AdminCl
     except KafkaException as error:
         raise SettingError("KAFKA_*", f"settings don't go together: {error.args[0].str()}.") from None
     try:
-        admin.list_topics(timeout=_REACHED_WITHIN)
+        admin.list_topics(timeout=wait)
     except KafkaException as error:
         where = settings["bootstrap.servers"]
         raise KafkaError(f"Kafka at {where} didn't answer: {error.args[0].str()}.") from None

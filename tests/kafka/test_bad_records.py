@@ -71,7 +71,7 @@ def assigned(service: RunningService, session: str) -> float | None:
 def service_after_bad_records(new_fleet: Callable[[int], Fleet]) -> tuple[Fleet, RunningService]:
     fleet = new_fleet(2)
     service = fleet.start("ring-metrics")
-    fleet.produce("ring", [GOOD, *(value for _, bad in BAD for value in (bad, GOOD))])
+    fleet.produce("ring", [record(), *(value for _, bad in BAD for value in (bad, record()))])
     service.wait_ready()
     end = f'hypervisor_telemetry_position{{partition="0",topic="{fleet.topic("ring")}"}}'
     eventually(lambda: service.metrics(end), lambda position: position == {end: 1 + 2 * len(BAD)})
@@ -160,7 +160,7 @@ def test_records_wait_for_a_registry_that_is_away_while_other_partitions_go_on(n
     assert f"The schema registry at {url} can't be reached" in text
     assert "Partitions with records that need it wait." in text
 
-    fleet.produce("ring", [record("elsewhere")] * 3, partition=1)
+    fleet.produce("ring", [record("elsewhere") for _ in range(3)], partition=1)
     eventually(lambda: results(service, topic, 1), lambda counts: counts == {"applied": 3})
     assert results(service, topic, 0) == {"applied": 1}
     assert service.is_alive()

@@ -2,6 +2,7 @@
 
 import os
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -85,10 +86,17 @@ def shell() -> dict[str, str]:
         "HOME": os.environ["HOME"],
     }
     for name in ("9092", "8000", "8001", "8002"):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            environ[f"PORT_{name}"] = str(probe.getsockname()[1])
+        environ[f"PORT_{name}"] = str(free_port())
     return environ
+
+
+def free_port() -> int:
+    """Below the ports of outgoing connections: a client that waits for Kafka's must not be given that very one."""
+    while True:
+        port = secrets.choice(range(15_000, 30_000))
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) != 0:
+                return port
 
 
 def with_free_ports(commands: str, environ: dict[str, str]) -> str:
