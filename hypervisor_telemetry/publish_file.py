@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import msgspec
 
 from hypervisor_producers.publisher import EventPublisher
+from hypervisor_schemas.codec import encode_event
 from hypervisor_schemas.events import HypervisorEvent
+from hypervisor_schemas.settings import Settings
 
 __all__ = ["PublishSummary", "publish_lines"]
 
@@ -18,7 +20,7 @@ _decode = msgspec.json.Decoder().decode
 
 @dataclass(frozen=True, slots=True)
 class PublishSummary:
-    """What became of the lines: published and acknowledged, unreadable, and not delivered."""
+    """What became of the lines: published and acknowledged, no events, and not delivered."""
 
     delivered: int
     bad_lines: int
@@ -38,18 +40,27 @@ def publish_lines(
     """
     bad = refused = 0
     before = publisher.stats()
+    too_large = _too_large(publisher)
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             event = _event_of(line)
-        except ValueError as error:
+            encode_event(event)  # publishing would say that it doesn't work, not why
+        except (ValueError, TypeError, OverflowError) as error:
             bad += 1
             report(f"line {number}: {error}")
             continue
-        if not (_wait_for_room(publisher, sleep) and publisher.publish(event)):
+        if _wait_for_room(publisher, sleep) and publisher.publish(event):
+            continue
+        now_too_large = _too_large(publisher)
+        if now_too_large > too_large:
+            bad += 1
+            report(f"line {number}: its record is larger than {Settings.MAX_EVENT_BYTES.name}")
+        else:
             refused += 1
             report(f"line {number}: not published; Kafka doesn't take events fast enough, or not at all")
+        too_large = now_too_large
     pending = publisher.flush(60).pending
     after = publisher.stats()
     return PublishSummary(
@@ -57,6 +68,10 @@ def publish_lines(
         bad_lines=bad,
         undelivered=refused + pending + after.failed - before.failed,
     )
+
+
+def _too_large(publisher: EventPublisher) -> int:
+    return publisher.stats().dropped.get("too_large", 0)
 
 
 def _wait_for_room(publisher: EventPublisher, sleep: Callable[[float], None]) -> bool:

@@ -85,3 +85,28 @@ def test_bad_lines_are_reported_by_number_and_the_rest_still_goes(fleet: Fleet):
     assert "has no field 'colour'" in reported[2]
     assert "event_type is missing" in reported[4]
     assert in_kafka(fleet, "audit", 2) == [first, last]
+
+
+def test_an_event_that_nobody_could_use_is_a_bad_line_that_says_why(fleet: Fleet):
+    kind = EventType.SESSION_CREATED.value
+    good = HypervisorEvent(event_type=EventType.SESSION_CREATED, session_id="s")
+    without_id = {"event_type": kind, "event_id": ""}
+    too_long = {"event_type": kind, "session_id": "s" * 1025}
+    too_large = {"event_type": kind, "session_id": "s", "payload": {"text": "x" * 2000}}
+
+    done = run_command(
+        "publish",
+        "-",
+        stdin=lines(without_id, too_long, too_large, good),
+        **fleet.environ,
+        TELEMETRY_MAX_EVENT_BYTES="2000",
+    )
+
+    assert done.returncode == 1
+    assert done.stdout == "published 1, bad lines 3, not delivered 0\n"
+    assert [line for line in done.stderr.splitlines() if line.startswith("line ")] == [
+        "line 1: event_id is empty; every event needs an id of its own, as events of one id count once",
+        "line 2: session_id has 1025 characters; an id has 1024 at most.",
+        "line 3: its record is larger than TELEMETRY_MAX_EVENT_BYTES",
+    ]
+    assert in_kafka(fleet, "session", 1) == [good]

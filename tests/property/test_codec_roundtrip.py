@@ -102,7 +102,7 @@ def events(payloads=json_objects, ids=unicode):
     optional = st.none() | ids
     return st.builds(
         HypervisorEvent,
-        event_id=ids,
+        event_id=ids.filter(bool),
         event_type=event_types,
         timestamp=moments,
         session_id=optional,
@@ -124,6 +124,12 @@ def test_any_event_comes_back_the_same_in_either_framing(event, framing):
     assert back == event
     assert type(back.event_type) is type(event.event_type)
     assert back.timestamp.utcoffset() == timedelta(0)
+
+
+@LAW
+@given(events() | events(ids=st.text(min_size=60, max_size=70)), framings)
+def test_the_id_alone_is_that_of_the_whole_event(event, framing):
+    assert decoder().event_id(encode_event(event, framing)) == event.event_id
 
 
 @LAW
@@ -161,10 +167,15 @@ def test_what_utf8_cannot_hold_is_replaced_and_nothing_else(event, text):
 
 def decode_or_refuse(value: bytes) -> HypervisorEvent | None:
     try:
+        event_id = decoder().event_id(value)
+    except (UndecodableRecord, UnknownSchema, InvalidPayload):
+        event_id = None
+    try:
         event = decoder().decode(value)
     except (UndecodableRecord, UnknownSchema, InvalidPayload):
         return None
     assert isinstance(event, HypervisorEvent)
+    assert event.event_id == event_id
     return event
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import io
 import json
 from datetime import UTC, datetime, timedelta, timezone
@@ -31,9 +32,9 @@ EVENT = HypervisorEvent(
 )
 
 
-def with_payload(text: str) -> bytes:
+def with_payload(text: str, event_id: str = "1") -> bytes:
     """A record whose payload is this text, as a foreign writer may have written it."""
-    record = {"event_id": "1", "event_type": "ring.assigned", "timestamp": 0, "payload": text}
+    record = {"event_id": event_id, "event_type": "ring.assigned", "timestamp": 0, "payload": text}
     out = io.BytesIO()
     fastavro.schemaless_writer(out, fastavro.parse_schema(json.loads(schema_text())), record)
     return SINGLE_OBJECT + out.getvalue()
@@ -129,6 +130,20 @@ def test_ids_that_are_no_text_or_no_utf8_become_text():
     assert (back.event_id, back.session_id, back.agent_did) == ("7", "a?b", "5")
 
 
+@pytest.mark.parametrize("event_id", ["", None])
+def test_an_event_without_an_id_is_not_written(event_id):
+    with pytest.raises(ValueError, match="event_id is empty; every event needs an id of its own"):
+        encode_event(dataclasses.replace(EVENT, event_id=event_id))
+
+
+@pytest.mark.parametrize("framing", [SINGLE_OBJECT, confluent_framing(7)])
+def test_a_record_without_an_event_id_is_undecodable_and_the_next_one_is_read(framing):
+    decoder = EventDecoder(lambda _: schema_text())
+    with pytest.raises(UndecodableRecord, match=r"^The event_id is empty; .+\.$"):
+        decoder.decode(framing + with_payload("{}", event_id="")[10:])
+    assert decoder.decode(framing + with_payload("{}", event_id=" ")[10:]).event_id == " "
+
+
 @pytest.mark.parametrize(
     ("value", "sentence"),
     [
@@ -199,15 +214,41 @@ def test_what_the_registry_raises_comes_through_and_the_next_record_asks_again(e
 
 
 @pytest.mark.parametrize("text", ["", "not json", '{"type": "nonsense"}', "[]", "{}", '{"type": "record"}'])
-def test_an_id_that_holds_no_avro_schema_is_unknown(text):
-    with pytest.raises((UnknownSchema, UndecodableRecord)):
-        EventDecoder(lambda _: text).decode(encode_event(EVENT, confluent_framing(7)))
+def test_an_id_that_holds_no_avro_schema_is_unknown_and_asked_for_once(text):
+    asked = []
+
+    def schema_by_id(schema_id):
+        asked.append(schema_id)
+        return text
+
+    decoder, sentences = EventDecoder(schema_by_id), set()
+    for _ in range(3):
+        with pytest.raises((UnknownSchema, UndecodableRecord)) as refused:
+            decoder.decode(encode_event(EVENT, confluent_framing(7)))
+        sentences.add(str(refused.value))
+    assert asked == [7]
+    assert len(sentences) == 1
 
 
 def test_an_id_that_holds_the_schema_of_something_else_is_undecodable():
     other = '{"type": "record", "name": "Other", "fields": [{"name": "x", "type": "string"}]}'
     with pytest.raises(UndecodableRecord):
         EventDecoder(lambda _: other).decode(encode_event(EVENT, confluent_framing(7)))
+
+
+@pytest.mark.parametrize("name", ["event_id", "session_id", "agent_did", "causal_trace_id", "parent_event_id"])
+def test_an_id_of_more_than_1024_characters_is_not_written(name):
+    decoder = EventDecoder()
+    fits = HypervisorEvent(**{name: "ü" * 1024})
+    assert getattr(decoder.decode(encode_event(fits)), name) == "ü" * 1024
+    with pytest.raises(ValueError, match=f"{name} has 1025 characters; an id has 1024 at most"):
+        encode_event(HypervisorEvent(**{name: "ü" * 1025}))
+
+
+def test_a_record_with_an_id_of_more_than_1024_characters_is_undecodable():
+    assert EventDecoder().decode(with_payload("{}", "1" * 1024)).event_id == "1" * 1024
+    with pytest.raises(UndecodableRecord, match=r"^event_id has 1025 characters; an id has 1024 at most\.$"):
+        EventDecoder().decode(with_payload("{}", "1" * 1025))
 
 
 def test_a_record_of_a_later_schema_is_read_without_what_it_added():

@@ -159,8 +159,8 @@ class TestEventsThatCannotGo:
 
     @pytest.mark.parametrize(
         "bad",
-        [event(timestamp="x"), Raises(), None, object()],
-        ids=["timestamp", "raises", "none", "object"],
+        [event(timestamp="x"), event(event_id=""), event(event_id=None), Raises(), None, object()],
+        ids=["timestamp", "empty id", "no id", "raises", "none", "object"],
     )
     def test_one_that_cannot_be_encoded_is_dropped(self, make, bad):
         publisher = make()
@@ -168,6 +168,13 @@ class TestEventsThatCannotGo:
         assert publisher.publish(event())
         assert publisher.stats().dropped == {"unencodable": 1}
         assert publisher.stats().enqueued == 1
+
+    def test_one_without_an_id_stays_on_its_bus_and_the_log_says_what_it_needs(self, make, caplog):
+        bus, publisher = HypervisorEventBus(), make()
+        publisher.attach(bus)
+        bus.emit(event(event_id=""))
+        assert (bus.event_count, publisher.stats().dropped) == (1, {"unencodable": 1})
+        assert "event_id is empty; every event needs an id of its own" in caplog.text
 
     def test_one_that_the_client_does_not_take_is_dropped(self, make, caplog):
         publisher = make(KAFKA_MESSAGE_MAX_BYTES="1000")

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TypeAlias
 
-__all__ = ["IdWindow", "id_number"]
+__all__ = ["IdWindow", "first_offset", "id_number"]
+
+_Undo: TypeAlias = int | tuple[int, set[int], set[int]]
+"""An id that was taken in, the complement (`~`) of one that was forgotten, or all that changed with a stretch."""
 
 
 class IdWindow:
     """The ids of at least the last `size` offsets of one partition, at most twice as many.
 
     What is known at an offset depends on the log alone, never on batches, restarts or which copy reads: offsets
-    are cut into stretches of `size`, and known are the ids of the stretch it lies in and of the one before.
+    are cut into stretches of `size`, and known are the ids of the stretch it lies in and of the one before. So a
+    window is rebuilt by reading the log again from `first_offset`.
+
+    What was taken in since the last `mark` can be undone, for a transaction that is aborted; it costs eight bytes
+    per event until then.
     """
 
     def __init__(self, size: int) -> None:
@@ -19,11 +27,13 @@ class IdWindow:
         self._stretch = -1
         self._now: set[int] = set()
         self._before: set[int] = set()
+        self._since_mark: list[_Undo] = []
 
     def is_repeated(self, offset: int, event_id: str) -> bool:
         """Whether the id was seen in the window; it is from now on. Offsets must rise."""
         stretch = offset // self._size
         if stretch != self._stretch:
+            self._since_mark.append((self._stretch, self._now, self._before))
             # Two sets, not one queue: an id costs one slot, and letting go of the oldest costs nothing.
             self._before = self._now if stretch == self._stretch + 1 else set()
             self._now = set()
@@ -32,11 +42,39 @@ class IdWindow:
         if number in self._now:
             return True
         self._now.add(number)
+        self._since_mark.append(number)
         return number in self._before
 
     def forget(self, event_id: str) -> None:
         """Take back what `is_repeated` has just taken in: that event was not used, and may come again mended."""
-        self._now.discard(id_number(event_id))
+        number = id_number(event_id)
+        if number in self._now:
+            self._now.remove(number)
+            self._since_mark.append(~number)
+
+    def mark(self) -> None:
+        """What was taken in up to now stays."""
+        self._since_mark.clear()
+
+    def rollback(self) -> None:
+        """Be as at the last mark. The offsets since then come again, or others."""
+        while self._since_mark:
+            undo = self._since_mark.pop()
+            if isinstance(undo, tuple):
+                self._stretch, self._now, self._before = undo
+            elif undo >= 0:
+                self._now.remove(undo)
+            else:
+                self._now.add(~undo)
+
+
+def first_offset(size: int, committed: int) -> int:
+    """From where a log has to be read, up to `committed`, to know what a window knows there that read all of it.
+
+    `committed` is the offset of the next record. That is the beginning of the stretch before its own: between one
+    and two times `size` offsets, or all there are.
+    """
+    return max(0, committed // size - 1) * size
 
 
 def id_number(event_id: str) -> int:
