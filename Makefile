@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint format docs bench lock clean
+.PHONY: help demo test test-all chaos lint format docs bench lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ test: $(INSTALLED) ## what everyone runs: unit, property, contract and Kafka tes
 
 test-all: $(INSTALLED) ## the suites that need installed servers and tools, or take long
 	@$(BIN)/python -m pytest -m full $(ARGS)
+
+chaos: $(INSTALLED) ## half an hour of kills, freezes, moves, outages and bad records; prints its seeds
+	@$(BIN)/python -m pytest tests/chaos -s --chaos=long $(ARGS)
 
 lint: $(INSTALLED) ## format check, lint, strict types, the arrows between packages
 	@$(BIN)/ruff format --check .

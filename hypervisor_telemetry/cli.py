@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import signal
 import sys
@@ -26,9 +25,10 @@ from hypervisor_consumers.saga_spans.service import DEFAULT_PORT as SAGA_SPANS_P
 from hypervisor_consumers.saga_spans.service import saga_spans_service
 from hypervisor_consumers.saga_spans.sinks import sink_from
 from hypervisor_producers.publisher import EventPublisher
-from hypervisor_schemas.errors import SettingError, TelemetryError
-from hypervisor_schemas.settings import Settings
+from hypervisor_schemas.errors import SettingError
+from hypervisor_telemetry.dead_letter_commands import dead_letters
 from hypervisor_telemetry.publish_file import publish_lines
+from hypervisor_telemetry.speaking import Bootstrap, Wait, speaking
 from hypervisor_telemetry.topic_admin import REACHED_WITHIN, Finding, apply_topics, check_topics
 
 __all__ = ["app"]
@@ -42,31 +42,9 @@ app = typer.Typer(
 )
 topics = typer.Typer(help="The topics: create what is missing, check what is there.", no_args_is_help=True)
 app.add_typer(topics, name="topics")
+app.add_typer(dead_letters, name="dead-letters")
 
-Bootstrap = Annotated[
-    str | None,
-    typer.Option("--bootstrap-servers", help="Kafka's addresses; default: KAFKA_BOOTSTRAP_SERVERS."),
-]
-Wait = Annotated[float, typer.Option(min=1, help="Seconds to wait at most for Kafka's first answer.")]
 Host = Annotated[str, typer.Option(help="The address to bind to.")]
-
-
-@contextlib.contextmanager
-def _speaking() -> Iterator[None]:
-    """Errors as sentences, with their exit status; logs to standard error."""
-    try:
-        level = Settings.LOG_LEVEL.of(os.environ).upper()
-        logging.basicConfig(
-            level=level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-        )
-        logging.getLogger("uvicorn").setLevel(max(logging.WARNING, logging.getLogger().level))
-        yield
-    except SettingError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
-    except TelemetryError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
 
 
 @app.command("ring-metrics")
@@ -76,7 +54,7 @@ def ring_metrics(
     bootstrap_servers: Bootstrap = None,
 ) -> None:
     """Ring events to Prometheus metrics. Runs until SIGTERM or Ctrl-C."""
-    with _speaking():
+    with speaking():
         service = ring_metrics_service(os.environ)
         run_service(service, host=host, port=port, environ=os.environ, bootstrap_servers=bootstrap_servers)
 
@@ -91,8 +69,8 @@ def saga_spans(
     bootstrap_servers: Bootstrap = None,
 ) -> None:
     """Saga events to trace spans. Runs until SIGTERM or Ctrl-C."""
-    with _speaking():
-        service = saga_spans_service(sink_from(sink), os.environ)
+    with speaking():
+        service = saga_spans_service(sink_from(sink))
         run_service(service, host=host, port=port, environ=os.environ, bootstrap_servers=bootstrap_servers)
 
 
@@ -107,7 +85,7 @@ def event_index(
     bootstrap_servers: Bootstrap = None,
 ) -> None:
     """Every event in a database, behind an HTTP query API. Runs until SIGTERM or Ctrl-C."""
-    with _speaking():
+    with speaking():
         service = event_index_service(database, host, os.environ)
         run_service(service, host=host, port=port, environ=os.environ, bootstrap_servers=bootstrap_servers)
 
@@ -121,7 +99,7 @@ def publish(
     bootstrap_servers: Bootstrap = None,
 ) -> None:
     """Publish events from a file. A bad line is reported with its number, the rest still goes."""
-    with _speaking(), contextlib.ExitStack() as stack:
+    with speaking(), contextlib.ExitStack() as stack:
         try:
             lines = sys.stdin.buffer if file == "-" else stack.enter_context(Path(file).open("rb"))
         except OSError as error:
@@ -136,14 +114,14 @@ def publish(
 @topics.command()
 def apply(bootstrap_servers: Bootstrap = None, wait: Wait = REACHED_WITHIN) -> None:
     """Create the topics that are missing; say what differs; change nothing that exists."""
-    with _speaking():
+    with speaking():
         _tell(apply_topics(os.environ, bootstrap_servers, wait))
 
 
 @topics.command()
 def check(bootstrap_servers: Bootstrap = None, wait: Wait = REACHED_WITHIN) -> None:
     """Say what is missing or differs; exit status 1 if anything is."""
-    with _speaking():
+    with speaking():
         _tell(check_topics(os.environ, bootstrap_servers, wait))
 
 
@@ -171,7 +149,7 @@ def kafka(
     def progress(line: str) -> None:
         typer.echo(line, err=True)
 
-    with _speaking(), _interrupted_by_signals(), LocalKafka(data, port, progress) as broker:
+    with speaking(), _interrupted_by_signals(), LocalKafka(data, port, progress) as broker:
         typer.echo(f"KAFKA_BOOTSTRAP_SERVERS={broker.bootstrap_servers}")
         sys.stdout.flush()
         threading.Event().wait()
@@ -198,7 +176,7 @@ def demo(
     """
     from hypervisor_telemetry.local.demo import run_demo  # noqa: PLC0415 - an extra
 
-    with _speaking():
+    with speaking():
         raise typer.Exit(run_demo(events=events, agents=agents, keep=keep, bootstrap_servers=bootstrap_servers))
 
 

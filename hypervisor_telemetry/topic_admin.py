@@ -1,7 +1,8 @@
 """`topics apply` and `topics check`: the table of topics against a real Kafka.
 
 Nothing that exists is ever changed: another partition count would move sessions to other partitions, and a
-session's events would no longer meet in order.
+session's events would no longer meet in order. The state of a service gets as many partitions as its source has
+when it is made, and keeps them when that grows.
 """
 
 from __future__ import annotations
@@ -57,10 +58,10 @@ def _compare_one(name: str, wanted: Topic, existing: Existing | None) -> Finding
     if existing is None:
         return Finding(name, "missing", "doesn't exist; `hypervisor-telemetry topics apply` creates it")
     differences = []
-    if existing.partitions != wanted.partitions:
+    if existing.partitions != wanted.partitions and wanted.follows is None:
         differences.append(
             f"has {existing.partitions} partitions, not {wanted.partitions} (it is left so: another count moves "
-            "sessions to other partitions)"
+            "keys to other partitions)"
         )
     differences += [
         f"has {key}={existing.config.get(key)}, not {value} (set it with kafka-configs)"
@@ -99,10 +100,13 @@ def apply_topics(
     """
     admin = _admin(environ, bootstrap_servers, wait)
     prefix = Settings.TOPIC_PREFIX.of(environ)
-    before = compare(prefix, TOPICS, _existing(admin, prefix))
+    existing = _existing(admin, prefix)
+    before = compare(prefix, TOPICS, existing)
     missing = {finding.topic for finding in before if finding.severity == "missing"}
     if missing:
-        _create(admin, [topic for topic in TOPICS if prefix + topic.name in missing], environ)
+        counts = {name.removeprefix(prefix): topic.partitions for name, topic in existing.items()}
+        topics = [topic for topic in TOPICS if prefix + topic.name in missing]
+        _create(admin, [(topic, counts.get(topic.follows or "", topic.partitions)) for topic in topics], environ)
     after = before if not missing else _once_visible(admin, prefix)
     return [
         Finding(finding.topic, "created", finding.sentence)
@@ -161,7 +165,8 @@ def _existing(admin: AdminClient, prefix: str) -> dict[str, Existing]:
     }
 
 
-def _create(admin: AdminClient, topics: Sequence[Topic], environ: Mapping[str, str]) -> None:
+def _create(admin: AdminClient, topics: Sequence[tuple[Topic, int]], environ: Mapping[str, str]) -> None:
+    """Create these topics with so many partitions."""
     prefix = Settings.TOPIC_PREFIX.of(environ)
     replicas = Settings.REPLICATION_FACTOR.of(environ)
     in_sync = Settings.MIN_INSYNC_REPLICAS.of(environ)
@@ -169,11 +174,11 @@ def _create(admin: AdminClient, topics: Sequence[Topic], environ: Mapping[str, s
     wanted = [
         NewTopic(
             prefix + topic.name,
-            num_partitions=topic.partitions,
+            num_partitions=partitions,
             replication_factor=-1 if replicas is None else replicas,
             config={**topic.config, **extra},
         )
-        for topic in topics
+        for topic, partitions in topics
     ]
     answers: Mapping[str, Any] = admin.create_topics(wanted, operation_timeout=_TIMEOUT, request_timeout=_TIMEOUT)
     for name, answer in answers.items():

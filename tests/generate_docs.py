@@ -19,7 +19,7 @@ def settings() -> str:
     rows = [
         (
             f"`{setting.name}`",
-            "" if setting.default is None else f"`{setting.default}`",
+            "" if setting.default is None else f"`{_text(setting.default)}`",
             setting.meaning + (" Never logged." if setting.secret else ""),
         )
         for setting in SETTINGS
@@ -40,7 +40,7 @@ def topics() -> str:
     rows = [
         (
             f"`{topic.name}`",
-            str(topic.partitions),
+            str(topic.partitions) if topic.follows is None else f"as `{topic.follows}`",
             ", ".join(f"`{key}={value}`" for key, value in topic.config.items()),
             topic.key,
             topic.written_by,
@@ -87,8 +87,10 @@ def metrics() -> str:
     return (
         "# Metrics\n\n"
         + NOTE
-        + "## ring-metrics\n\nThe two counters have the label `partition` where agent and session are both "
-        "`unknown`, and only there.\n\n"
+        + "## ring-metrics\n\nThe first two have the label `partition` where a series can lie in several "
+        "partitions, and only there: where agent and session are both `unknown`, in the overflow series "
+        "(`__overflow__`), and where `TELEMETRY_RING_LABELS` leaves out the session, or the agent and the session "
+        "is `unknown`. Recording rules sum it away.\n\n"
         + _table(head, ring)
         + "\n## Every service\n\n"
         + _table(head, own)
@@ -98,6 +100,10 @@ def metrics() -> str:
 
 
 PAGES = {"settings.md": settings, "topics.md": topics, "events.md": events, "metrics.md": metrics}
+
+
+def _text(default: object) -> str:
+    return ",".join(default) if isinstance(default, tuple) else str(default)
 
 
 def _labels(labels: tuple[str, ...]) -> str:

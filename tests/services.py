@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import httpx
-from confluent_kafka import Producer
+from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from hypervisor_producers.publisher import EventPublisher
-from hypervisor_schemas.topics import topic_names
+from hypervisor_schemas.topics import TOPICS, partition_of
 from hypervisor_telemetry.local.child import Child
 
 if TYPE_CHECKING:
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from hypervisor_schemas.events import HypervisorEvent
 
 T = TypeVar("T")
+
+_LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 COMMAND = (sys.executable, "-m", "hypervisor_telemetry")
 
@@ -86,6 +91,25 @@ class RunningService:
         pairs = (line.rpartition(" ") for line in lines if line.startswith(prefix))
         return {series: float(value) for series, _, value in pairs}
 
+    def value(self, name: str, **labels: object) -> float | None:
+        """One series' value."""
+        text = ",".join(f'{label}="{value}"' for label, value in sorted(labels.items()))
+        series = f"{name}{{{text}}}" if labels else name
+        return self.metrics(series).get(series)
+
+    def partitions(self) -> int:
+        """How many partitions of its topics it has and has restored."""
+        return int(sum(self.metrics("hypervisor_telemetry_partition_restored").values()))
+
+    def results(self, topic: str, partition: int | None = None) -> dict[str, int]:
+        """What became of a topic's offsets, by result; of all its partitions here, or of one."""
+        counts: Counter[str] = Counter()
+        for series, count in self.metrics("hypervisor_telemetry_records_total").items():
+            labels = dict(_LABEL.findall(series))
+            if labels["topic"] == topic and partition in {None, int(labels["partition"])}:
+                counts[labels["result"]] += int(count)
+        return dict(counts)
+
     def wait(self, seconds: float = 30) -> int:
         """The exit status of a service that ends by itself."""
         return self._child.wait(seconds)
@@ -127,8 +151,8 @@ class Fleet:
         return f"{self.prefix}events.{category}"
 
     def make_topics(self, partitions: int) -> Self:
-        """All event topics, with fewer partitions than the table says: that is faster."""
-        wanted = [NewTopic(name, partitions, 1) for name in topic_names(self.prefix)]
+        """All topics of the table, with fewer partitions than it says: that is faster."""
+        wanted = [NewTopic(self.prefix + topic.name, partitions, 1, config=dict(topic.config)) for topic in TOPICS]
         for made in self.admin.create_topics(wanted).values():
             made.result(30)
         return self
@@ -152,6 +176,33 @@ class Fleet:
             producer.produce(self.topic(category), value, partition=partition)
         assert producer.flush(30) == 0
 
+    def records(self, topic: str, isolation: str = "read_committed") -> list[Any]:
+        """Every record of a topic (its full name) that a consumer gets now, partition by partition, in order."""
+        consumer = Consumer(
+            {
+                "bootstrap.servers": self.bootstrap_servers,
+                "group.id": "unused",
+                "isolation.level": isolation,
+                "enable.partition.eof": True,
+                "fetch.wait.max.ms": 10,
+                "log_level": 0,
+            }
+        )
+        partitions = len(self.admin.list_topics(timeout=30).topics[topic].partitions)
+        consumer.assign([TopicPartition(topic, number, 0) for number in range(partitions)])
+        found: list[Any] = []
+        ended: set[int] = set()
+        while len(ended) < partitions:
+            message: Any = consumer.poll(30)
+            assert message is not None, f"no answer about {topic}"
+            if message.error() is None:
+                found.append(message)
+            else:
+                assert message.error().code() == KafkaError._PARTITION_EOF, message.error()
+                ended.add(message.partition())
+        consumer.close()
+        return sorted(found, key=lambda message: (message.partition(), message.offset()))
+
     def members(self, service: str) -> int:
         """How many members the service's group has."""
         group = self.prefix + service
@@ -169,6 +220,14 @@ def fleet(bootstrap_servers: str, prefix: str, folder: Path) -> Iterator[Fleet]:
         yield it
     finally:
         it.close()
+
+
+def sessions_in(partition: int, partitions: int, count: int = 1) -> list[str]:
+    """Ids of sessions whose events come to this partition."""
+    ids = (f"s{number}" for number in itertools.count())
+    return list(
+        itertools.islice((one for one in ids if partition_of(one.encode(), partitions) == partition), count)
+    )
 
 
 def eventually(look: Callable[[], T], is_right: Callable[[T], object], seconds: float = 30) -> T:

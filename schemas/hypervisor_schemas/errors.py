@@ -9,6 +9,7 @@
     ├── EventTooLarge            an event above TELEMETRY_MAX_EVENT_BYTES
     ├── RegistryUnavailable      the schema registry can't be reached; worth another try
     ├── OutputUnavailable        a sink or database can't take it now; worth another try
+    ├── StateError               a service's kept state can't be restored; it must not start from zero
     ├── KafkaError               Kafka refused or didn't answer, in a sentence
     └── LocalKafkaError          the broker on this machine didn't start
 
@@ -26,6 +27,7 @@ __all__ = [
     "RecordError",
     "RegistryUnavailable",
     "SettingError",
+    "StateError",
     "TelemetryError",
     "UndecodableRecord",
     "UnknownSchema",
@@ -78,6 +80,10 @@ class RegistryUnavailable(TelemetryError):
 
 class OutputUnavailable(TelemetryError):
     """A sink or a database can't take it now; nothing was kept. The same may go through later."""
+
+
+class StateError(TelemetryError):
+    """A service's kept state is not what it has to be. Counting from zero would be wrong; people have to look."""
 
 
 class KafkaError(TelemetryError):

@@ -72,6 +72,16 @@ def _word(*words: str) -> Callable[[str], str]:
     return read
 
 
+def _words(*words: str) -> Callable[[str], tuple[str, ...]]:
+    def read(text: str) -> tuple[str, ...]:
+        chosen = {part.strip().lower() for part in text.split(",")}
+        if not chosen <= set(words):
+            raise ValueError(f"it must be some of these, separated by commas: {', '.join(words)}")
+        return tuple(word for word in words if word in chosen)
+
+    return read
+
+
 class Settings:
     """The table."""
 
@@ -130,13 +140,58 @@ class Settings:
         "TELEMETRY_COMMIT_INTERVAL",
         0.2,
         _number(0.01, 60, float),
-        "Seconds between two commits of a service.",
+        "Seconds between two commits of a service; what was read since the last one is not shown yet.",
     )
     DUPLICATE_WINDOW: Setting[int] = Setting(
         "TELEMETRY_DUPLICATE_WINDOW",
         100_000,
         _number(1, 100_000_000),
         "An event counts once if it comes again within so many records of its partition (at most twice as many).",
+    )
+    SERIES_TTL: Setting[int] = Setting(
+        "TELEMETRY_SERIES_TTL",
+        86_400,
+        _number(1, 1_000_000_000),
+        "Seconds without an event after which a series is forgotten, in the state and on `/metrics`.",
+    )
+    ELEVATION_MAX: Setting[int] = Setting(
+        "TELEMETRY_ELEVATION_MAX",
+        86_400,
+        _number(1, 1_000_000_000),
+        "A series with a running elevation is not forgotten within so many seconds of its last event.",
+    )
+    MAX_SERIES: Setting[int] = Setting(
+        "TELEMETRY_MAX_SERIES",
+        100_000,
+        _number(1, 100_000_000),
+        "How many series a service keeps per partition; the events of new ones beyond are counted in one overflow "
+        "series (agent and session `__overflow__`), and their rings are not kept.",
+    )
+    RING_LABELS: Setting[tuple[str, ...]] = Setting(
+        "TELEMETRY_RING_LABELS",
+        ("event_type", "agent_did", "session_id"),
+        _words("event_type", "agent_did", "session_id"),
+        "The labels that the ring counters keep, separated by commas; over the others they are summed. Changing it "
+        "starts the counters anew.",
+    )
+    LEASE: Setting[float | None] = Setting(
+        "TELEMETRY_LEASE",
+        None,
+        _number(1, 3600, float),
+        "Seconds for which a service shows what belongs to the log after a commit; it must be less than the "
+        "group's session timeout. Without it, 80 % of that timeout, 5 where it can't be found out.",
+    )
+    DEAD_LETTER_RATIO: Setting[float] = Setting(
+        "TELEMETRY_DEAD_LETTER_RATIO",
+        0.2,
+        _number(0, 1, float),
+        "The share of the last 1,000 records from which on dead letters are called a flood (degraded).",
+    )
+    DEAD_LETTER_RUN: Setting[int] = Setting(
+        "TELEMETRY_DEAD_LETTER_RUN",
+        50,
+        _number(1, 1_000_000),
+        "How many dead letters in a row are called a flood.",
     )
     LOG_LEVEL: Setting[str] = Setting(
         "TELEMETRY_LOG_LEVEL",

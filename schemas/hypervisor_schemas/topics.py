@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from hypervisor_schemas.events import EventType, GovernanceEventType
 
 __all__ = [
     "CATEGORIES",
+    "DEAD_LETTERS",
+    "DEAD_LETTER_BYTES",
     "EVENT_PARTITIONS",
     "TOPICS",
     "Topic",
@@ -25,9 +27,12 @@ __all__ = [
     "topic_names",
 ]
 
+DEAD_LETTERS = "dead-letters"
 EVENT_PARTITIONS = 12
 _DAY_MS = 24 * 3600 * 1000
 _MAX_EVENT_MESSAGE_BYTES = 1024 * 1024
+DEAD_LETTER_BYTES = _MAX_EVENT_MESSAGE_BYTES + 64 * 1024
+"""The largest dead letter: the largest event, and room for the headers that say why."""
 
 CATEGORIES: tuple[str, ...] = tuple(
     dict.fromkeys(member.value.partition(".")[0] for kind in (EventType, GovernanceEventType) for member in kind)
@@ -45,6 +50,8 @@ class Topic:
     key: str
     written_by: str
     read_by: str
+    follows: str | None = None
+    """The topic whose number of partitions it gets when it is made. That one may grow later; this one must not."""
 
 
 def _events(category: str, read_by: str) -> Topic:
@@ -79,6 +86,11 @@ def _compacted(name: str, key: str, written_by: str, read_by: str) -> Topic:
     )
 
 
+def _state(category: str, service: str) -> Topic:
+    topic = _compacted(f"state.{service}", "the service's own", service, f"{service} (on assignment)")
+    return replace(topic, follows=f"events.{category}")
+
+
 _READERS = {"ring": "ring-metrics", "saga": "saga-spans", "governance": "governance-metrics"}
 
 TOPICS: tuple[Topic, ...] = (
@@ -87,18 +99,15 @@ TOPICS: tuple[Topic, ...] = (
         for category in (*CATEGORIES, "other")
     ),
     _compacted("agent-rings", "agent and session; partition by the agent alone", "ring-metrics", "anyone"),
-    *(
-        _compacted(f"state.{service}", "the service's own", service, f"{service} (on assignment)")
-        for service in ("ring-metrics", "saga-spans", "governance-metrics")
-    ),
+    *(_state(category, service) for category, service in _READERS.items()),
     Topic(
-        name="dead-letters",
+        name=DEAD_LETTERS,
         partitions=EVENT_PARTITIONS,
         config=MappingProxyType(
             {
                 "cleanup.policy": "delete",
                 "retention.ms": str(30 * _DAY_MS),
-                "max.message.bytes": str(_MAX_EVENT_MESSAGE_BYTES + 64 * 1024),
+                "max.message.bytes": str(DEAD_LETTER_BYTES),
             }
         ),
         key="as it came",

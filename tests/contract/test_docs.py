@@ -2,6 +2,8 @@ import re
 
 import pytest
 
+from hypervisor_consumers.ring_metrics.names import RING_METRICS, SERIES
+from hypervisor_consumers.runtime.metrics import RESTORED, SELF_METRICS
 from hypervisor_schemas.settings import SETTINGS
 from tests.generate_docs import DOCS, PAGES
 
@@ -25,6 +27,15 @@ def test_every_setting_that_the_code_names_is_in_the_table() -> None:
     }
     plain = {word for word in named if word.startswith("TELEMETRY_") and word.replace("_", "").isalnum()}
     assert plain - {"TELEMETRY_"} <= known
+
+
+def test_instance_is_blanked_on_every_metric_that_belongs_to_the_log_and_on_no_other() -> None:
+    [regex] = set(re.findall(r"^ +regex: (.+)$", (DOCS / "operations.md").read_text("utf-8"), re.MULTILINE))
+    own = {metric.name for metric in SELF_METRICS if "partition" not in metric.labels}
+    of_process = own | {RESTORED.name, SERIES.name}
+    of_log = {metric.name for metric in (*SELF_METRICS, *RING_METRICS)} - of_process
+
+    assert {name for name in of_log | of_process if re.fullmatch(regex, name)} == of_log
 
 
 def test_every_link_between_pages_leads_somewhere() -> None:

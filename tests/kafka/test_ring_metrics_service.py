@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from hypervisor_schemas.events import AnyEventType, EventType, HypervisorEvent, event_type_of
+from hypervisor_schemas.topics import partition_of
 from tests.services import Fleet, RunningService, eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 pytestmark = pytest.mark.kafka
 
@@ -75,8 +77,15 @@ agent_hypervisor_ring_elevation_duration_seconds{agent_did="did:a"} 15.5
 """.splitlines()
 
 
+APPLIED = len(STORY) - 1 + 60
+"""With the crowd; one type of the story is none that is counted."""
+
+
 def assignments(sessions: int, each: int, agent: str = "did:crowd") -> list[HypervisorEvent]:
     return [event(ASSIGNED, n, agent, f"c{n % sessions}", ring=2) for n in range(sessions * each)]
+
+
+CROWD = assignments(sessions=20, each=3)
 
 
 def series(kind: EventType, agent: str, session: str) -> str:
@@ -93,8 +102,19 @@ def crowd_counts(*services: RunningService) -> dict[str, float]:
     return counts
 
 
-def partitions(service: RunningService) -> int:
-    return len(service.metrics("hypervisor_telemetry_partition_restored"))
+def duplicates(fleet: Fleet, *copies: RunningService) -> int:
+    return sum(copy.results(fleet.topic("ring")).get("duplicate", 0) for copy in copies)
+
+
+def active_elevations(service: RunningService) -> float | None:
+    return service.value("agent_hypervisor_ring_elevations_active", agent_did="did:el")
+
+
+def ended_elevations(service: RunningService) -> tuple[float, float]:
+    """How many, and their seconds."""
+    metric = "agent_hypervisor_ring_elevation_seconds"
+    count, seconds = (sum(service.metrics(f"{metric}_{part}").values()) for part in ("count", "sum"))
+    return count, seconds
 
 
 @pytest.fixture(scope="module")
@@ -108,13 +128,19 @@ def two_copies_of_one_partition(new_fleet: Callable[[int], Fleet]) -> list[Runni
 def rings(new_fleet: Callable[[int], Fleet]) -> Fleet:
     fleet = new_fleet(4)
     fleet.publish(STORY)
-    fleet.publish(assignments(sessions=20, each=3))
+    fleet.publish(CROWD)
     return fleet
 
 
 @pytest.fixture(scope="module")
-def ring_metrics(two_copies_of_one_partition: object, rings: Fleet) -> Iterator[RunningService]:
-    return rings.start("ring-metrics").wait_ready()
+def ring_metrics(two_copies_of_one_partition: object, rings: Fleet) -> RunningService:
+    """Shows all that was published before it began."""
+    service = rings.start("ring-metrics").wait_ready()
+    eventually(lambda: service.results(rings.topic("ring")).get("applied"), lambda count: count == APPLIED)
+    # What is shown of an agent comes by way of agent-rings, a moment later.
+    ended = ("agent_hypervisor_ring_elevation_duration_seconds", {"agent_did": "did:a"})
+    eventually(lambda: service.value(ended[0], **ended[1]), lambda seconds: seconds == 15.5)
+    return service
 
 
 def test_the_seeds_series_have_exactly_these_names_labels_types_and_values(ring_metrics: RunningService):
@@ -124,13 +150,44 @@ def test_the_seeds_series_have_exactly_these_names_labels_types_and_values(ring_
     assert [line for line in of_seed if "did:crowd" not in line and "did:busy" not in line] == STORY_TEXT
 
 
-def test_events_of_another_type_are_counted_as_ignored(ring_metrics: RunningService):
-    results = ring_metrics.metrics("hypervisor_telemetry_records_total")
+def test_events_of_another_type_are_counted_as_ignored(ring_metrics: RunningService, rings: Fleet):
+    assert ring_metrics.results(rings.topic("ring"))["ignored"] == 1
 
-    ignored = sum(count for name, count in results.items() if 'result="ignored"' in name)
-    applied = sum(count for name, count in results.items() if 'result="applied"' in name)
-    assert ignored == 1
-    assert applied >= len(STORY) - 1 + 60
+
+def test_agent_rings_holds_the_documented_row_of_every_agent_and_session(
+    ring_metrics: RunningService, rings: Fleet
+):
+    records = rings.records(f"{rings.prefix}agent-rings")
+    rows = {
+        tuple(json.loads(record.key())): (record.partition(), json.loads(record.value()))
+        for record in records
+        if b"did:crowd" not in record.key()
+    }
+
+    def micros(second: float) -> int:
+        return int((NOON + timedelta(seconds=second)).timestamp() * 1_000_000)
+
+    def row(agent: str, session: str, ring: int, by: HypervisorEvent, **elevation: object) -> object:
+        value = {
+            "agent_did": agent,
+            "session_id": session,
+            "ring": ring,
+            "changed_at": int(by.timestamp.timestamp() * 1_000_000),
+            "event_id": by.event_id,
+            "elevated_since": None,
+            "ended_at": None,
+            "ended_event_id": None,
+            "ended_duration": None,
+        }
+        # Of the agent alone: all its rows meet in one partition.
+        return partition_of(agent.encode(), 4), value | elevation
+
+    ended = {"ended_at": micros(25.5), "ended_event_id": STORY[2].event_id, "ended_duration": 15_500_000}
+    assert rows == {
+        ("did:a", "s1"): row("did:a", "s1", 3, STORY[2], **ended),
+        ("did:a", "s2"): row("did:a", "s2", 2, STORY[3]),
+        ("did:root", "s3"): row("did:root", "s3", 0, STORY[7]),
+    }
 
 
 def test_events_of_a_session_keep_their_order(ring_metrics: RunningService, rings: Fleet):
@@ -146,40 +203,79 @@ def test_events_of_a_session_keep_their_order(ring_metrics: RunningService, ring
 
     eventually(lambda: sum(busy(TRANSITIONS).values()), lambda total: total == len(moves) + len(ends))
     current = "agent_hypervisor_ring_current"
-    assert busy(current) == {f'{current}{{agent_did="did:busy{n}"}}': n % 4 for n in range(7)}
+    eventually(
+        lambda: busy(current),
+        lambda shown: shown == {f'{current}{{agent_did="did:busy{n}"}}': n % 4 for n in range(7)},
+    )
     active = "agent_hypervisor_ring_elevations_active"
     assert busy(active) == {f'{active}{{agent_did="did:busy{n}"}}': 0 for n in range(7)}
 
 
-def test_two_copies_share_the_partitions_and_the_last_one_shows_all(ring_metrics: RunningService, rings: Fleet):
+def test_clocks_that_differ_change_no_count_and_time_decides_which_ring_is_the_last(
+    ring_metrics: RunningService, rings: Fleet
+):
+    who = {"agent_did": "did:skewed"}
+    rings.publish(
+        [
+            event(ASSIGNED, 400 * 86_400, "did:skewed", "k1", ring=1),  # a clock that is a year ahead
+            event(ASSIGNED, 50, "did:skewed", "k1", ring=2),  # came later, happened earlier
+            event(ASSIGNED, 60, "did:skewed", "k2", ring=3),
+            event(ELEVATED, 70, "did:skewed", "k2", to_ring=0),
+            event(DEMOTED, 69, "did:skewed", "k2", to_ring=3),  # ended before it began
+        ]
+    )
+
+    counted = {"agent_did": "did:skewed", "event_type": ASSIGNED.value}
+    eventually(lambda: ring_metrics.value(TRANSITIONS, **counted, session_id="k1"), lambda count: count == 2)
+    duration = "agent_hypervisor_ring_elevation_duration_seconds"
+    eventually(lambda: ring_metrics.value(duration, **who), lambda seconds: seconds == 0)
+    assert ring_metrics.value("agent_hypervisor_ring_current", **who) == 1
+    assert ring_metrics.value("agent_hypervisor_ring_elevations_active", **who) == 0
+
+
+def test_two_copies_with_the_same_name_and_settings_share_all_know_duplicates_and_never_fence_each_other(
+    ring_metrics: RunningService, rings: Fleet
+):
     truth = {series(ASSIGNED, "did:crowd", f"c{n}"): 3.0 for n in range(20)}
     second = rings.start("ring-metrics").wait_ready()
+    copies = (ring_metrics, second)
 
-    eventually(lambda: (partitions(ring_metrics), partitions(second)), lambda shares: shares == (2, 2))
-    eventually(lambda: crowd_counts(ring_metrics, second), lambda counts: counts == truth)
+    eventually(lambda: [copy.partitions() for copy in copies], lambda shares: shares == [2, 2])
+    eventually(lambda: crowd_counts(*copies), lambda counts: counts == truth)
+    # An agent that crashed and sends again what it is not sure of: who got the partition knows these ids.
+    rings.publish(CROWD)
+    eventually(lambda: duplicates(rings, *copies), lambda count: count == len(CROWD))
+    assert crowd_counts(*copies) == truth
+    for copy in copies:
+        assert copy.value("hypervisor_telemetry_transactions_total", outcome="committed") > 0
+        assert copy.value("hypervisor_telemetry_transactions_total", outcome="aborted") == 0
+        assert copy.value("hypervisor_telemetry_transactions_total", outcome="unknown") == 0
 
     status, seconds = second.terminate()
     assert status == 0
     assert seconds < 10
     eventually(lambda: crowd_counts(ring_metrics), lambda counts: counts == truth)
-    assert partitions(ring_metrics) == 4
+    assert ring_metrics.partitions() == 4
+    assert duplicates(rings, ring_metrics) == len(CROWD)
 
 
-def test_a_killed_copys_successor_shows_the_same_totals_never_less_and_no_resend_twice(
-    new_fleet: Callable[[int], Fleet],
-):
+def test_totals_duplicates_and_running_elevations_survive_kill_9_and_a_restart(new_fleet: Callable[[int], Fleet]):
     fleet = new_fleet(2)
     events = assignments(sessions=10, each=50)
-    fleet.publish(events)
+    elevated, killed_while_elevated = event(ELEVATED, 10, "did:el", "e1", to_ring=1), assignments(10, 20)
+    fleet.publish([*events, elevated])
     first = fleet.start("ring-metrics").wait_ready()
     shown = eventually(
         lambda: crowd_counts(first), lambda counts: set(counts.values()) == {50} and len(counts) == 10
     )
+    eventually(lambda: active_elevations(first), lambda count: count == 1)
 
     first.kill()
-    fleet.publish(assignments(sessions=10, each=20))
-    # An agent that crashed and sends again what it is not sure of: the successor knows these ids from the log.
-    fleet.publish(events[:100])
+    fleet.publish(killed_while_elevated)
+    fleet.publish(events[:100])  # the successor knows these ids from the log
+    fleet.publish(
+        [event(EXPIRED, 25.5, "did:el", "e1", to_ring=3), event(ELEVATED, 100, "did:el", "e1", to_ring=0)]
+    )
     second = fleet.start("ring-metrics")
 
     def look() -> dict[str, float]:
@@ -189,19 +285,26 @@ def test_a_killed_copys_successor_shows_the_same_totals_never_less_and_no_resend
         return now
 
     eventually(look, lambda counts: set(counts.values()) == {70} and len(counts) == 10)
-
-    def duplicates() -> float:
-        counted = second.metrics("hypervisor_telemetry_records_total")
-        return sum(count for name, count in counted.items() if 'result="duplicate"' in name)
-
-    eventually(duplicates, lambda count: count == 100)
+    eventually(lambda: duplicates(fleet, second), lambda count: count == 100)
     look()
     assert set(shown.values()) == {70}
+    eventually(lambda: ended_elevations(second), lambda ended: ended == (1, 15.5))
+    eventually(lambda: active_elevations(second), lambda count: count == 1)
 
     status, seconds = second.terminate()
     assert status == 0
     assert seconds < 10
     assert fleet.members("ring-metrics") == 0
+    fleet.publish([event(DEMOTED, 130, "did:el", "e1", to_ring=3), elevated, *events[:3]])
+    third = fleet.start("ring-metrics")
+    eventually(lambda: ended_elevations(third), lambda ended: ended == (2, 45.5))
+    assert crowd_counts(third) == shown
+    eventually(lambda: duplicates(fleet, third), lambda count: count == 104)
+    eventually(
+        lambda: third.value("agent_hypervisor_ring_elevation_duration_seconds", agent_did="did:el"),
+        lambda seconds: seconds == 30,
+    )
+    assert active_elevations(third) == 0
 
 
 def test_the_classic_group_protocol_works_too(new_fleet: Callable[[int], Fleet]):
@@ -209,16 +312,19 @@ def test_the_classic_group_protocol_works_too(new_fleet: Callable[[int], Fleet])
     fleet.publish(assignments(sessions=10, each=4))
     truth = {series(ASSIGNED, "did:crowd", f"c{n}"): 4.0 for n in range(10)}
     classic = {"KAFKA_GROUP_PROTOCOL": "classic", "KAFKA_HEARTBEAT_INTERVAL_MS": "500"}
-    first, second = (fleet.start("ring-metrics", **classic) for _ in range(2))
+    started = [fleet.start("ring-metrics", **classic) for _ in range(2)]
 
-    eventually(lambda: (partitions(first), partitions(second)), lambda shares: shares == (1, 1))
-    eventually(lambda: crowd_counts(first, second), lambda counts: counts == truth)
-    assert second.wait_ready().terminate()[0] == 0
-    eventually(lambda: crowd_counts(first), lambda counts: counts == truth)
+    copies = [copy.wait_ready() for copy in started]
+    eventually(lambda: crowd_counts(*copies), lambda counts: counts == truth)
+    # Its assignor shares out the partitions of both topics together: one copy may have all events, or half.
+    leaving, staying = sorted(copies, key=RunningService.partitions, reverse=True)
+    assert leaving.terminate()[0] == 0
+    eventually(lambda: crowd_counts(staying), lambda counts: counts == truth)
+    assert staying.partitions() == 2
 
 
 def test_a_copy_that_gets_no_partition_is_ready(two_copies_of_one_partition: list[RunningService]):
     for copy in two_copies_of_one_partition:
         copy.wait_ready()
 
-    assert sorted(map(partitions, two_copies_of_one_partition)) == [0, 1]
+    assert sorted(copy.partitions() for copy in two_copies_of_one_partition) == [0, 1]

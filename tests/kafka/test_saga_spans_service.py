@@ -182,10 +182,12 @@ def test_spans_wait_for_a_sink_that_takes_no_more_and_then_all_arrive(
     # As a disk with room for a part of a line.
     resource.prlimit(service.pid, resource.RLIMIT_FSIZE, (path.stat().st_size + 100, resource.RLIM_INFINITY))
     fleet.publish(event for saga, events in zip(sagas, begun, strict=True) for event in saga.ended(events))
-    status, text = eventually(service.ready, lambda ready: "output" in ready[1])
+    status, text = eventually(service.ready, lambda ready: "File too large" in ready[1])
     assert status == 200
-    assert text.startswith("degraded\n")
-    assert "The output doesn't take what was read ([Errno 27] File too large)." in text
+    assert text == (
+        "degraded\nWhat was read can't be made safe now ([Errno 27] File too large). "
+        "It is tried again; nothing is lost.\n"
+    )
     assert service.metrics("hypervisor_telemetry_degraded") == {"hypervisor_telemetry_degraded": 1}
     assert service.is_alive()
     assert fleet.members("saga-spans") == 1

@@ -6,10 +6,10 @@ import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
-from confluent_kafka.admin import AdminClient, ConfigResource, NewTopic, ResourceType
+from confluent_kafka.admin import AdminClient, ConfigResource, NewPartitions, NewTopic, ResourceType
 
 from hypervisor_schemas.topics import TOPICS
-from tests.services import COMMAND, run_command
+from tests.services import COMMAND, eventually, run_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,6 +94,25 @@ def test_a_topic_with_another_partition_count_is_reported_and_left_alone(
     asked = ConfigResource(ResourceType.TOPIC, name)
     assert admin.describe_configs([asked])[asked].result(30)["retention.ms"].value == "1000000"
     assert run_command("topics", "check", **environ(kafka, topic_prefix)).returncode == 1
+
+
+def test_the_state_of_a_service_gets_the_partitions_of_its_source_and_keeps_them_when_that_grows(
+    kafka: Kafka, admin: AdminClient, topic_prefix: str
+):
+    source, state = f"{topic_prefix}events.saga", f"{topic_prefix}state.saga-spans"
+    config = dict(next(topic for topic in TOPICS if topic.name == "events.saga").config)
+    admin.create_topics([NewTopic(source, 3, 1, config=config)])[source].result(30)
+
+    applied = run_command("topics", "apply", **environ(kafka, topic_prefix))
+
+    assert partition_counts(admin, topic_prefix)["state.saga-spans"] == 3
+    assert f"created    {state} " in applied.stdout
+
+    admin.create_partitions([NewPartitions(source, 5)])[source].result(30)
+    eventually(lambda: partition_counts(admin, topic_prefix)["events.saga"], lambda count: count == 5)
+    again = run_command("topics", "apply", **environ(kafka, topic_prefix))
+    assert partition_counts(admin, topic_prefix)["state.saga-spans"] == 3
+    assert f"warning    {state} " in again.stdout  # one replica, and nothing else
 
 
 def test_more_replicas_than_there_are_brokers_is_a_sentence(kafka: Kafka, admin: AdminClient, topic_prefix: str):

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hypervisor_consumers.runtime.contract import Table
 from hypervisor_consumers.saga_spans.fold import SAGA_LIFECYCLE, SagaFold
 from hypervisor_consumers.saga_spans.identity import saga_span_id, saga_trace_id, step_span_id
 from hypervisor_consumers.saga_spans.spans import SagaSpanRecord
@@ -18,12 +22,14 @@ from hypervisor_schemas.events import EventType, HypervisorEvent
 
 T0 = datetime(2025, 1, 1, tzinfo=UTC)
 FOLD = SagaFold()
+LONG = ["long " * 100 + end for end in "123"]
+"""Steps of such ids are kept beside their saga, not in it."""
 
 payloads = st.fixed_dictionaries(
     {},
     optional={
         "saga_id": st.sampled_from(["g", "h", "", None, 7]),
-        "step_id": st.sampled_from(["a", "b", "", None, 0]),
+        "step_id": st.sampled_from(["a", "b", "", None, 0, *LONG]),
         "action": st.sampled_from(["x", "a", "", None]),
         "step_action": st.sampled_from(["y", "", None]),
         "error": st.sampled_from(["boom", None, 5, {"a": [1]}]),
@@ -150,16 +156,38 @@ class Model:
         )
 
 
+def tables(state: SagaState) -> Iterator[Table[Any, Any]]:
+    return (getattr(state, field.name) for field in dataclasses.fields(state))
+
+
+def listed(state: SagaState, table: Table[Any, Any], owner: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """The members of a list in order of opening, found from its newest."""
+    members: list[tuple[str, ...]] = []
+    key = state.newest[owner]
+    while key is not None:
+        member = table[key]
+        assert not members or member.newer == members[0]
+        members.insert(0, key)
+        key = member.older
+    return members
+
+
 def assert_same_state(state: SagaState, model: Model) -> None:
     keys = [(saga["session"], saga["id"]) for saga in model.open]
-    steps = {(*key, step["key"]) for key, saga in zip(keys, model.open, strict=True) for step in saga["steps"]}
     assert set(state.sagas) == set(keys)
-    assert set(state.steps) == steps
-    for _, saga_id in keys:
-        assert state.latest_saga(saga_id) == [key for key in keys if key[1] == saga_id][-1]
+    beside = []
+    for key, saga in zip(keys, model.open, strict=True):
+        apart = [step[2] for step in listed(state, state.steps, key)]
+        held = [step.step_id for step in state.sagas[key].steps]
+        assert sorted(held + apart) == sorted(step["key"] for step in saga["steps"])
+        beside += [(*key, step) for step in apart]
+    assert set(state.steps) == set(beside)
+    for saga_id in {saga_id for _, saga_id in keys}:
+        in_order = [key for key in keys if key[1] == saga_id]
+        assert listed(state, state.sagas, (saga_id,)) == in_order
+        assert state.latest_saga(saga_id) == in_order[-1]
     # Nothing is kept beside what is open.
-    assert set(state.links) == set(keys) | steps
-    assert set(state.newest) == {(saga_id,) for _, saga_id in keys} | {step[:2] for step in steps}
+    assert set(state.newest) == {(saga_id,) for _, saga_id in keys} | {step[:2] for step in beside}
 
 
 @given(histories())
@@ -196,19 +224,95 @@ def test_the_same_events_give_the_same_ids(events: list[HypervisorEvent]) -> Non
     assert runs[0] == runs[1]
 
 
-@given(histories(), st.integers(0, 40))
-def test_a_state_that_was_copied_in_between_goes_on_alike(events: list[HypervisorEvent], cut: int) -> None:
+def shared(state: SagaState) -> SagaState:
+    """Shallow, as a snapshot that shares its values: they are never changed in place."""
+    return SagaState(*(copy.copy(table) for table in tables(state)))
+
+
+def written_and_read(state: SagaState) -> SagaState:
+    """As by way of a changelog."""
+    back = SagaState()
+    for table, read in zip(tables(state), tables(back), strict=True):
+        for key, value in table.present():
+            read.add(key, msgspec.json.decode(msgspec.json.encode(value), type=read.value_type))
+    return back
+
+
+@given(histories(), st.integers(0, 40), st.sampled_from([shared, written_and_read]))
+def test_a_state_that_was_copied_in_between_goes_on_alike(
+    events: list[HypervisorEvent], cut: int, copied: Any
+) -> None:
     whole, state = FOLD.new_state(), FOLD.new_state()
     for event in events[:cut]:
         FOLD.apply(state, event)
         FOLD.apply(whole, event)
-    # Shallow, as a snapshot that shares its values: they are never changed in place.
-    snapshot = SagaState(*(dict(getattr(state, name)) for name in SagaState.__slots__))
+    snapshot = copied(state)
+    assert snapshot == state
     for event in events[cut:]:
         FOLD.apply(state, event)
     for event in events[cut:]:
         assert FOLD.apply(snapshot, event) == FOLD.apply(whole, event)
     assert snapshot == whole == state
+
+
+transactions = st.lists(st.tuples(st.integers(0, 6), st.sampled_from(["commit", "abort", "abort and drop"])))
+
+
+@given(histories(bad=True), transactions)
+def test_over_a_base_all_that_stays_is_what_was_committed(
+    events: list[HypervisorEvent], ends: list[tuple[int, str]]
+) -> None:
+    """An aborted transaction's events come again, or never."""
+    pending, plain = FOLD.new_state(), FOLD.new_state()
+    for table in tables(pending):
+        table.base = {}
+    waiting = list(events)
+    for size, end in [*ends, (len(events), "commit")]:
+        batch = waiting[:size]
+        outputs = [outcome(pending, event) for event in batch]
+        for table in tables(pending):
+            if end == "commit":
+                table.merge_changes()
+            else:
+                table.discard_changes()
+        if end != "abort":
+            waiting = waiting[size:]
+        if end == "commit":
+            assert outputs == [outcome(plain, event) for event in batch]
+        for over, alone in zip(tables(pending), tables(plain), strict=True):
+            assert over.base == alone
+            assert over.size == alone.size
+
+
+@given(histories(bad=True))
+def test_over_a_base_the_changes_are_seen_before_they_are_committed(events: list[HypervisorEvent]) -> None:
+    pending, plain = FOLD.new_state(), FOLD.new_state()
+    for table in tables(pending):
+        table.base = {}
+    for number, event in enumerate(events):
+        assert outcome(pending, event) == outcome(plain, event)
+        for over, alone in zip(tables(pending), tables(plain), strict=True):
+            assert dict(over.present()) == alone
+            assert over.size == alone.size
+            if number % 4 == 3:
+                over.merge_changes()
+
+
+def outcome(state: SagaState, event: HypervisorEvent) -> Any:
+    try:
+        return FOLD.apply(state, event)
+    except InvalidPayload:
+        return InvalidPayload
+
+
+@given(histories())
+def test_nothing_expires(events: list[HypervisorEvent]) -> None:
+    state = FOLD.new_state()
+    for event in events:
+        FOLD.apply(state, event)
+    before = copy.deepcopy(state)
+    assert not FOLD.expire(state, 2**53)
+    assert state == before
 
 
 @given(histories())

@@ -122,3 +122,53 @@ def test_after_closing_the_port_is_free(health: Health):
     server.close()
 
     socket.create_server(("127.0.0.1", port)).close()
+
+
+class Numbers:
+    """Numbers that belong to the log, shown while the lease lasts; reading them may take long."""
+
+    def __init__(self) -> None:
+        self.is_valid = True
+        self.freezes = False
+        self.collected = 0
+
+    def may_show(self) -> bool:
+        return self.is_valid
+
+    def collect(self) -> Iterable[Metric]:
+        self.collected += 1
+        family = CounterMetricFamily("numbers", "Of the log.", value=7 if self.is_valid else None)
+        if self.freezes:
+            self.is_valid = False
+        yield family
+
+
+@pytest.fixture
+def numbers() -> Numbers:
+    return Numbers()
+
+
+@pytest.fixture
+def numbers_client(health: Health, numbers: Numbers) -> Iterator[httpx.Client]:
+    server = HttpServer(make_app("numbers", health, [numbers], may_show=numbers.may_show), "127.0.0.1", 0)
+    with httpx.Client(base_url=server.url, trust_env=False) as client:
+        yield client
+    server.close()
+
+
+def test_what_was_collected_while_it_could_be_shown_is_not_given_out_after_that(
+    numbers: Numbers, numbers_client: httpx.Client
+):
+    assert "numbers_total 7.0" in numbers_client.get("/metrics").text
+    numbers.freezes = True
+
+    assert numbers_client.get("/metrics").text == "# HELP numbers_total Of the log.\n# TYPE numbers_total counter\n"
+
+
+@pytest.mark.parametrize("is_valid", [True, False])
+def test_what_did_not_change_meanwhile_is_collected_once(
+    numbers: Numbers, numbers_client: httpx.Client, is_valid: bool
+):
+    numbers.is_valid = is_valid
+    numbers_client.get("/metrics")
+    assert numbers.collected == 1

@@ -1,24 +1,35 @@
-"""Rows and offsets of event-index, on a real database."""
+"""Rows and offsets of event-index, on a real database and a Kafka in memory."""
 
 from __future__ import annotations
 
 import sqlite3
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from confluent_kafka import KafkaError
 
 from hypervisor_consumers.event_index.indexer import Indexer
 from hypervisor_consumers.event_index.store import EventStore, open_store
 from hypervisor_consumers.event_index.tables import IndexRow
-from hypervisor_consumers.runtime.processor import Place, Result
-from hypervisor_schemas.errors import OutputUnavailable
+from hypervisor_consumers.runtime.asker import Asker
+from hypervisor_consumers.runtime.client import consumer_settings
+from hypervisor_consumers.runtime.dead_letter_writer import DeadLetterWriter
+from hypervisor_consumers.runtime.memory_consumer import MemoryConsumer
+from hypervisor_consumers.runtime.memory_kafka import MemoryKafka
+from hypervisor_consumers.runtime.metrics import Ledger
+from hypervisor_consumers.runtime.processor import Place, Record, Result
+from hypervisor_schemas.errors import OutputUnavailable, UndecodableRecord
 from hypervisor_schemas.events import HypervisorEvent
+from tests.words import Clock
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-HERE, THERE = Place("events.session", 0), Place("events.session", 1)
+TOPIC, DEAD_LETTERS = "t.events.session", "t.dead-letters"
+HERE, THERE = Place(TOPIC, 0), Place(TOPIC, 1)
+SETTINGS = consumer_settings({"bootstrap.servers": "memory"}, "t.event-index")
+BAD = UndecodableRecord("It is no record.")
 
 
 @pytest.fixture
@@ -33,104 +44,285 @@ def store(path: Path) -> Iterator[EventStore]:
     it.close()
 
 
+class World:
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.kafka = MemoryKafka(self.clock)
+        self.kafka.create_topic(TOPIC, 2)
+        self.kafka.create_topic(DEAD_LETTERS, 1)
+
+    def fill(self, records: int, place: Place = HERE) -> None:
+        for _ in range(records):
+            self.kafka.append(*place, b"?")
+
+
 @pytest.fixture
-def indexer(store: EventStore) -> Indexer:
-    return Indexer(store)
+def world() -> World:
+    world = World()
+    for place in (HERE, THERE):
+        world.fill(10, place)
+    return world
 
 
-def take(indexer: Indexer, place: Place, offset: int) -> None:
-    assert indexer.apply(place, offset, HypervisorEvent()) is Result.APPLIED
+class Copy:
+    """An indexer, and what the loop does for it."""
+
+    def __init__(self, world: World, store: EventStore) -> None:
+        self.world = world
+        self.ledger = Ledger()
+        self.indexer = Indexer(
+            store,
+            asker=Asker(world.kafka, SETTINGS),
+            dead_letters=DeadLetterWriter(world.kafka, {}, service="event-index", topic=DEAD_LETTERS),
+            ledger=self.ledger,
+            now=world.clock,
+        )
+        self.consumer: MemoryConsumer = world.kafka.consumer(SETTINGS)
+        self.indexer.start(self.consumer)
+
+    def get(self, *places: Place) -> dict[Place, int]:
+        self.ledger.rebalanced(came=places)
+        self.indexer.assigned(places)
+        return dict(self.indexer.ready())
+
+    def take(self, place: Place, offset: int, event: HypervisorEvent | None = None) -> None:
+        assert self.indexer.apply(self.record(place, offset), event or HypervisorEvent()) is Result.APPLIED
+
+    def record(self, place: Place, offset: int) -> Record:
+        return Record(place, offset, b"key", b"?", None, int(self.world.clock.now * 1000))
+
+    def values(self, name: str) -> dict[tuple[str, ...], float]:
+        families = self.ledger.families(now=self.world.clock.now, flood=False, degraded=False)
+        samples = [one for family in families for one in family.samples if one.name.endswith(f"telemetry_{name}")]
+        return {tuple(text for label, text in one.labels.items() if label != "topic"): one.value for one in samples}
+
+    def committed_in_kafka(self) -> dict[int, int]:
+        group = self.world.kafka._broker.cluster.group("t.event-index")
+        return {partition: one.offset for (_, partition), one in group.committed.items()}
 
 
-def test_it_goes_on_where_the_database_says_and_not_where_the_group_stands(indexer: Indexer, store: EventStore):
-    assert indexer.assigned(HERE, 7, 2, 9) == 2
+@pytest.fixture
+def copy(world: World, store: EventStore) -> Copy:
+    return Copy(world, store)
+
+
+def test_it_goes_on_where_the_database_says_and_not_where_the_group_stands(
+    world: World, copy: Copy, store: EventStore
+):
+    world.kafka.expire(TOPIC, 0, 2)
+    assert copy.get(HERE) == {HERE: 2}
     for offset in range(2, 5):
-        take(indexer, HERE, offset)
-    assert indexer.deliver() == {HERE: 5}
+        copy.take(HERE, offset)
+    assert copy.indexer.commit() == {}
+    assert store.next_offset(*HERE) == 5
+    world.kafka._broker.cluster.group("t.event-index").committed.clear()
 
-    successor = Indexer(store)
-    assert successor.assigned(HERE, None, 0, 9) == 5
-    take(successor, HERE, 5)
-    assert successor.deliver() == {HERE: 6}
+    successor = Copy(world, store)
+    assert successor.get(HERE, THERE) == {HERE: 5, THERE: 0}
+    successor.take(HERE, 5)
+    successor.indexer.commit()
+    assert store.next_offset(*HERE) == 6
     assert store.event_count() == 4
 
 
-def test_offsets_without_events_are_stored_too(indexer: Indexer, store: EventStore):
-    indexer.assigned(HERE, None, 0, 3)
+def test_each_partition_is_named_once_and_what_waits_is_told(copy: Copy):
+    copy.indexer.assigned([HERE])
+    assert not copy.indexer.is_serving
+    assert copy.indexer.ready() == {HERE: 0}
+    assert copy.indexer.is_serving
+    assert copy.indexer.ready() == {}
 
-    indexer.advanced(HERE, 3)
 
-    assert indexer.deliver() == {HERE: 3}
-    assert store.next_offset(*HERE) == 3
+@pytest.mark.parametrize("code", [KafkaError._TIMED_OUT, KafkaError.NOT_LEADER_FOR_PARTITION])
+def test_a_kafka_that_does_not_say_where_a_log_begins_is_asked_again(world: World, copy: Copy, code: int):
+    error = KafkaError(code)
+    world.kafka.fail_next("get_watermark_offsets", error, before=True)
+    assert copy.get(HERE) == {}
+    assert copy.indexer.trouble == f"Kafka can't be asked where a partition begins: {error.str()}."
+    assert not copy.indexer.is_serving
+    world.clock.now += 3
+
+    assert copy.indexer.ready() == {HERE: 0}
+    assert copy.indexer.trouble == ""
+    assert copy.values("restore_seconds_sum") == {(): 3}
 
 
-def test_a_partition_that_went_is_not_written_any_more(indexer: Indexer, store: EventStore):
+def test_a_partition_that_went_before_it_was_read_is_not_read(copy: Copy):
+    copy.indexer.assigned([HERE, THERE])
+    copy.indexer.revoked([HERE])
+    assert copy.indexer.ready() == {THERE: 0}
+
+
+def test_what_retention_deleted_unread_is_counted(world: World, copy: Copy, store: EventStore):
+    copy.get(HERE)
+    copy.take(HERE, 0)
+    copy.indexer.commit()
+    world.kafka.expire(TOPIC, 0, 6)
+
+    successor = Copy(world, store)
+    assert successor.get(HERE) == {HERE: 6}
+    assert successor.indexer.commit() == {}
+    assert store.next_offset(*HERE) == 6
+    assert successor.values("records_total") == {("0", "aged_out"): 5}
+
+
+def test_offsets_without_events_are_stored_and_counted_too(copy: Copy, store: EventStore):
+    copy.get(HERE)
+    copy.indexer.advanced(HERE, 3)
+    copy.take(HERE, 5)
+    copy.indexer.ignore(copy.record(HERE, 6))
+    copy.indexer.commit()
+
+    assert store.next_offset(*HERE) == 7
+    assert copy.values("records_total") == {
+        ("0", "applied"): 1,
+        ("0", "ignored"): 1,
+        ("0", "without_record"): 5,
+    }
+
+
+def test_kafka_is_told_how_far_it_is(world: World, copy: Copy):
+    copy.get(HERE)
+    copy.take(HERE, 0)
+    copy.indexer.commit()
+    assert copy.committed_in_kafka() == {0: 1}
+    copy.take(HERE, 1)
+    world.kafka.fail_next("commit", before=True)
+    copy.indexer.commit(is_last=True)
+    assert copy.committed_in_kafka() == {0: 1}
+    copy.take(HERE, 2)
+    copy.indexer.commit(is_last=True)
+    assert copy.committed_in_kafka() == {0: 3}
+
+
+def test_nothing_new_is_no_transaction(copy: Copy):
+    copy.get(HERE)
+    copy.indexer.commit()
+    copy.indexer.commit()
+    assert copy.values("transactions_total")["committed",] == 1
+
+
+def test_records_are_timed_from_their_publishing_to_their_commit_once(world: World, copy: Copy):
+    copy.get(HERE)
+    for offset in (0, 1):
+        copy.take(HERE, offset)
+    world.clock.now += 2
+    copy.indexer.commit()
+    copy.indexer.advanced(HERE, 3)
+    copy.indexer.commit()
+    assert copy.values("latency_seconds_count") == {(): 2}
+    assert copy.values("latency_seconds_sum") == {(): 4}
+
+
+def test_a_partition_that_went_is_not_written_any_more(copy: Copy, store: EventStore):
+    copy.get(HERE, THERE)
     for place in (HERE, THERE):
-        indexer.assigned(place, None, 0, 1)
-        take(indexer, place, 0)
+        copy.take(place, 0)
 
-    indexer.revoked(HERE)
+    copy.indexer.revoked([HERE])
+    copy.indexer.commit()
 
-    assert not indexer.is_restored(HERE)
-    assert indexer.deliver() == {THERE: 1}
     assert store.event_count() == 1
     assert store.next_offset(*HERE) is None
+    assert store.next_offset(*THERE) == 1
 
 
-def test_a_process_that_lost_its_partition_writes_nothing_until_it_is_told_so(path: Path, indexer: Indexer):
-    indexer.assigned(HERE, None, 0, 1)
-    indexer.assigned(THERE, None, 0, 1)
-    take(indexer, HERE, 0)
-    take(indexer, THERE, 0)
+def test_a_process_that_lost_its_partition_writes_nothing_until_it_is_told_so(world: World, path: Path, copy: Copy):
+    copy.get(HERE, THERE)
+    copy.take(HERE, 0)
+    copy.take(THERE, 0)
 
     other = open_store(f"sqlite:///{path}")
-    successor = Indexer(other)
-    successor.assigned(HERE, None, 0, 2)
-    take(successor, HERE, 0)
-    take(successor, HERE, 1)
-    assert successor.deliver() == {HERE: 2}
+    successor = Copy(world, other)
+    successor.get(HERE)
+    successor.take(HERE, 0)
+    successor.take(HERE, 1)
+    successor.indexer.commit()
 
     for _ in range(2):
         with pytest.raises(OutputUnavailable, match="another process writes it"):
-            indexer.deliver()
+            copy.indexer.commit()
     assert other.event_count() == 2
-    indexer.revoked(HERE)
-    assert indexer.deliver() == {THERE: 1}
+    copy.indexer.revoked([HERE])
+    copy.indexer.commit()
     assert other.event_count() == 3
     other.close()
 
 
-def test_a_write_whose_answer_was_lost_is_found_to_be_there(path: Path, indexer: Indexer, store: EventStore):
+def test_a_write_whose_answer_was_lost_is_found_to_be_there(copy: Copy, store: EventStore):
     event = HypervisorEvent()
-    for place in (HERE, THERE):
-        indexer.assigned(place, None, 0, 1)
-    indexer.apply(HERE, 0, event)
-    take(indexer, THERE, 0)
+    copy.get(HERE, THERE)
+    copy.take(HERE, 0, event)
+    copy.take(THERE, 0)
     store.write([IndexRow(*HERE, 0, event)], {HERE: (None, 1)})
 
     with pytest.raises(OutputUnavailable):
-        indexer.deliver()
+        copy.indexer.commit()
+    assert copy.indexer.commit() == {}
 
-    assert indexer.deliver() == {HERE: 1, THERE: 1}
     assert store.event_count() == 2
-    indexer.advanced(HERE, 2)
-    assert indexer.deliver() == {HERE: 2, THERE: 1}
+    assert (store.next_offset(*HERE), store.next_offset(*THERE)) == (1, 1)
+    copy.indexer.advanced(HERE, 2)
+    copy.indexer.commit()
+    assert store.next_offset(*HERE) == 2
 
 
-def test_a_database_that_is_locked_is_waited_for_and_nothing_is_lost(
-    path: Path, indexer: Indexer, store: EventStore, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_database_that_is_locked_is_waited_for_and_nothing_is_lost(path: Path, copy: Copy, store: EventStore):
     store._writer.exec_driver_sql("PRAGMA busy_timeout = 1")  # instead of 5 s
     store._writer.rollback()
-    indexer.assigned(HERE, None, 0, 1)
-    take(indexer, HERE, 0)
+    copy.get(HERE)
+    copy.take(HERE, 0)
 
     locker = sqlite3.connect(path, isolation_level=None)
     locker.execute("BEGIN IMMEDIATE")
     with pytest.raises(OutputUnavailable, match="locked"):
-        indexer.deliver()
+        copy.indexer.commit()
     locker.rollback()
     locker.close()
 
-    assert indexer.deliver() == {HERE: 1}
+    copy.indexer.commit()
     assert store.event_count() == 1
+    assert store.next_offset(*HERE) == 1
+
+
+class TestADeadLetter:
+    def headers(self, world: World) -> list[dict[str, Any]]:
+        return [dict(one.headers or ()) for one in world.kafka.log(DEAD_LETTERS, 0)]
+
+    def test_is_in_kafka_before_the_database_moves_over_it(
+        self, world: World, copy: Copy, store: EventStore
+    ) -> None:
+        copy.get(HERE)
+        copy.indexer.reject(copy.record(HERE, 0), BAD)
+        copy.take(HERE, 1)
+        world.kafka.fail_next("deliver", before=True)
+        with pytest.raises(OutputUnavailable, match="Dead letters were not taken by Kafka"):
+            copy.indexer.commit()
+        assert store.next_offset(*HERE) is None
+        assert store.event_count() == 0
+
+        copy.indexer.commit()
+
+        assert store.next_offset(*HERE) == 2
+        [headers] = self.headers(world)
+        assert headers["hypervisor-dead-letter-service"] == b"event-index"
+        assert headers["hypervisor-dead-letter-offset"] == b"0"
+        assert copy.values("records_total") == {("0", "applied"): 1, ("0", "undecodable"): 1}
+
+    def test_is_not_written_again_when_only_the_database_failed(self, world: World, path: Path, copy: Copy) -> None:
+        copy.get(HERE, THERE)
+        copy.indexer.reject(copy.record(HERE, 0), BAD)
+        copy.take(THERE, 0)
+        other = open_store(f"sqlite:///{path}")
+        other.write([], {THERE: (None, 5)})
+        other.close()
+        with pytest.raises(OutputUnavailable):
+            copy.indexer.commit()
+        copy.indexer.revoked([THERE])
+        copy.indexer.commit()
+        assert len(self.headers(world)) == 1
+
+
+def test_there_are_no_public_tables(copy: Copy):
+    with pytest.raises(AssertionError):
+        copy.indexer.row(copy.record(HERE, 0))

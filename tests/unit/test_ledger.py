@@ -9,57 +9,134 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
 
 from hypervisor_consumers.runtime.metrics import SELF_METRICS, Ledger
-from hypervisor_consumers.runtime.processor import Place
+from hypervisor_consumers.runtime.partition import AGED_OUT, WITHOUT_RECORD, Account
+from hypervisor_consumers.runtime.processor import Place, Result
+from hypervisor_schemas.errors import InvalidPayload, UndecodableRecord, UnknownSchema
 
 A, B = Place("hypervisor.events.ring", 0), Place("hypervisor.events.ring", 11)
 
 
-def text_of(ledger: Ledger, *, degraded: bool = False) -> str:
+def text_of(ledger: Ledger, *, now: float = 0, flood: bool = False, degraded: bool = False) -> str:
     class Service:
         def collect(self) -> Iterable[Metric]:
-            return ledger.families(degraded)
+            return ledger.families(now=now, flood=flood, degraded=degraded)
 
     registry = CollectorRegistry()
     registry.register(Service())
     return generate_latest(registry).decode()
 
 
-def samples_of(ledger: Ledger) -> list[str]:
-    return [line for line in text_of(ledger).splitlines() if not line.startswith("#")]
+def series(ledger: Ledger, name: str, now: float = 0) -> dict[str, float]:
+    """Label part and value of each series of one name, the topic left out."""
+    name = f"hypervisor_telemetry_{name}"
+    lines = [line for line in text_of(ledger, now=now).splitlines() if not line.startswith("#")]
+    pairs = [
+        line.removeprefix(name).rpartition(" ") for line in lines if line.startswith((f"{name}{{", f"{name} "))
+    ]
+    return {labels.replace(f',topic="{A.topic}"', ""): float(value) for labels, _, value in pairs}
 
 
 def test_the_whole_text_of_two_partitions():
     ledger = Ledger()
-    ledger.opened(B, 5, 9)
-    ledger.opened(A, 0, 4)
-    ledger.add(A, {"applied": 2, "undecodable": 1}, 3)
-    ledger.add(A, {"applied": 1}, 4)
-    ledger.seen(A, 6, is_restored=True)
+    ledger.rebalanced(came=[B, A])
+    ledger.restored(A, Account(5, 9, {"undecodable": 1, "applied": 3}, 1_000_000), 0.7)
+    ledger.committed(A, Account(5, 11, {"undecodable": 1, "applied": 5}, 1_500_000))
+    ledger.ended(A, 12)
+    ledger.kafka_says(A, 11)
+    ledger.concluded("committed", {999_500: 2, 400_000: 1}, 1_000_000)
+    ledger.concluded("aborted")
+    ledger.wrote(3, 120)
 
     assert (
-        text_of(ledger, degraded=True)
+        text_of(ledger, now=1600.25, degraded=True)
         == """\
-# HELP hypervisor_telemetry_records_total Records read by this process from the partitions it has, by result: \
-applied, ignored, duplicate, undecodable, unknown_schema, invalid_payload.
+# HELP hypervisor_telemetry_records_total Offsets of the log by what became of them: applied, ignored, duplicate; \
+dead letters by reason: undecodable, unknown_schema, invalid_payload; without_record (transaction markers), \
+aged_out (deleted unread).
 # TYPE hypervisor_telemetry_records_total counter
-hypervisor_telemetry_records_total{partition="0",result="applied",topic="hypervisor.events.ring"} 3.0
+hypervisor_telemetry_records_total{partition="0",result="applied",topic="hypervisor.events.ring"} 5.0
 hypervisor_telemetry_records_total{partition="0",result="undecodable",topic="hypervisor.events.ring"} 1.0
-# HELP hypervisor_telemetry_position Offset of the next record that this process will read.
+# HELP hypervisor_telemetry_log_distance_offsets How far the group has come since its account began, in offsets as \
+Kafka itself tells them.
+# TYPE hypervisor_telemetry_log_distance_offsets gauge
+hypervisor_telemetry_log_distance_offsets{partition="0",topic="hypervisor.events.ring"} 6.0
+# HELP hypervisor_telemetry_accounting_difference The distance that Kafka tells less what is accounted for up to \
+the same offset; not 0: something is wrong.
+# TYPE hypervisor_telemetry_accounting_difference gauge
+hypervisor_telemetry_accounting_difference{partition="0",topic="hypervisor.events.ring"} 0.0
+# HELP hypervisor_telemetry_position Offset up to which everything is committed.
 # TYPE hypervisor_telemetry_position gauge
-hypervisor_telemetry_position{partition="0",topic="hypervisor.events.ring"} 4.0
-hypervisor_telemetry_position{partition="11",topic="hypervisor.events.ring"} 5.0
-# HELP hypervisor_telemetry_lag_records Records in the log that this process has not read yet; never negative.
+hypervisor_telemetry_position{partition="0",topic="hypervisor.events.ring"} 11.0
+# HELP hypervisor_telemetry_lag_records Offsets in the log behind the position; never negative.
 # TYPE hypervisor_telemetry_lag_records gauge
-hypervisor_telemetry_lag_records{partition="0",topic="hypervisor.events.ring"} 2.0
-hypervisor_telemetry_lag_records{partition="11",topic="hypervisor.events.ring"} 4.0
-# HELP hypervisor_telemetry_partition_restored 1 once the partition's state includes all that was in its log when \
-this process got it, else 0.
+hypervisor_telemetry_lag_records{partition="0",topic="hypervisor.events.ring"} 1.0
+# HELP hypervisor_telemetry_lag_seconds Age of the last committed record while there are newer ones, else 0; by \
+time of publishing, never negative.
+# TYPE hypervisor_telemetry_lag_seconds gauge
+hypervisor_telemetry_lag_seconds{partition="0",topic="hypervisor.events.ring"} 100.25
+# HELP hypervisor_telemetry_partition_restored 1 once what is kept of the partition was brought back by this \
+process, else 0.
 # TYPE hypervisor_telemetry_partition_restored gauge
 hypervisor_telemetry_partition_restored{partition="0",topic="hypervisor.events.ring"} 1.0
 hypervisor_telemetry_partition_restored{partition="11",topic="hypervisor.events.ring"} 0.0
+# HELP hypervisor_telemetry_restore_seconds Time from a partition's assignment to this process until it is read on.
+# TYPE hypervisor_telemetry_restore_seconds histogram
+hypervisor_telemetry_restore_seconds_bucket{le="0.1"} 0.0
+hypervisor_telemetry_restore_seconds_bucket{le="0.25"} 0.0
+hypervisor_telemetry_restore_seconds_bucket{le="0.5"} 0.0
+hypervisor_telemetry_restore_seconds_bucket{le="1.0"} 1.0
+hypervisor_telemetry_restore_seconds_bucket{le="2.0"} 1.0
+hypervisor_telemetry_restore_seconds_bucket{le="5.0"} 1.0
+hypervisor_telemetry_restore_seconds_bucket{le="10.0"} 1.0
+hypervisor_telemetry_restore_seconds_bucket{le="20.0"} 1.0
+hypervisor_telemetry_restore_seconds_bucket{le="30.0"} 1.0
+hypervisor_telemetry_restore_seconds_bucket{le="60.0"} 1.0
+hypervisor_telemetry_restore_seconds_bucket{le="120.0"} 1.0
+hypervisor_telemetry_restore_seconds_bucket{le="300.0"} 1.0
+hypervisor_telemetry_restore_seconds_bucket{le="+Inf"} 1.0
+hypervisor_telemetry_restore_seconds_count 1.0
+hypervisor_telemetry_restore_seconds_sum 0.7
+# HELP hypervisor_telemetry_latency_seconds Time from a record's publishing until what it changed was committed by \
+this process.
+# TYPE hypervisor_telemetry_latency_seconds histogram
+hypervisor_telemetry_latency_seconds_bucket{le="0.05"} 0.0
+hypervisor_telemetry_latency_seconds_bucket{le="0.1"} 0.0
+hypervisor_telemetry_latency_seconds_bucket{le="0.2"} 0.0
+hypervisor_telemetry_latency_seconds_bucket{le="0.3"} 0.0
+hypervisor_telemetry_latency_seconds_bucket{le="0.4"} 0.0
+hypervisor_telemetry_latency_seconds_bucket{le="0.6"} 2.0
+hypervisor_telemetry_latency_seconds_bucket{le="0.8"} 2.0
+hypervisor_telemetry_latency_seconds_bucket{le="1.0"} 2.0
+hypervisor_telemetry_latency_seconds_bucket{le="2.0"} 2.0
+hypervisor_telemetry_latency_seconds_bucket{le="5.0"} 2.0
+hypervisor_telemetry_latency_seconds_bucket{le="10.0"} 2.0
+hypervisor_telemetry_latency_seconds_bucket{le="30.0"} 2.0
+hypervisor_telemetry_latency_seconds_bucket{le="60.0"} 2.0
+hypervisor_telemetry_latency_seconds_bucket{le="300.0"} 2.0
+hypervisor_telemetry_latency_seconds_bucket{le="3600.0"} 3.0
+hypervisor_telemetry_latency_seconds_bucket{le="+Inf"} 3.0
+hypervisor_telemetry_latency_seconds_count 3.0
+hypervisor_telemetry_latency_seconds_sum 601.0
+# HELP hypervisor_telemetry_transactions_total Transactions of this process: committed, aborted, unknown (its \
+partitions were restored).
+# TYPE hypervisor_telemetry_transactions_total counter
+hypervisor_telemetry_transactions_total{outcome="committed"} 1.0
+hypervisor_telemetry_transactions_total{outcome="aborted"} 1.0
+hypervisor_telemetry_transactions_total{outcome="unknown"} 0.0
+# HELP hypervisor_telemetry_changelog_records_total Records that this process has written to the changelog of its \
+state.
+# TYPE hypervisor_telemetry_changelog_records_total counter
+hypervisor_telemetry_changelog_records_total 3.0
+# HELP hypervisor_telemetry_changelog_bytes_total Bytes of those records, keys and values, before compression.
+# TYPE hypervisor_telemetry_changelog_bytes_total counter
+hypervisor_telemetry_changelog_bytes_total 120.0
 # HELP hypervisor_telemetry_rebalances_total Times that partitions came to this process or went.
 # TYPE hypervisor_telemetry_rebalances_total counter
-hypervisor_telemetry_rebalances_total 2.0
+hypervisor_telemetry_rebalances_total 1.0
+# HELP hypervisor_telemetry_dead_letter_flood 1 while so many records can't be used that somebody has to look; \
+/readyz says how many.
+# TYPE hypervisor_telemetry_dead_letter_flood gauge
+hypervisor_telemetry_dead_letter_flood 0.0
 # HELP hypervisor_telemetry_degraded 1 while the service runs but something it needs is in trouble; \
 /readyz says what.
 # TYPE hypervisor_telemetry_degraded gauge
@@ -70,33 +147,145 @@ hypervisor_telemetry_degraded 1.0
 
 def test_every_metric_that_is_declared_is_shown_under_its_name_type_and_labels():
     ledger = Ledger()
-    ledger.opened(A, 0, 0)
-    ledger.add(A, {"applied": 1}, 1)
-    families = {family.name: family for family in ledger.families(degraded=False)}
+    ledger.rebalanced(came=[A])
+    ledger.restored(A, Account(0, 1, {"applied": 1}), 1)
+    ledger.kafka_says(A, 1)
+    families = {family.name: family for family in ledger.families(now=0, flood=True, degraded=False)}
 
     for declared in SELF_METRICS:
         family = families.pop(declared.name.removesuffix("_total"))
         assert family.type == declared.kind
         assert family.documentation == declared.help_text
-        assert {tuple(sample.labels) for sample in family.samples} == {declared.labels}
+        assert {tuple(name for name in sample.labels if name != "le") for sample in family.samples} == {
+            declared.labels
+        }
     assert families == {}
 
 
-def test_a_partition_that_went_leaves_no_series_and_starts_over_when_it_comes_back():
+def test_every_result_that_an_offset_can_have_is_documented():
+    text = SELF_METRICS[0].help_text
+    reasons = [error.reason for error in (UndecodableRecord, UnknownSchema, InvalidPayload)]
+
+    for result in [*map(str, (one.value for one in Result)), *reasons, WITHOUT_RECORD, AGED_OUT]:
+        assert result in text
+
+
+def test_trouble_is_a_number():
+    assert "hypervisor_telemetry_dead_letter_flood 1.0\n" in text_of(Ledger(), flood=True)
+    assert "hypervisor_telemetry_degraded 0.0\n" in text_of(Ledger(), flood=True)
+
+
+class TestAPartition:
+    def test_has_no_numbers_before_it_is_restored(self) -> None:
+        ledger = Ledger()
+        ledger.rebalanced(came=[A])
+        ledger.ended(A, 10)
+        ledger.kafka_says(A, 0)
+        assert list(series(ledger, "partition_restored").values()) == [0]
+        for name in ("records_total", "position", "lag_records", "lag_seconds", "log_distance_offsets"):
+            assert series(ledger, name) == {}
+
+    def test_that_went_leaves_no_series_and_starts_over_when_it_comes_back(self) -> None:
+        ledger = Ledger()
+        ledger.rebalanced(came=[A])
+        ledger.restored(A, Account(0, 4, {"applied": 4}), 1)
+        ledger.ended(A, 4)
+        ledger.rebalanced(went=[A])
+        assert A.topic not in text_of(ledger)
+        ledger.committed(A, Account(0, 5, {"applied": 5}))
+        ledger.ended(A, 5)
+        ledger.kafka_says(A, 5)
+        assert A.topic not in text_of(ledger)
+        ledger.rebalanced(came=[A])
+        assert series(ledger, "records_total") == {}
+        assert series(ledger, "rebalances_total") == {"": 3}
+
+    def test_that_is_restored_once_more_has_no_numbers_meanwhile(self) -> None:
+        ledger = Ledger()
+        ledger.rebalanced(came=[A])
+        ledger.restored(A, Account(0, 4, {"applied": 4}), 1)
+        ledger.lost_sight(A)
+        assert series(ledger, "records_total") == {}
+        assert list(series(ledger, "partition_restored").values()) == [0]
+        ledger.restored(A, Account(0, 5, {"applied": 5}), 1)
+        assert list(series(ledger, "records_total").values()) == [5]
+        assert series(ledger, "restore_seconds_count") == {"": 2}
+
+
+class TestTheLag:
+    def ledger(self, position: int, end: int, published: int = 0) -> Ledger:
+        ledger = Ledger()
+        ledger.rebalanced(came=[A])
+        ledger.restored(A, Account(0, position, {"applied": position}, published), 1)
+        ledger.ended(A, end)
+        return ledger
+
+    def test_is_never_negative(self) -> None:
+        assert list(series(self.ledger(6, 5), "lag_records").values()) == [0]
+
+    def test_is_nothing_before_the_end_of_the_log_is_known(self) -> None:
+        ledger = Ledger()
+        ledger.rebalanced(came=[A])
+        ledger.restored(A, Account(0, 6, {"applied": 6}), 1)
+        assert list(series(ledger, "lag_records").values()) == [0]
+
+    def test_in_seconds_is_the_age_of_the_last_record_while_there_are_newer_ones(self) -> None:
+        assert list(series(self.ledger(5, 6, 1_000_000), "lag_seconds", 1030).values()) == [30]
+        assert list(series(self.ledger(6, 6, 1_000_000), "lag_seconds", 1030).values()) == [0]
+
+    def test_in_seconds_is_never_negative_and_unknown_without_a_time(self) -> None:
+        assert list(series(self.ledger(5, 6, 2_000_000), "lag_seconds", 1030).values()) == [0]
+        assert list(series(self.ledger(5, 6, 0), "lag_seconds", 1030).values()) == [0]
+
+
+class TestTheDifference:
+    def ledger(self) -> Ledger:
+        ledger = Ledger()
+        ledger.rebalanced(came=[A])
+        ledger.restored(A, Account(10, 14, {"applied": 4}), 1)
+        ledger.committed(A, Account(10, 20, {"applied": 9, "undecodable": 1}))
+        ledger.committed(A, Account(10, 30, {"applied": 18, "undecodable": 1}))
+        return ledger
+
+    def of(self, ledger: Ledger) -> tuple[list[float], list[float]]:
+        names = ("log_distance_offsets", "accounting_difference")
+        distance, difference = (list(series(ledger, name).values()) for name in names)
+        return distance, difference
+
+    def test_is_taken_at_the_offset_that_kafka_tells(self) -> None:
+        ledger = self.ledger()
+        ledger.kafka_says(A, 20)
+        assert self.of(ledger) == ([10], [0])
+        ledger.kafka_says(A, 14)
+        assert self.of(ledger) == ([4], [0])
+
+    def test_is_what_the_loop_lost(self) -> None:
+        ledger = self.ledger()
+        ledger.kafka_says(A, 30)
+        assert self.of(ledger) == ([20], [1])
+
+    def test_is_not_taken_at_an_offset_that_this_process_did_not_commit(self) -> None:
+        ledger = self.ledger()
+        ledger.kafka_says(A, 25)
+        assert self.of(ledger) == ([], [])
+        ledger.kafka_says(A, 20)
+        ledger.kafka_says(A, 25)
+        assert self.of(ledger) == ([10], [0])
+
+    def test_is_not_taken_over_a_restore(self) -> None:
+        ledger = self.ledger()
+        ledger.restored(A, Account(10, 30, {"applied": 20}), 1)
+        ledger.kafka_says(A, 20)
+        assert self.of(ledger) == ([], [])
+        ledger.kafka_says(A, 30)
+        assert self.of(ledger) == ([20], [0])
+
+
+def test_a_latency_is_never_negative_and_counted_per_record():
     ledger = Ledger()
-    ledger.opened(A, 0, 4)
-    ledger.add(A, {"applied": 4}, 4)
-    ledger.closed(A)
-    assert samples_of(ledger) == ["hypervisor_telemetry_rebalances_total 2.0", "hypervisor_telemetry_degraded 0.0"]
-
-    ledger.opened(A, 0, 4)
-    assert not any("result=" in line for line in samples_of(ledger))
-
-
-def test_a_lag_is_never_negative():
-    ledger = Ledger()
-    ledger.opened(A, 0, 4)
-    ledger.add(A, {"applied": 6}, 6)
-    ledger.seen(A, 5, is_restored=True)
-
-    assert f'hypervisor_telemetry_lag_records{{partition="0",topic="{A.topic}"}} 0.0' in samples_of(ledger)
+    ledger.concluded("committed", {2000: 3, 900: 2}, 1000)
+    assert series(ledger, "latency_seconds_sum") == {"": 0.2}
+    assert series(ledger, "latency_seconds_count") == {"": 5}
+    buckets = series(ledger, "latency_seconds_bucket")
+    assert buckets['{le="0.05"}'] == 3
+    assert buckets['{le="0.1"}'] == 5  # a bound belongs to its bucket

@@ -20,6 +20,7 @@ import pytest
 from hypervisor_consumers.ring_metrics.collector import RingMetricsCollector
 from hypervisor_producers.bus import HypervisorEventBus
 from hypervisor_schemas.events import EventType, HypervisorEvent, UnknownEventType
+from hypervisor_schemas.settings import Settings
 
 TRANSITIONS = "agent_hypervisor_ring_transitions_total"
 BREACHES = "agent_hypervisor_ring_breaches_total"
@@ -185,6 +186,13 @@ class TestCollecting:
             DURATION: {},
             "events_processed": 1,
         }
+
+    def test_every_series_is_kept_for_itself_however_many_there_are(self, bus):
+        collector = RingMetricsCollector(bus)
+        many = Settings.MAX_SERIES.default + 1
+        for number in range(many):
+            bus.emit(event(BREACH, session=str(number)))
+        assert collector.collect()[BREACHES] == {("a", str(number)): 1 for number in range(many)}
 
     def test_two_collectors_of_one_bus_count_for_themselves(self, bus):
         first = RingMetricsCollector(bus)

@@ -1,26 +1,30 @@
 """The rules of the ring fold, one by one, and an agent's view over its sessions."""
 
 import time
+from collections.abc import Iterable
 from copy import deepcopy
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from typing import Any
 
+import msgspec
 import pytest
 
+from hypervisor_consumers.ring_metrics import agent_rings
 from hypervisor_consumers.ring_metrics.fold import (
+    OVERFLOW,
+    TRANSITION_TYPES,
+    EndedElevations,
     RingFold,
+    RingSeries,
     RingState,
-    current_rings,
-    elevation_seconds,
-    elevations_active,
-    ended_durations,
-    running_elevations,
 )
-from hypervisor_consumers.ring_metrics.names import RING_METRICS
+from hypervisor_consumers.ring_metrics.names import RING_METRICS, RING_TRANSITIONS
+from hypervisor_schemas.agent_rings import AgentRing
 from hypervisor_schemas.errors import InvalidPayload
 from hypervisor_schemas.events import EventType, GovernanceEventType, HypervisorEvent, UnknownEventType
+from hypervisor_schemas.settings import Settings
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 FOLD = RingFold()
@@ -57,6 +61,55 @@ def folded(*events: HypervisorEvent) -> RingState:
     return state
 
 
+def over_a_base(state: RingState) -> RingState:
+    """The same state as the runtime holds it once it is committed: nothing changed, all in the base."""
+    fresh = RingState()
+    fresh.series.base = dict(state.series.present())
+    fresh.elevations.base = dict(state.elevations.present())
+    return fresh
+
+
+def transitions(state: RingState) -> dict[tuple[str, str, str], int]:
+    return {
+        (kind, *key): count
+        for key, series in state.series.present()
+        for kind, count in zip(TRANSITION_TYPES, series.transitions, strict=True)
+        if count
+    }
+
+
+def breaches(state: RingState) -> dict[tuple[str, str], int]:
+    return {key: series.breaches for key, series in state.series.present() if series.breaches}
+
+
+def elevations(state: RingState) -> dict[str, tuple[int, int]]:
+    return {bound: (bucket.count, bucket.microseconds) for (bound,), bucket in state.elevations.present()}
+
+
+def rows(states: Iterable[RingState]) -> list[AgentRing]:
+    return [row for state in states for row in agent_rings.agent_rings(state.series.present())]
+
+
+def current_rings(states: Iterable[RingState]) -> dict[str, int]:
+    return agent_rings.current_rings(rows(states))
+
+
+def ended_durations(states: Iterable[RingState]) -> dict[str, float]:
+    return agent_rings.ended_durations(rows(states))
+
+
+def running_elevations(states: Iterable[RingState]) -> dict[str, float]:
+    return agent_rings.running_elevations(rows(states))
+
+
+def elevations_active(states: Iterable[RingState]) -> dict[str, int]:
+    return agent_rings.elevations_active(rows(states))
+
+
+def elevation_seconds(states: Iterable[RingState], now: float) -> dict[str, float]:
+    return agent_rings.elevation_seconds(rows(states), now)
+
+
 def test_the_seeds_metrics_have_the_seeds_names_types_and_labels():
     assert [(metric.name, metric.type, metric.labels) for metric in RING_METRICS] == [
         ("agent_hypervisor_ring_transitions_total", "counter", ("event_type", "agent_did", "session_id")),
@@ -65,6 +118,8 @@ def test_the_seeds_metrics_have_the_seeds_names_types_and_labels():
         ("agent_hypervisor_ring_elevation_duration_seconds", "gauge", ("agent_did",)),
         ("agent_hypervisor_ring_elevations_active", "gauge", ("agent_did",)),
         ("agent_hypervisor_ring_elevation_seconds", "histogram", ("partition",)),
+        ("hypervisor_telemetry_series_overflow_total", "counter", ("partition",)),
+        ("hypervisor_telemetry_series", "gauge", ()),
     ]
 
 
@@ -72,21 +127,21 @@ class TestCounting:
     @pytest.mark.parametrize("event_type", [ASSIGNED, ELEVATED, DEMOTED, EXPIRED])
     def test_a_transition_is_counted_by_type_agent_and_session(self, event_type):
         state = folded(*[event(event_type)] * 2, event(event_type, session="t"))
-        assert state.transitions == {(event_type.value, "a", "s"): 2, (event_type.value, "a", "t"): 1}
-        assert state.breaches == {}
+        assert transitions(state) == {(event_type.value, "a", "s"): 2, (event_type.value, "a", "t"): 1}
+        assert breaches(state) == {}
 
     def test_a_counted_type_is_its_plain_value(self):
-        [(event_type, _, _)] = folded(event(ASSIGNED)).transitions
+        [(event_type, _, _)] = transitions(folded(event(ASSIGNED)))
         assert type(event_type) is str
         assert f"{event_type}" == "ring.assigned"
 
     def test_a_breach_is_counted_by_agent_and_session_and_is_no_transition(self):
         state = folded(event(BREACH), event(BREACH), event(BREACH, agent="b"))
-        assert state == RingState(breaches={("a", "s"): 2, ("b", "s"): 1})
+        assert dict(state.series) == {("a", "s"): RingSeries(breaches=2), ("b", "s"): RingSeries(breaches=1)}
 
     def test_a_breach_counts_whatever_its_payload_holds(self):
         state = folded(event(BREACH, ring="the one", to_ring=99))
-        assert state == RingState(breaches={("a", "s"): 1})
+        assert dict(state.series) == {("a", "s"): RingSeries(breaches=1)}
 
     @pytest.mark.parametrize(
         "event_type",
@@ -110,8 +165,8 @@ class TestCounting:
     @pytest.mark.parametrize("absent", [None, ""])
     def test_an_absent_agent_or_session_is_unknown(self, absent):
         state = folded(event(ASSIGNED, agent=absent, ring=1), event(BREACH, session=absent))
-        assert state.transitions == {("ring.assigned", "unknown", "s"): 1}
-        assert state.breaches == {("a", "unknown"): 1}
+        assert transitions(state) == {("ring.assigned", "unknown", "s"): 1}
+        assert breaches(state) == {("a", "unknown"): 1}
         assert current_rings([state]) == {"unknown": 1}
 
     def test_the_type_is_known_by_its_value_whatever_carries_it(self):
@@ -119,7 +174,7 @@ class TestCounting:
             ELEVATED = "ring.elevated"
 
         state = folded(event(Foreign.ELEVATED), event("ring.elevated"), event(UnknownEventType("ring.elevated")))
-        assert state.transitions == {("ring.elevated", "a", "s"): 3}
+        assert transitions(state) == {("ring.elevated", "a", "s"): 3}
 
 
 class TestCurrentRing:
@@ -143,7 +198,7 @@ class TestCurrentRing:
     def test_a_transition_without_a_ring_leaves_the_ring_alone(self):
         state = folded(event(ASSIGNED, at=1, ring=2), event(DEMOTED, at=2))
         assert current_rings([state]) == {"a": 2}
-        assert state.transitions[("ring.demoted", "a", "s")] == 1
+        assert transitions(state)["ring.demoted", "a", "s"] == 1
 
     @pytest.mark.parametrize("ring", [4, -1, 1.5, "root", "", True, [1], {"ring": 1}])
     @pytest.mark.parametrize("event_type", [ASSIGNED, ELEVATED, DEMOTED, EXPIRED])
@@ -217,8 +272,7 @@ class TestElevations:
     def test_durations_are_exact_to_the_microsecond(self):
         year_9000 = (datetime(9000, 1, 1, tzinfo=UTC) - EPOCH).total_seconds()
         state = folded(event(ELEVATED, at=year_9000), event(DEMOTED, at=year_9000 + 1 / 1024))
-        [(_, _, duration)] = state.ended.values()
-        assert duration == 977  # 976.5625 µs, as a datetime rounds it
+        assert state.series["a", "s"].ended_duration == 977  # 976.5625 µs, as a datetime rounds it
 
     def test_an_assignment_does_not_touch_the_clock(self):
         state = folded(event(ELEVATED, at=10), event(ASSIGNED, at=11, ring=3), event(DEMOTED, at=14))
@@ -235,12 +289,12 @@ class TestElevations:
 
     def test_an_end_without_a_start_ends_nothing(self):
         state = folded(event(DEMOTED, at=1), event(EXPIRED, at=2))
-        assert (state.ended, state.elevations, elevations_active([state])) == ({}, {}, {})
+        assert (rows([state]), elevations(state)) == ([], {})
 
     def test_an_elevation_ends_once(self):
         state = folded(event(ELEVATED, at=1), event(DEMOTED, at=3), event(EXPIRED, at=9))
         assert ended_durations([state]) == {"a": 2.0}
-        assert state.elevations == {"5": (1, 2_000_000)}
+        assert elevations(state) == {"5": (1, 2_000_000)}
 
     def test_an_elevation_that_ends_before_it_began_lasted_no_time(self):
         state = folded(event(ELEVATED, at=10), event(DEMOTED, at=7))
@@ -305,7 +359,7 @@ class TestElevations:
             event(DEMOTED, at=12, agent="b"),
         )
         assert elevation_seconds([state], now=57.5) == {"a": 7.5, "b": 2.0}
-        assert elevation_seconds(iter([state]), now=57.5) == {"a": 7.5, "b": 2.0}
+        assert agent_rings.elevation_seconds(iter(rows([state])), now=57.5) == {"a": 7.5, "b": 2.0}
 
     def test_a_start_ahead_of_our_clock_gives_age_zero(self):
         assert elevation_seconds([folded(event(ELEVATED, at=10))], now=9.0) == {"a": 0.0}
@@ -315,10 +369,251 @@ class TestElevations:
         for duration in (0, 1, 1.000001, 300, 86_400, 86_400.000001, 10_000_000):
             FOLD.apply(state, event(ELEVATED, at=0))
             FOLD.apply(state, event(DEMOTED, at=duration))
-        assert state.elevations == {
+        assert elevations(state) == {
             "1": (2, 1_000_000),
             "5": (1, 1_000_001),
             "300": (1, 300_000_000),
             "86400": (1, 86_400_000_000),
             "+Inf": (2, 86_400_000_001 + 10_000_000_000_000),
         }
+
+    def test_a_sum_of_durations_that_no_clock_can_have_measured_stays_within_64_bits(self):
+        state, years = FOLD.new_state(), 9_998
+        start = datetime(1, 1, 1, tzinfo=UTC)
+        for _ in range(60):
+            FOLD.apply(state, replace(event(ELEVATED), timestamp=start))
+            FOLD.apply(state, replace(event(DEMOTED), timestamp=start.replace(year=1 + years)))
+        assert elevations(state) == {"+Inf": (60, 2**63 - 1)}
+        assert msgspec.json.decode(msgspec.json.encode(state.elevations["+Inf",]), type=EndedElevations).count == 60
+
+
+class TestOneValue:
+    @pytest.mark.parametrize("committed", [False, True])
+    def test_one_event_changes_one_series_to_a_new_value(self, committed):
+        before = folded(event(ELEVATED, at=1, ring=1), event(BREACH), event(BREACH, session="t"))
+        state = over_a_base(before) if committed else deepcopy(before)
+        FOLD.apply(state, event(ASSIGNED, at=3, ring=2, event_id="2" * 16), seen_at=7)
+        expected = RingSeries(
+            assigned=1,
+            elevated=1,
+            breaches=1,
+            ring=2,
+            ring_at=3_000_000,
+            ring_event_id="2" * 16,
+            elevated_since=1_000_000,
+            seen_at=7,
+        )
+        assert state.series["a", "s"] == expected
+        assert state.series["a", "t"] == RingSeries(breaches=1)
+        if committed:
+            assert dict(state.series) == {("a", "s"): expected}
+            assert state.elevations == {}
+            assert over_a_base(before).series.base == state.series.base
+
+    def test_an_elevation_that_began_before_the_last_commit_ends_after_it(self):
+        state = over_a_base(folded(event(ELEVATED, at=1)))
+        FOLD.apply(state, event(DEMOTED, at=3))
+        assert (ended_durations([state]), elevations(state)) == ({"a": 2.0}, {"5": (1, 2_000_000)})
+
+    def test_a_value_is_written_as_an_array_that_may_grow_at_its_end(self):
+        value = folded(event(ELEVATED, at=1, ring=1, event_id="e"), event(DEMOTED, at=2)).series["a", "s"]
+        text = msgspec.json.encode(value)
+        assert text == b'[0,1,1,0,0,1,1000000,"e",null,2000000,"0000000000000000",1000000,0,0]'
+        assert msgspec.json.decode(text, type=RingSeries) == value
+        assert msgspec.json.decode(b"[1,0]", type=RingSeries) == RingSeries(assigned=1)
+        assert msgspec.json.decode(text[:-1] + b',"of a later version"]', type=RingSeries) == value
+
+
+DAY_MS = 24 * 3600 * 1000
+
+
+class TestStaleSeries:
+    def test_a_series_idle_for_longer_than_the_limit_is_forgotten_with_its_row(self):
+        fold, state = RingFold(series_ttl_ms=100), RingState()
+        fold.apply(state, event(ASSIGNED, ring=1), seen_at=1_000)
+        fold.apply(state, event(ASSIGNED, agent="b", ring=2), seen_at=1_001)
+        assert fold.expire(state, now=1_100) == ()
+        assert set(state.series) == {("a", "s"), ("b", "s")}
+        assert fold.expire(state, now=1_101) == ()
+        assert set(state.series) == {("b", "s")}
+        assert current_rings([state]) == {"b": 2}
+
+    def test_any_ring_event_keeps_a_series_and_no_other(self):
+        fold, state = RingFold(series_ttl_ms=100), RingState()
+        for session in "st":
+            fold.apply(state, event(ASSIGNED, session=session, ring=1), seen_at=0)
+        fold.apply(state, event(BREACH), seen_at=50)
+        fold.expire(state, now=101)
+        assert set(state.series) == {("a", "s")}
+
+    def test_event_times_do_not_matter(self):
+        fold, state = RingFold(series_ttl_ms=100), RingState()
+        fold.apply(state, event(ASSIGNED, at=-1e9, agent="from long ago", ring=1), seen_at=1_000)
+        fold.apply(state, event(ASSIGNED, at=1e11, agent="from the future", ring=1), seen_at=800)
+        fold.expire(state, now=1_000)
+        assert set(state.series) == {("from long ago", "s")}
+
+    def test_a_record_published_earlier_makes_no_series_older(self):
+        fold, state = RingFold(series_ttl_ms=100), RingState()
+        fold.apply(state, event(ASSIGNED, ring=1), seen_at=1_000)
+        fold.apply(state, event(ASSIGNED, ring=2), seen_at=10)
+        assert state.series["a", "s"].seen_at == 1_000
+        fold.expire(state, now=1_050)
+        assert current_rings([state]) == {"a": 2}
+
+    @pytest.mark.parametrize(("elevation_max_ms", "goes_after"), [(300, 300), (30, 100)])
+    def test_a_running_elevation_keeps_its_series_for_its_own_limit(self, elevation_max_ms, goes_after):
+        fold = RingFold(series_ttl_ms=100, elevation_max_ms=elevation_max_ms)
+        state = RingState()
+        fold.apply(state, event(ELEVATED, ring=1), seen_at=0)
+        fold.apply(state, event(ELEVATED, agent="b", ring=1), seen_at=0)
+        fold.apply(state, event(EXPIRED, agent="b", ring=3), seen_at=0)
+        fold.expire(state, now=goes_after)
+        assert ("a", "s") in state.series
+        assert running_elevations([state]) == {"a": 0.0}
+        fold.expire(state, now=goes_after + 1)
+        assert state.series == {}
+
+    def test_an_elevation_that_ended_long_ago_is_still_in_the_histogram(self):
+        fold, state = RingFold(series_ttl_ms=100), RingState()
+        fold.apply(state, event(ELEVATED), seen_at=0)
+        fold.apply(state, event(DEMOTED, at=2), seen_at=0)
+        fold.expire(state, now=1_000)
+        assert (dict(state.series), elevations(state)) == ({}, {"5": (1, 2_000_000)})
+
+    def test_a_forgotten_series_that_comes_back_begins_anew(self):
+        fold, state = RingFold(series_ttl_ms=100), RingState()
+        fold.apply(state, event(ELEVATED, ring=0), seen_at=0)
+        state = over_a_base(state)
+        fold.expire(state, now=DAY_MS * 2)
+        assert dict(state.series) == {("a", "s"): None}
+        assert state.series.size == 0
+        fold.apply(state, event(DEMOTED), seen_at=DAY_MS * 2)
+        assert dict(state.series) == {("a", "s"): RingSeries(demoted=1, seen_at=DAY_MS * 2)}
+        assert state.series.size == 1
+
+    def test_the_limits_are_those_of_the_settings(self):
+        state = RingState()
+        FOLD.apply(state, event(ELEVATED), seen_at=0)
+        FOLD.apply(state, event(ASSIGNED, agent="b"), seen_at=0)
+        FOLD.expire(state, now=DAY_MS)
+        assert state.series.size == 2
+        FOLD.expire(state, now=DAY_MS + 1)
+        assert state.series.size == 0
+        assert RING_TRANSITIONS.labels == Settings.RING_LABELS.default
+        assert Settings.SERIES_TTL.default * 1000 == Settings.ELEVATION_MAX.default * 1000 == DAY_MS
+
+
+@pytest.mark.parametrize("committed", [False, True])
+class TestCeiling:
+    def full(
+        self, committed: bool, *, labels: tuple[str, ...] = RING_TRANSITIONS.labels
+    ) -> tuple[RingFold, RingState]:
+        """A state with two series and room for two."""
+        fold, state = RingFold(max_series=2, series_ttl_ms=100, labels=labels), RingState()
+        for agent in "ab":
+            fold.apply(state, event(ASSIGNED, agent=agent, ring=1), seen_at=1)
+        return fold, over_a_base(state) if committed else state
+
+    def test_a_new_series_beyond_it_is_counted_in_the_overflow_series(self, committed):
+        fold, state = self.full(committed)
+        for agent in "cde":
+            for kind in (ELEVATED, BREACH, DEMOTED):
+                assert fold.apply(state, event(kind, agent=agent, ring=0), seen_at=5) == ()
+        assert state.series[OVERFLOW] == RingSeries(elevated=3, demoted=3, breaches=3, seen_at=5, overflowed=9)
+        assert state.series.size == 3
+        assert elevations(state) == {}
+        assert current_rings([state]) == {"a": 1, "b": 1}
+
+    def test_the_series_that_are_there_go_on(self, committed):
+        fold, state = self.full(committed)
+        fold.apply(state, event(ASSIGNED, agent="c", ring=1))
+        fold.apply(state, event(ASSIGNED, at=1, agent="a", ring=3))
+        assert transitions(state) == {
+            ("ring.assigned", "a", "s"): 2,
+            ("ring.assigned", "b", "s"): 1,
+            ("ring.assigned", *OVERFLOW): 1,
+        }
+        assert current_rings([state]) == {"a": 3, "b": 1}
+
+    def test_what_is_forgotten_makes_room(self, committed):
+        fold, state = self.full(committed)
+        fold.apply(state, event(ASSIGNED, agent="c", ring=1), seen_at=500)
+        fold.expire(state, now=200)
+        fold.apply(state, event(ASSIGNED, agent="c", ring=2), seen_at=500)
+        assert dict(state.series.present()).keys() == {OVERFLOW, ("c", "s")}
+        assert current_rings([state]) == {"c": 2}
+
+    def test_an_event_that_does_not_fit_overflows_nothing(self, committed):
+        fold, state = self.full(committed)
+        with pytest.raises(InvalidPayload):
+            fold.apply(state, event(ASSIGNED, agent="c", ring=4))
+        assert state.series[OVERFLOW] is None
+
+    def test_with_labels_left_out_a_ring_that_finds_no_place_is_counted_as_overflowed(self, committed):
+        fold, state = RingFold(max_series=2, labels=("event_type",)), RingState()
+        fold.apply(state, event(ASSIGNED, ring=1))
+        state = over_a_base(state) if committed else state
+        fold.apply(state, event(ASSIGNED, agent="b", ring=1))
+        fold.apply(state, event(BREACH, agent="b"))
+        assert state.series["", ""] == RingSeries(assigned=2, breaches=1)
+        assert state.series[OVERFLOW] == RingSeries(overflowed=1)
+        assert current_rings([state]) == {"a": 1}
+
+
+class TestLabels:
+    @pytest.mark.parametrize(
+        ("labels", "counted"),
+        [
+            (("event_type", "agent_did", "session_id"), {("a", "s"): 2, ("a", "t"): 1, ("b", "s"): 1}),
+            (("agent_did", "session_id"), {("a", "s"): 2, ("a", "t"): 1, ("b", "s"): 1}),
+            (("event_type", "agent_did"), {("a", ""): 3, ("b", ""): 1}),
+            (("session_id",), {("", "s"): 3, ("", "t"): 1}),
+            (("event_type",), {("", ""): 4}),
+            ((), {("", ""): 4}),
+        ],
+    )
+    def test_counts_are_summed_over_the_labels_that_are_left_out(self, labels, counted):
+        fold, state = RingFold(labels=labels), RingState()
+        for each in (
+            event(ASSIGNED, ring=1),
+            event(BREACH),
+            event(DEMOTED, session="t", ring=3),
+            event(ELEVATED, agent="b", at=9),
+        ):
+            fold.apply(state, each)
+        sums = {key: sum(value.transitions) + value.breaches for key, value in state.series.items()}
+        assert {key: count for key, count in sums.items() if count} == counted
+        assert sums.keys() - counted.keys() <= {("a", "s"), ("a", "t"), ("b", "s")}
+        assert current_rings([state]) == {"a": 3}
+        assert running_elevations([state]) == {"b": 9.0}
+
+    def test_without_a_ring_or_elevation_only_the_sum_has_an_entry(self):
+        fold, state = RingFold(labels=("agent_did",)), RingState()
+        for each in (event(ASSIGNED), event(DEMOTED), event(BREACH)):
+            fold.apply(state, each)
+        assert dict(state.series) == {("a", ""): RingSeries(assigned=1, demoted=1, breaches=1)}
+
+    def test_a_sum_outlives_the_sessions_that_it_sums(self):
+        fold, state = RingFold(labels=("event_type", "agent_did"), series_ttl_ms=100), RingState()
+        fold.apply(state, event(ASSIGNED, session="s", ring=1), seen_at=0)
+        fold.apply(state, event(ASSIGNED, session="t", ring=2, at=1), seen_at=60)
+        fold.expire(state, now=120)
+        assert transitions(state) == {("ring.assigned", "a", ""): 2}
+        assert {key for key, _ in state.series.present()} == {("a", ""), ("a", "t")}
+        fold.expire(state, now=161)
+        assert state.series == {}
+
+    def test_any_event_keeps_the_ring_of_its_session_alive(self):
+        fold, state = RingFold(labels=("event_type",), series_ttl_ms=100), RingState()
+        fold.apply(state, event(ASSIGNED, ring=1), seen_at=0)
+        fold.apply(state, event(BREACH), seen_at=60)
+        fold.expire(state, now=120)
+        assert current_rings([state]) == {"a": 1}
+
+    def test_elevations_are_counted_whatever_the_labels(self):
+        fold, state = RingFold(labels=()), RingState()
+        fold.apply(state, event(ELEVATED, at=1))
+        state = over_a_base(state)
+        fold.apply(state, event(DEMOTED, at=3))
+        assert elevations(state) == {"5": (1, 2_000_000)}

@@ -7,12 +7,14 @@ from datetime import UTC, datetime, timedelta, timezone
 from enum import Enum
 from typing import Any
 
+import msgspec
 import pytest
 
+from hypervisor_consumers.runtime.contract import Table
 from hypervisor_consumers.saga_spans.fold import SAGA_LIFECYCLE, SagaFold
 from hypervisor_consumers.saga_spans.identity import saga_span_id, saga_trace_id, step_span_id
 from hypervisor_consumers.saga_spans.spans import SagaSpanRecord
-from hypervisor_consumers.saga_spans.state import SagaState
+from hypervisor_consumers.saga_spans.state import OpenSaga, OpenStep, SagaState
 from hypervisor_schemas.errors import InvalidPayload
 from hypervisor_schemas.events import EventType, HypervisorEvent, UnknownEventType
 
@@ -217,6 +219,18 @@ def test_details_of_any_kind_become_text_and_null_is_a_detail(saga: Folded) -> N
     assert saga.last.attributes["agent.saga.result"] == "<Unprintable that can't be written as text>"
 
 
+def test_in_process_events_without_an_id_are_folded_as_any_other(saga: Folded) -> None:
+    for at, kind in enumerate(("created", "step_started", "step_committed", "completed")):
+        event = HypervisorEvent(
+            event_id="",
+            event_type=EventType(f"saga.{kind}"),
+            timestamp=T0 + timedelta(seconds=at),
+            payload={"saga_id": "g", "step_id": "a"},
+        )
+        saga.spans.extend(saga.fold.apply(saga.state, event) or ())
+    assert [span.duration_seconds for span in saga.spans] == [1, 3]
+
+
 def test_a_step_that_ends_without_a_start_has_length_zero_and_the_identity_of_its_end(saga: Folded) -> None:
     event = saga("step_committed", 5, saga_id="g", step_id="a")
     assert (saga.last.start_time, saga.last.end_time) == (seconds(5), seconds(5))
@@ -357,6 +371,68 @@ def test_the_end_of_a_saga_drops_its_open_steps_and_no_others(saga: Folded) -> N
     assert saga.last.duration_seconds == 3
 
 
+LONG = "step" * 255
+"""Longer than a step that its saga holds itself."""
+"""An id that no saga holds itself."""
+
+
+def test_however_many_steps_are_open_each_ends_with_its_own_start_and_the_saga_drops_the_rest(
+    saga: Folded,
+) -> None:
+    steps = [*(f"a{n}" for n in range(20)), LONG]
+    started = {step: saga("step_started", at, saga_id="g", step_id=step) for at, step in enumerate(steps)}
+    again = {step: saga("step_started", 30, saga_id="g", step_id=step) for step in ("a0", "a19", LONG)}
+    kept = {"a3", "a10", "a15"}
+    # From both ends and out of the middle, among those that the saga holds itself and those it doesn't.
+    ending = [step for step in [*steps[::-2], *steps[-2::-2]] if step not in kept]
+    for step in ending:
+        saga("step_committed", 40, saga_id="g", step_id=step)
+        # What is free again is taken again.
+        saga("step_started", 41, saga_id="g", step_id="short")
+        saga("step_committed", 42, saga_id="g", step_id="short")
+    spans = {span.step_id: span for span in saga.spans if span.step_id != "short"}
+    for step in ending:
+        assert spans[step].span_id == (again.get(step) or started[step]).event_id
+    assert [span.duration_seconds for span in saga.spans if span.step_id == "short"] == [1] * len(ending)
+    saga("completed", 50, saga_id="g")
+    assert saga.holds_nothing()
+
+
+def test_a_step_is_one_record_of_the_changelog_at_its_start_and_one_at_its_end(saga: Folded) -> None:
+    def changed() -> list[int]:
+        return [len(table) for table in (saga.state.sagas, saga.state.steps, saga.state.newest)]
+
+    for table in (saga.state.sagas, saga.state.steps, saga.state.newest):
+        table.base = {}
+    saga("created", 0, session="s0", saga_id="g")
+    saga("created", 0, saga_id="g")
+    saga("step_started", 0, saga_id="g", step_id="other")
+    for kind in ("step_started", "step_committed"):
+        for table in (saga.state.sagas, saga.state.steps, saga.state.newest):
+            table.merge_changes()
+        saga(kind, 1, saga_id="g", step_id="a")
+        assert changed() == [1, 0, 0]
+
+
+def test_a_saga_never_holds_so_much_that_its_record_grows_beyond_all_measure(saga: Folded) -> None:
+    for n in range(100):
+        saga("step_started", 0, session="short", saga_id="g", step_id=f"{n}")
+        saga("step_started", 0, session="long", saga_id="g", step_id=f"{LONG}{n}")
+    for _, value in saga.state.sagas.present():
+        assert len(msgspec.json.encode(value)) < 5_000
+
+
+@pytest.mark.parametrize(
+    "named", [{"saga_id": "g", "step_id": "x"}, {"saga_id": "x"}, {"saga_id": "g", "action": "x"}]
+)
+def test_an_id_has_1024_characters_at_most(saga: Folded, named: dict[str, str]) -> None:
+    fits = {name: value.replace("x", "x" * 1024) for name, value in named.items()}
+    saga("step_committed", 0, **fits)
+    assert len(saga.spans) == 1
+    with pytest.raises(InvalidPayload, match="has 1025 characters; an id has 1024 at most"):
+        saga("step_committed", 0, **{name: value.replace("x" * 1024, "x" * 1025) for name, value in fits.items()})
+
+
 def test_a_step_that_ends_after_its_saga_is_in_the_same_trace_under_the_same_parent(saga: Folded) -> None:
     saga("created", 0, saga_id="g", causal=CAUSAL)
     saga("completed", 1, saga_id="g", causal=CAUSAL)
@@ -462,7 +538,7 @@ def test_step_and_saga_ids_are_those_of_the_identity_rules(saga: Folded) -> None
 def test_the_cost_of_an_event_doesnt_grow_with_what_is_open() -> None:
     """Counted in reads and writes of the tables, not in time."""
 
-    class Counting(dict):  # type: ignore[type-arg]
+    class Counting(Table):  # type: ignore[type-arg]
         touched = 0
 
         def __iter__(self) -> Any:
@@ -476,6 +552,10 @@ def test_the_cost_of_an_event_doesnt_grow_with_what_is_open() -> None:
         def __setitem__(self, key: Any, value: Any) -> None:
             Counting.touched += 1
             super().__setitem__(key, value)
+
+        def __delitem__(self, key: Any) -> None:
+            Counting.touched += 1
+            super().__delitem__(key)
 
         def values(self) -> Any:
             Counting.touched += len(self)
@@ -491,7 +571,7 @@ def test_the_cost_of_an_event_doesnt_grow_with_what_is_open() -> None:
 
     def touched_by_one_more_of_each(already_open: int) -> int:
         saga = Folded()
-        saga.state = SagaState(Counting(), Counting(), Counting(), Counting())
+        saga.state = SagaState(Counting(OpenSaga), Counting(OpenStep), Counting(tuple[str, ...]))
         for n in range(already_open):
             saga("step_started", 0, session=f"s{n}", saga_id="unknown", step_id="a")
             saga("step_started", 0, session="s", saga_id="unknown", step_id=f"a{n}")
@@ -502,4 +582,4 @@ def test_the_cost_of_an_event_doesnt_grow_with_what_is_open() -> None:
         saga("completed", 4, session=None, saga_id="unknown")
         return Counting.touched
 
-    assert touched_by_one_more_of_each(1000) == touched_by_one_more_of_each(10) > 0
+    assert touched_by_one_more_of_each(1000) == touched_by_one_more_of_each(20) > 0

@@ -1,95 +1,216 @@
 """The processor of event-index: events to rows, offsets in the same database transaction.
 
 The database alone says where a partition goes on. The offsets in Kafka are for tools that show lag; they are
-never read back.
+never read back. Dead letters are in Kafka before the database moves over them: after a crash in between they are
+there twice, and known as the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from confluent_kafka import KafkaException, TopicPartition
 
 from hypervisor_consumers.event_index.store import EventStore, LostPartition
 from hypervisor_consumers.event_index.tables import IndexRow
-from hypervisor_consumers.runtime.processor import Place, Result
-from hypervisor_schemas.errors import OutputUnavailable
+from hypervisor_consumers.runtime.asker import Asker
+from hypervisor_consumers.runtime.dead_letter_writer import DeadLetterWriter
+from hypervisor_consumers.runtime.metrics import Ledger
+from hypervisor_consumers.runtime.partition import AGED_OUT, WITHOUT_RECORD, Account
+from hypervisor_consumers.runtime.processor import Place, Record, Result
+from hypervisor_schemas.errors import OutputUnavailable, RecordError
 from hypervisor_schemas.events import HypervisorEvent
 
 __all__ = ["Indexer"]
 
+log = logging.getLogger(__name__)
+
 
 class Indexer:
-    """Implements `runtime.processor.Processor` on an `EventStore`."""
+    """Implements `runtime.processor.Processor` on an `EventStore`.
 
-    def __init__(self, store: EventStore) -> None:
+    Its account begins anew with every assignment: the rows themselves are what lasts.
+    """
+
+    def __init__(
+        self,
+        store: EventStore,
+        *,
+        asker: Asker,
+        dead_letters: DeadLetterWriter,
+        ledger: Ledger,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self._store = store
+        self._asker = asker
+        self._dead_letters = dead_letters
+        self._ledger = ledger
+        self._now = now
+        self._consumer: Any = None
+        self._waiting: dict[Place, float] = {}
+        """The partitions that came and can't be read yet, and since when."""
         self._rows: list[IndexRow] = []
-        self._stored: dict[Place, int | None] = {}
-        """Per partition, the offset in the database as this process left or found it."""
-        self._next: dict[Place, int] = {}
+        self._open: dict[Place, _Open] = {}
+        self.trouble = ""
 
-    def assigned(self, place: Place, committed: int | None, begin: int, end: int) -> int:  # noqa: ARG002
-        """Go on where the database says; from the beginning of the log where it says nothing.
+    def start(self, consumer: Any) -> None:
+        """Remember who commits."""
+        self._consumer = consumer
 
-        Raises:
-            OutputUnavailable: The database doesn't answer.
-        """
-        stored = self._store.next_offset(*place)
-        self._stored[place] = stored
-        self._next[place] = begin if stored is None else stored
-        return self._next[place]
+    def assigned(self, places: Collection[Place]) -> None:
+        """They wait until database and log have said where to begin."""
+        self._waiting |= dict.fromkeys(places, self._now())
 
-    def revoked(self, place: Place) -> None:
+    def ready(self) -> Mapping[Place, int]:
+        """Go on where the database says; from the beginning of the log where it says nothing or less."""
+        if not self._waiting:
+            return {}
+        try:
+            begins = {place: self._asker.log_range(place)[0] for place in self._waiting}
+            stored = {place: self._store.next_offset(*place) for place in self._waiting}
+        except KafkaException as error:
+            self.trouble = f"Kafka can't be asked where a partition begins: {error.args[0].str()}."
+            self._asker.close()
+            return {}
+        except OutputUnavailable as error:
+            self.trouble = str(error)
+            return {}
+        self.trouble = ""
+        offsets = {}
+        for place, since in self._waiting.items():
+            opened = self._open[place] = _Open(stored[place], begins[place])
+            offsets[place] = opened.next_offset
+            self._ledger.restored(place, opened.account(), self._now() - since)
+        self._waiting = {}
+        return offsets
+
+    def revoked(self, places: Collection[Place]) -> None:
         """Drop what was not written; the next owner reads it again."""
-        self._drop_rows(place)
-        self._stored.pop(place, None)
-        self._next.pop(place, None)
+        gone = set(places)
+        for place in gone:
+            self._waiting.pop(place, None)
+            self._open.pop(place, None)
+        self._rows = [row for row in self._rows if (row.topic, row.partition) not in gone]
 
-    def apply(self, place: Place, offset: int, event: HypervisorEvent) -> Result:
+    def apply(self, record: Record, event: HypervisorEvent) -> Result:
         """Every event is a row, also of a type that this version doesn't know."""
-        self._rows.append(IndexRow(*place, offset, event))
-        self._next[place] = offset + 1
+        self._rows.append(IndexRow(*record.place, record.offset, event))
+        self._open[record.place].passed(record, Result.APPLIED.value)
         return Result.APPLIED
 
-    def advanced(self, place: Place, next_offset: int) -> None:
-        """The offset moves over what could not be used."""
-        self._next[place] = next_offset
+    def reject(self, record: Record, error: RecordError) -> None:
+        """It goes to the dead letters before the database moves over it."""
+        self._dead_letters.add(record, error)
+        self._open[record.place].passed(record, error.reason)
 
-    def deliver(self) -> Mapping[Place, int]:
+    def ignore(self, record: Record) -> None:
+        """Pass over a record that is for another service."""
+        self._open[record.place].passed(record, Result.IGNORED.value)
+
+    def row(self, record: Record) -> None:
+        """There are no public tables here."""
+        raise AssertionError(record.place)
+
+    def advanced(self, place: Place, next_offset: int) -> None:
+        """The offset moves over what holds no record."""
+        self._open[place].advance(next_offset)
+
+    def lost(self, place: Place, next_offset: int) -> None:
+        """Count the offsets that were deleted unread."""
+        self._open[place].lose(next_offset)
+
+    def commit(self, *, is_last: bool = False) -> Mapping[Place, int | None]:
         """Write rows and offsets in one transaction.
 
         Raises:
             OutputUnavailable: The database is in trouble, or another process writes one of the partitions: then it
                 has it by now, and this one will be told so.
         """
-        moved: dict[tuple[str, int], tuple[int | None, int]] = {
-            place: (self._stored[place], offset)
-            for place, offset in self._next.items()
-            if offset != self._stored[place]
-        }
-        if moved:
-            try:
-                self._store.write(self._rows, moved)
-            except LostPartition as error:
-                self._forget_what_is_there([Place(*place) for place in moved])
-                raise OutputUnavailable(str(error)) from error
-            self._rows.clear()
-            self._stored.update(self._next)
-        return dict(self._next)
+        moved = {place: one for place, one in self._open.items() if one.next_offset != one.stored}
+        if not moved:
+            return {}
+        self._dead_letters.flush()
+        try:
+            self._store.write(self._rows, {place: (one.stored, one.next_offset) for place, one in moved.items()})
+        except LostPartition as error:
+            self._forget_what_is_there(moved)
+            raise OutputUnavailable(str(error)) from error
+        self._rows.clear()
+        now = int(self._now() * 1000)
+        published: Counter[int] = Counter()
+        for place, one in moved.items():
+            one.stored = one.next_offset
+            published.update(one.take_published())
+            self._ledger.committed(place, one.account())
+        self._ledger.concluded("committed", published, now)
+        self._tell_kafka(moved, is_last)
+        return {}
 
-    def _forget_what_is_there(self, places: Iterable[Place]) -> None:
+    def _tell_kafka(self, moved: Mapping[Place, _Open], is_last: bool) -> None:
+        positions = [TopicPartition(*place, one.next_offset) for place, one in moved.items()]
+        try:
+            # One that fails is mended by the next; the last one has no next.
+            self._consumer.commit(offsets=positions, asynchronous=not is_last)
+        except KafkaException as error:
+            log.info("Kafka was not told how far the index is: %s", error.args[0].str())
+
+    def _forget_what_is_there(self, moved: Mapping[Place, _Open]) -> None:
         """A write whose answer was lost looks like another process's, but has come just as far as this one."""
-        for place in places:
-            if self._store.next_offset(*place) == self._next[place]:
-                self._stored[place] = self._next[place]
-                self._drop_rows(place)
+        for place, one in moved.items():
+            if self._store.next_offset(*place) == one.next_offset:
+                one.stored = one.next_offset
+                self._rows = [row for row in self._rows if (row.topic, row.partition) != place]
 
-    def _drop_rows(self, place: Place) -> None:
-        self._rows = [row for row in self._rows if (row.topic, row.partition) != place]
-
-    def is_restored(self, place: Place) -> bool:
-        """Always, once it came: what the database holds is all there at once."""
-        return place in self._next
+    @property
+    def is_serving(self) -> bool:
+        """Whether every partition that came is read: what the database holds is all there at once."""
+        return not self._waiting
 
     def close(self) -> None:
         """Close the store."""
+        self._asker.close()
+        self._dead_letters.close()
         self._store.close()
+
+
+class _Open:
+    """A partition that is read."""
+
+    def __init__(self, stored: int | None, begin: int) -> None:
+        self.stored = stored
+        """The offset in the database, as this process left or found it."""
+        self._first = begin if stored is None else stored
+        self.next_offset = self._first
+        self._results: Counter[str] = Counter()
+        self._published: Counter[int] = Counter()
+        self._last_published = 0
+        self.lose(begin)
+
+    def passed(self, record: Record, result: str) -> None:
+        self.advance(record.offset)
+        self._results[result] += 1
+        self.next_offset = record.offset + 1
+        if record.published > 0:
+            self._last_published = record.published
+            self._published[record.published] += 1
+
+    def advance(self, next_offset: int) -> None:
+        if next_offset > self.next_offset:
+            self._results[WITHOUT_RECORD] += next_offset - self.next_offset
+            self.next_offset = next_offset
+
+    def lose(self, next_offset: int) -> None:
+        if next_offset > self.next_offset:
+            self._results[AGED_OUT] += next_offset - self.next_offset
+            self.next_offset = next_offset
+
+    def take_published(self) -> Counter[int]:
+        taken, self._published = self._published, Counter()
+        return taken
+
+    def account(self) -> Account:
+        return Account(self._first, self.next_offset, dict(self._results), self._last_published)

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import fastapi
 
 from hypervisor_consumers.event_index.api import create_router
 from hypervisor_consumers.event_index.indexer import Indexer
-from hypervisor_consumers.event_index.store import open_store
+from hypervisor_consumers.event_index.store import EventStore, open_store
 from hypervisor_consumers.runtime.access import require_token_off_loopback
-from hypervisor_consumers.runtime.service import Service
+from hypervisor_consumers.runtime.asker import Asker
+from hypervisor_consumers.runtime.client import writer_settings
+from hypervisor_consumers.runtime.dead_letter_writer import DeadLetterWriter
+from hypervisor_consumers.runtime.service import Parts, Runtime, Service
 from hypervisor_schemas.errors import SettingError
 from hypervisor_schemas.settings import Settings
-from hypervisor_schemas.topics import TOPICS
+from hypervisor_schemas.topics import DEAD_LETTERS, topic_names
 
 __all__ = ["DEFAULT_PORT", "event_index_service"]
 
@@ -32,5 +38,24 @@ def event_index_service(database: str | None, host: str, environ: Mapping[str, s
             Settings.DATABASE_URL.name, "is not set; name the database, as in --database sqlite:///events.db."
         )
     store = open_store(url)
-    topics = [topic.name for topic in TOPICS if topic.name.startswith("events.")]
-    return Service("event-index", topics, Indexer(store), routers=[create_router(store, token)])
+    return _IndexService(store, [create_router(store, token)])
+
+
+@dataclass(frozen=True, slots=True)
+class _IndexService:
+    store: EventStore
+    routers: Sequence[fastapi.APIRouter]
+    name: str = "event-index"
+
+    def parts(self, runtime: Runtime) -> Parts:
+        """All event topics into the store."""
+        kafka, consumer = runtime.kafka, runtime.consumer
+        dead_letters = runtime.prefix + DEAD_LETTERS
+        indexer = Indexer(
+            self.store,
+            asker=Asker(kafka, consumer),
+            dead_letters=DeadLetterWriter(kafka, writer_settings(consumer), service=self.name, topic=dead_letters),
+            ledger=runtime.ledger,
+            now=runtime.now,
+        )
+        return Parts(indexer, topic_names(runtime.prefix), needed=[dead_letters])

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, TypeVar
 
-from hypervisor_consumers.ring_metrics.fold import (
-    RING_EVENT_TYPES,
-    RingFold,
-    RingState,
+from hypervisor_consumers.ring_metrics.agent_rings import (
+    agent_rings,
     current_rings,
     elevation_seconds,
     ended_durations,
+)
+from hypervisor_consumers.ring_metrics.fold import (
+    RING_EVENT_TYPES,
+    TRANSITION_TYPES,
+    AgentSession,
+    RingFold,
+    RingSeries,
 )
 from hypervisor_consumers.ring_metrics.names import (
     CURRENT_RING,
@@ -65,7 +71,8 @@ class RingMetricsCollector:
 
     def __init__(self, bus: Subscribable, *, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        self._fold = RingFold()
+        # A snapshot holds all that the bus said; nothing is summed away.
+        self._fold = RingFold(max_series=sys.maxsize)
         self._state = self._fold.new_state()
         self._processed = 0
         self._rejected = 0
@@ -101,12 +108,13 @@ class RingMetricsCollector:
             last, running ones are not in it; `events_processed`: ring events received, rejected ones too, as in
             the package.
         """
-        state, processed = self._snapshot()
+        series, processed = self._snapshot()
+        rows = agent_rings(series)
         return {
-            RING_TRANSITIONS.name: state.transitions,
-            RING_BREACHES.name: state.breaches,
-            CURRENT_RING.name: current_rings([state]),
-            ELEVATION_DURATION.name: ended_durations([state]),
+            RING_TRANSITIONS.name: _transitions(series),
+            RING_BREACHES.name: _breaches(series),
+            CURRENT_RING.name: current_rings(rows),
+            ELEVATION_DURATION.name: ended_durations(rows),
             "events_processed": processed,
         }
 
@@ -117,12 +125,13 @@ class RingMetricsCollector:
         it what this one didn't.
         """
         with self._export_lock:
-            state, _ = self._snapshot()
+            series, _ = self._snapshot()
+            rows = agent_rings(series)
             exported = self._exported.to(exporter)
-            _export_increases(exporter, exported, RING_TRANSITIONS, state.transitions)
-            _export_increases(exporter, exported, RING_BREACHES, state.breaches)
-            _export_gauges(exporter, CURRENT_RING, current_rings([state]))
-            _export_gauges(exporter, ELEVATION_DURATION, elevation_seconds([state], self._clock()))
+            _export_increases(exporter, exported, RING_TRANSITIONS, _transitions(series))
+            _export_increases(exporter, exported, RING_BREACHES, _breaches(series))
+            _export_gauges(exporter, CURRENT_RING, current_rings(rows))
+            _export_gauges(exporter, ELEVATION_DURATION, elevation_seconds(rows, self._clock()))
 
     def reset(self) -> None:
         """Start over, as if no event had come and nothing had been exported."""
@@ -154,17 +163,24 @@ class RingMetricsCollector:
             error,
         )
 
-    def _snapshot(self) -> tuple[RingState, int]:
+    def _snapshot(self) -> tuple[list[tuple[AgentSession, RingSeries]], int]:
         with self._lock:
             # A copy of a dict is one step under the GIL: an emit from a signal handler can't come in between.
-            state = RingState(
-                transitions=self._state.transitions.copy(),
-                breaches=self._state.breaches.copy(),
-                rings=self._state.rings.copy(),
-                running=self._state.running.copy(),
-                ended=self._state.ended.copy(),
-            )
-            return state, self._processed
+            series, processed = self._state.series.copy(), self._processed
+        return [(key, value) for key, value in series.items() if value is not None], processed
+
+
+def _transitions(series: Iterable[tuple[AgentSession, RingSeries]]) -> dict[tuple[str, str, str], int]:
+    return {
+        (kind, *key): count
+        for key, value in series
+        for kind, count in zip(TRANSITION_TYPES, value.transitions, strict=True)
+        if count
+    }
+
+
+def _breaches(series: Iterable[tuple[AgentSession, RingSeries]]) -> dict[AgentSession, int]:
+    return {key: value.breaches for key, value in series if value.breaches}
 
 
 def _export_increases(

@@ -1,9 +1,10 @@
-"""Ring states to prometheus-client metric families, for the service's `/metrics`."""
+"""Ring states and the rows of agent-rings to prometheus-client metric families, for the service's `/metrics`."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TypeVar
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import lru_cache
+from typing import TypeAlias
 
 from prometheus_client.core import (
     CounterMetricFamily,
@@ -13,12 +14,14 @@ from prometheus_client.core import (
 )
 from prometheus_client.samples import Sample
 
+from hypervisor_consumers.ring_metrics.agent_rings import current_rings, elevation_seconds, elevations_active
 from hypervisor_consumers.ring_metrics.fold import (
+    OVERFLOW,
+    TRANSITION_TYPES,
     UNKNOWN,
+    AgentSession,
+    RingSeries,
     RingState,
-    current_rings,
-    elevation_seconds,
-    elevations_active,
 )
 from hypervisor_consumers.ring_metrics.names import (
     CURRENT_RING,
@@ -28,47 +31,119 @@ from hypervisor_consumers.ring_metrics.names import (
     ELEVATIONS_ACTIVE,
     RING_BREACHES,
     RING_TRANSITIONS,
+    SERIES,
+    SERIES_OVERFLOW,
     RingMetric,
 )
+from hypervisor_schemas.agent_rings import AgentRing
+from hypervisor_schemas.topics import partition_of
 
 __all__ = ["ring_families"]
 
-Series = TypeVar("Series", bound=tuple[str, ...])
+_NOT_KNOWN = frozenset({"", UNKNOWN})
+
+_LabelValues: TypeAlias = tuple[str, ...]
+"""The values of the labels that are kept, then the partition where the series carries it."""
 
 
-def ring_families(states: Mapping[int, RingState], now: float) -> list[Metric]:
+def ring_families(
+    states: Mapping[int, RingState],
+    rows: Mapping[int, Mapping[AgentSession, AgentRing]],
+    now: float,
+    *,
+    labels: Collection[str] = RING_TRANSITIONS.labels,
+    home_partitions: int | None = None,
+) -> list[Metric]:
     """All metrics of the service, in a fixed order.
 
+    A counter's series lies in one partition, that of its session, else of its agent. What can lie in several has
+    the label `partition`: a sum would fall when a partition moves away, and look like a counter that began anew.
+
     Args:
-        states: Per partition, what is shown of it.
+        states: Per partition of the events, what is shown of it: counters and the histogram.
+        rows: Per partition of agent-rings, its rows: what is shown of an agent.
         now: Seconds since 1970, for the age of running elevations.
+        labels: The labels that the counters keep, as the fold of the states has them. Series that were counted
+            with others are not shown.
+        home_partitions: How many partitions the source had before it grew; None if it never has, which spares a
+            hash per series. Sessions have moved since: only where a session was at first do its series go without
+            the label `partition`.
     """
-    of_all = list(states.values())
-    return [
-        _counter(RING_TRANSITIONS, {partition: state.transitions for partition, state in states.items()}),
-        _counter(RING_BREACHES, {partition: state.breaches for partition, state in states.items()}),
-        _gauge(CURRENT_RING, current_rings(of_all)),
-        _gauge(ELEVATION_DURATION, elevation_seconds(of_all, now)),
-        _gauge(ELEVATIONS_ACTIVE, elevations_active(of_all)),
+    counted = list(_counted(states, labels, home_partitions))
+    of_agents = [row for partition_rows in rows.values() for row in partition_rows.values()]
+    families = [
+        _transitions(counted, labels),
+        _breaches(counted, labels),
+        _gauge(CURRENT_RING, current_rings(of_agents)),
+        _gauge(ELEVATION_DURATION, elevation_seconds(of_agents, now)),
+        _gauge(ELEVATIONS_ACTIVE, elevations_active(of_agents)),
         _elevation_histogram(states),
+        _overflow(states),
     ]
+    shown = sum(len(family.samples) for family in families)
+    return [*families, GaugeMetricFamily(SERIES.name, SERIES.help, value=shown)]
 
 
-def _counter(metric: RingMetric, counts: Mapping[int, Mapping[Series, int]]) -> Metric:
-    # A series lies in one partition, that of its session or its agent. Events that name neither lie in all of
-    # them; summed, their series would fall when a partition moves away, and look like a counter that began anew.
-    totals: dict[tuple[Series, int | None], int] = {}
-    for partition, series_counts in counts.items():
-        for series, count in series_counts.items():
-            spread = series[-2:] == (UNKNOWN, UNKNOWN)
-            key = (series, partition if spread else None)
-            totals[key] = totals.get(key, 0) + count
+def _counted(
+    states: Mapping[int, RingState], labels: Collection[str], home_partitions: int | None
+) -> Iterator[tuple[_LabelValues, RingSeries]]:
+    keeps_agent, keeps_session = "agent_did" in labels, "session_id" in labels
+    for partition, state in states.items():
+        label = (str(partition),)
+        for key, series in state.series.present():
+            agent, session = key
+            # With a label left out, keys that have it hold no counts, or those of former labels.
+            if (bool(agent) != keeps_agent or bool(session) != keeps_session) and key != OVERFLOW:
+                continue
+            kept = key if keeps_agent and keeps_session else (agent,) * keeps_agent + (session,) * keeps_session
+            yield kept if _is_in_one_place(key, partition, home_partitions) else kept + label, series
+
+
+def _is_in_one_place(key: AgentSession, partition: int, home_partitions: int | None) -> bool:
+    agent, session = key
+    if session not in _NOT_KNOWN:
+        record_key = session
+    elif session and agent not in _NOT_KNOWN:
+        record_key = agent
+    else:
+        return False
+    if key == OVERFLOW:
+        return False
+    return home_partitions is None or _home(record_key, home_partitions) == partition
+
+
+@lru_cache(maxsize=1_000_000)
+def _home(record_key: str, partitions: int) -> int:
+    # A hash of every series at every scrape would be most of a scrape's cost.
+    return partition_of(record_key.encode(), partitions)
+
+
+def _transitions(counted: list[tuple[_LabelValues, RingSeries]], labels: Collection[str]) -> Metric:
+    if "event_type" not in labels:
+        return _counter(RING_TRANSITIONS, labels, ((kept, sum(series.transitions)) for kept, series in counted))
+    by_type = (
+        ((kind, *kept), count)
+        for kept, series in counted
+        for kind, count in zip(TRANSITION_TYPES, series.transitions, strict=True)
+        if count
+    )
+    return _counter(RING_TRANSITIONS, labels, by_type)
+
+
+def _breaches(counted: list[tuple[_LabelValues, RingSeries]], labels: Collection[str]) -> Metric:
+    return _counter(RING_BREACHES, labels, ((kept, series.breaches) for kept, series in counted))
+
+
+def _counter(metric: RingMetric, labels: Collection[str], counts: Iterable[tuple[_LabelValues, int]]) -> Metric:
+    totals: dict[_LabelValues, int] = {}
+    for label_values, count in counts:
+        if count:
+            totals[label_values] = totals.get(label_values, 0) + count
+    names = (*(label for label in metric.labels if label in labels), "partition")
     family = CounterMetricFamily(metric.name, metric.help)
-    for (series, shown_partition), count in sorted(totals.items()):
-        labels = metric.labelled(series)
-        if shown_partition is not None:
-            labels["partition"] = str(shown_partition)
-        family.samples.append(Sample(metric.name, labels, count))
+    for label_values, total in sorted(totals.items()):
+        # Not strict: most series have no `partition`.
+        family.samples.append(Sample(metric.name, dict(zip(names, label_values, strict=False)), total))
     return family
 
 
@@ -82,12 +157,20 @@ def _gauge(metric: RingMetric, values: Mapping[str, float]) -> Metric:
 def _elevation_histogram(states: Mapping[int, RingState]) -> Metric:
     family = HistogramMetricFamily(ELEVATION_SECONDS.name, ELEVATION_SECONDS.help, labels=ELEVATION_SECONDS.labels)
     for partition, state in sorted(states.items()):
-        counted = [(float(bound), *entry) for bound, entry in state.elevations.items()]
+        ended = [(float(bound), bucket) for (bound,), bucket in state.elevations.present()]
         # By comparison, not by name: a state that was kept from a version with other bounds stays whole.
         buckets = [
-            (str(float(limit)), float(sum(count for bound, count, _ in counted if bound <= limit)))
+            (str(float(limit)), float(sum(bucket.count for bound, bucket in ended if bound <= limit)))
             for limit in ELEVATION_BUCKETS
         ]
-        buckets.append(("+Inf", float(sum(count for _, count, _ in counted))))
-        family.add_metric([str(partition)], buckets, sum(total for _, _, total in counted) / 1e6)
+        buckets.append(("+Inf", float(sum(bucket.count for _, bucket in ended))))
+        family.add_metric([str(partition)], buckets, sum(bucket.microseconds for _, bucket in ended) / 1e6)
+    return family
+
+
+def _overflow(states: Mapping[int, RingState]) -> Metric:
+    family = CounterMetricFamily(SERIES_OVERFLOW.name, SERIES_OVERFLOW.help, labels=SERIES_OVERFLOW.labels)
+    for partition, state in sorted(states.items()):
+        series = state.series[OVERFLOW]
+        family.add_metric([str(partition)], 0 if series is None else series.overflowed)
     return family

@@ -1,4 +1,7 @@
-"""Every metric of ring-metrics, declared once. Names, types and labels of the first four are the seed's."""
+"""Every metric of ring-metrics, declared once. Names, types and labels of the first four are the seed's.
+
+`docs/metrics.md` is made from here.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,8 @@ __all__ = [
     "RING_BREACHES",
     "RING_METRICS",
     "RING_TRANSITIONS",
+    "SERIES",
+    "SERIES_OVERFLOW",
     "RingMetric",
 ]
 
@@ -69,6 +74,18 @@ ELEVATION_SECONDS = RingMetric(
     ("partition",),
     "How long elevations lasted that have ended.",
 )
+SERIES_OVERFLOW = RingMetric(
+    "hypervisor_telemetry_series_overflow_total",
+    "counter",
+    ("partition",),
+    "Ring events of series beyond TELEMETRY_MAX_SERIES: counted in the overflow series, or their ring is not kept.",
+)
+SERIES = RingMetric(
+    "hypervisor_telemetry_series",
+    "gauge",
+    (),
+    "Series of ring metrics that this copy shows.",
+)
 
 RING_METRICS = (
     RING_TRANSITIONS,
@@ -77,6 +94,8 @@ RING_METRICS = (
     ELEVATION_DURATION,
     ELEVATIONS_ACTIVE,
     ELEVATION_SECONDS,
+    SERIES_OVERFLOW,
+    SERIES,
 )
 
 ELEVATION_BUCKETS: tuple[int, ...] = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600)

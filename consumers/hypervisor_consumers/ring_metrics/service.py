@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from typing import Never
 
 from prometheus_client.metrics_core import Metric
 
+from hypervisor_consumers.ring_metrics.agent_rings import AgentRingsView, publish_agent_rings
 from hypervisor_consumers.ring_metrics.families import ring_families
-from hypervisor_consumers.ring_metrics.fold import RingFold
-from hypervisor_consumers.runtime.processor import FoldProcessor
-from hypervisor_consumers.runtime.service import Service
+from hypervisor_consumers.ring_metrics.fold import RingFold, RingState
+from hypervisor_consumers.runtime.service import StatefulService
+from hypervisor_consumers.runtime.stateful import Shown
 from hypervisor_schemas.settings import Settings
 
 __all__ = ["DEFAULT_PORT", "ring_metrics_service"]
@@ -18,12 +20,25 @@ __all__ = ["DEFAULT_PORT", "ring_metrics_service"]
 DEFAULT_PORT = 8000
 
 
-def ring_metrics_service(environ: Mapping[str, str]) -> Service:
+def ring_metrics_service(environ: Mapping[str, str]) -> StatefulService[RingState, Never]:
     """Ring events to `/metrics`."""
-    processor = FoldProcessor(RingFold(), duplicate_window=Settings.DUPLICATE_WINDOW.of(environ))
+    labels = Settings.RING_LABELS.of(environ)
 
-    def families() -> Iterable[Metric]:
-        with processor.visible_states() as states:
-            return ring_families(states, time.time())
+    def families(shown: Shown[RingState]) -> Iterable[Metric]:
+        return ring_families(
+            shown.states, shown.rows, time.time(), labels=labels, home_partitions=shown.state_partitions
+        )
 
-    return Service("ring-metrics", ["events.ring"], processor, families)
+    return StatefulService(
+        name="ring-metrics",
+        source="events.ring",
+        fold=RingFold(
+            series_ttl_ms=Settings.SERIES_TTL.of(environ) * 1000,
+            elevation_max_ms=Settings.ELEVATION_MAX.of(environ) * 1000,
+            max_series=Settings.MAX_SERIES.of(environ),
+            labels=labels,
+        ),
+        families=families,
+        publish=publish_agent_rings,
+        view=AgentRingsView(),
+    )

@@ -6,7 +6,13 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["admin_settings", "consumer_settings"]
+from hypervisor_schemas.topics import DEAD_LETTER_BYTES
+
+__all__ = ["admin_settings", "asker_settings", "consumer_settings", "transaction_settings", "writer_settings"]
+
+TRANSACTION_TIMEOUT = 10.0
+"""Seconds after which Kafka ends the open transaction of a copy that was killed (and up to its scan interval more);
+until then its partitions can't be restored elsewhere."""
 
 _NOT_FOR_ADMIN = (
     "group.",
@@ -50,6 +56,35 @@ def admin_settings(consumer: Mapping[str, Any]) -> dict[str, Any]:
     """
     shared = {name: value for name, value in consumer.items() if not name.startswith(_NOT_FOR_ADMIN)}
     return {**shared, "log_level": 0}
+
+
+def asker_settings(consumer: Mapping[str, Any]) -> dict[str, Any]:
+    """librdkafka's settings for a client that only asks, and logs nothing: nobody polls it for its log."""
+    shared = {name: value for name, value in consumer.items() if not name.startswith(_NOT_FOR_ADMIN)}
+    return {**shared, "group.id": consumer["group.id"], "log_level": 0}
+
+
+def writer_settings(consumer: Mapping[str, Any]) -> dict[str, Any]:
+    """librdkafka's settings for an idempotent producer, from those of a consumer."""
+    shared = {name: value for name, value in consumer.items() if not name.startswith(_NOT_FOR_ADMIN)}
+    return {
+        "compression.type": "lz4",
+        **shared,
+        "enable.idempotence": True,
+        # What Kafka has taken from a foreign client has to fit with a dead letter's headers.
+        "message.max.bytes": DEAD_LETTER_BYTES,
+        "queue.buffering.max.messages": 1_000_000,
+        "logger": _quiet_logger(),
+    }
+
+
+def transaction_settings(consumer: Mapping[str, Any], transactional_id: str) -> dict[str, Any]:
+    """librdkafka's settings for the transactions of a service, from its consumer's."""
+    return {
+        **writer_settings(consumer),
+        "transactional.id": transactional_id,
+        "transaction.timeout.ms": int(TRANSACTION_TIMEOUT * 1000),
+    }
 
 
 def _quiet_logger() -> logging.Logger:

@@ -56,7 +56,8 @@ class Health:
 
     @property
     def troubles(self) -> list[str]:
-        """What is in trouble now, a sentence each."""
+        """What is in trouble now, a sentence each; Kafka first, where the others come from."""
         now = self._clock()
         with self._lock:
-            return [sentence for sentence, until in self._troubles.values() if now < until]
+            troubles = sorted(self._troubles.items(), key=lambda item: item[0] != "kafka")
+            return [sentence for _, (sentence, until) in troubles if now < until]

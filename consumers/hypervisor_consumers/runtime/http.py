@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import fastapi
 import uvicorn
@@ -20,9 +20,16 @@ __all__ = ["HttpServer", "make_app"]
 
 
 def make_app(
-    service: str, health: Health, collectors: Iterable[Collector], routers: Iterable[fastapi.APIRouter] = ()
+    service: str,
+    health: Health,
+    collectors: Iterable[Collector],
+    routers: Iterable[fastapi.APIRouter] = (),
+    may_show: Callable[[], bool] = lambda: True,
 ) -> fastapi.FastAPI:
-    """The web application of one service. Its registry is its own: nothing else of the process is in it."""
+    """The web application of one service. Its registry is its own: nothing else of the process is in it.
+
+    `may_show` tells whether numbers that belong to the log may be shown now; collectors leave them out if not.
+    """
     registry = CollectorRegistry(auto_describe=False)
     for collector in collectors:
         registry.register(collector)
@@ -31,7 +38,12 @@ def make_app(
     @app.get("/metrics", include_in_schema=False)
     def metrics(request: fastapi.Request) -> fastapi.Response:
         encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        return fastapi.Response(encode(registry), media_type=content_type)
+        might_show = may_show()
+        text = encode(registry)
+        if might_show and not may_show():
+            # The process may have been frozen in the middle, and the numbers be old by now.
+            text = encode(registry)
+        return fastapi.Response(text, media_type=content_type)
 
     @app.get("/healthz", include_in_schema=False)
     def healthz() -> fastapi.Response:

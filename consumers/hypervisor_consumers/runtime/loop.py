@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
-from typing import Any, TypeVar
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import confluent_kafka
-from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka import KafkaException, TopicPartition
 
+from hypervisor_consumers.runtime.flood import FloodWatch
 from hypervisor_consumers.runtime.health import Health
+from hypervisor_consumers.runtime.kafka import Kafka, headers_of
 from hypervisor_consumers.runtime.metrics import Ledger
-from hypervisor_consumers.runtime.positions import find_positions
-from hypervisor_consumers.runtime.processor import Place, Processor
+from hypervisor_consumers.runtime.processor import Place, Processor, Record
 from hypervisor_consumers.runtime.watch import BrokerWatch
 from hypervisor_schemas.codec import EventDecoder
-from hypervisor_schemas.errors import KafkaError, OutputUnavailable, RecordError, RegistryUnavailable, SettingError
+from hypervisor_schemas.dead_letters import replay_for
+from hypervisor_schemas.errors import KafkaError, OutputUnavailable, RecordError, RegistryUnavailable
 from hypervisor_schemas.limited_log import LimitedLog
 
 __all__ = ["ConsumerLoop"]
@@ -29,79 +29,110 @@ BATCH = 500
 NOTHING_CAME_AFTER = 10.0
 """Seconds in the group, Kafka answering, after which a copy without partitions is one that gets none for now."""
 
-_ASSIGNMENT_WITHIN = 180.0
-_GROUP_TROUBLE_LASTS = 60.0
-_FIRST_WAIT, _LONGEST_WAIT = 0.5, 5.0
-
-T = TypeVar("T")
+_TROUBLE_LASTS = 60.0
+_FIRST_WAIT, _LONGEST_WAIT = 0.2, 5.0
 
 
 class ConsumerLoop:
-    """Reads topics as one member of a group, decodes, counts, and drives a processor.
+    """Reads topics as one member of a group, decodes, and drives a processor.
 
-    A record that can't be used is counted by reason, logged (the first of each kind at once, with its place),
-    and passed over. What the processor can't deliver, and a registry that doesn't answer, are waited for:
-    reading stops, the group is kept, `/readyz` says so.
+    A record that can't be used goes to the processor as a dead letter, is logged (the first of each kind at once,
+    with its place), and stops nothing. What the processor can't make safe, and a registry that doesn't answer, are
+    waited for: reading stops, the group is kept, `/readyz` says so.
+
+    Args:
+        kafka: Where the clients come from.
+        settings: The consumer's.
+        service: The service's name, as replayed dead letters know it.
+        topics: Full names of what is read; `row_topics` among them hold rows of public tables, not events.
+        needed: Topics that must be there besides.
+        commit_interval: Seconds.
     """
 
     def __init__(
         self,
         *,
+        kafka: Kafka,
         settings: Mapping[str, Any],
+        service: str,
         topics: Sequence[str],
+        row_topics: Collection[str] = (),
+        needed: Sequence[str] = (),
         processor: Processor,
         decoder: EventDecoder,
         health: Health,
+        ledger: Ledger,
+        flood: FloodWatch,
+        watch: BrokerWatch,
         commit_interval: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.ledger = Ledger()
+        self._kafka = kafka
         self._settings = settings
+        self._service = service
         self._topics = list(topics)
+        self._row_topics = frozenset(row_topics)
+        self._needed = [*topics, *needed]
         self._processor = processor
         self._decoder = decoder
         self._health = health
+        self._ledger = ledger
+        self._flood = flood
         self._commit_interval = commit_interval
         self._clock = clock
         self._limited = LimitedLog(log)
-        self._watch = BrokerWatch(settings, health, clock)
+        self._watch = watch
         self._assigned: set[Place] = set()
-        self._committed: dict[Place, int] = {}
+        self._live: set[Place] = set()
+        """The assigned partitions that are read; the others are being restored."""
+        self._positions: dict[Place, int] = {}
+        """Of the live partitions with events: the offset that has to come next."""
+        self._doubted: dict[Place, int] = {}
         self._waits: dict[Place, _Wait] = {}
-        self._delivery_wait: _Wait | None = None
+        self._commit_wait: _Wait | None = None
         self._next_commit = 0.0
         self._joined = False
         self._waiting_since = clock()
         self._should_stop: Callable[[], bool] = lambda: False
 
     def run(self, should_stop: Callable[[], bool]) -> None:
-        """Run until `should_stop`; then deliver, commit and leave the group.
+        """Run until `should_stop`; then commit and leave the group.
 
         Raises:
             SettingError: librdkafka refuses the settings.
             KafkaError: Kafka refused for good.
+            StateError: What is kept of a partition can't be right.
         """
         self._should_stop = should_stop
-        try:
-            self._consumer = Consumer(
-                {**self._settings, "error_cb": self._connection_trouble, "on_commit": self._on_commit}
-            )
-        except KafkaException as error:
-            raise SettingError("KAFKA_*", f"settings don't go together: {error.args[0].str()}.") from None
+        self.open()
         try:
             if self._wait_for_topics():
-                self._consumer.subscribe(
-                    self._topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
-                )
-                self._waiting_since = self._clock()
+                self.subscribe()
             while not should_stop():
-                self._turn()
-            self._deliver_and_commit(is_last=True)
-        finally:
-            # With nobody there to tell, leaving the group would wait for its own timeout.
+                self.turn()
             if self._watch.answers:
-                self._consumer.close()
-            self._processor.close()
+                self._commit(is_last=True)
+        finally:
+            self.close()
+
+    def open(self) -> None:
+        """Make the consumer; it joins no group yet."""
+        self._consumer = self._kafka.consumer({**self._settings, "error_cb": self._connection_trouble})
+        self._processor.start(self._consumer)
+
+    def subscribe(self) -> None:
+        """Join the group."""
+        self._consumer.subscribe(
+            self._topics, on_assign=self._on_assign, on_revoke=self._on_revoke, on_lost=self._on_lost
+        )
+        self._waiting_since = self._clock()
+
+    def close(self) -> None:
+        """Leave the group."""
+        # With nobody there to tell, leaving the group, as the commit before, would wait for its own timeout.
+        if self._watch.answers:
+            self._consumer.close()
+        self._processor.close()
 
     def _wait_for_topics(self) -> bool:
         """Subscribing to a topic that doesn't exist yet would find it minutes after it was made."""
@@ -114,7 +145,7 @@ class ConsumerLoop:
                 self._watch.lost(error)
                 continue
             self._watch.found()
-            missing = [topic for topic in self._topics if topic not in known]
+            missing = [topic for topic in self._needed if topic not in known]
             if not missing:
                 self._health.better("topics")
                 return True
@@ -124,59 +155,105 @@ class ConsumerLoop:
             self._consumer.poll(0.5)
         return False
 
-    def _turn(self) -> None:
+    def turn(self) -> None:
+        """Once around: read, take, commit if it is time."""
         messages = self._consumer.consume(BATCH, timeout=0.1)
         self._health.turned()
         by_place: dict[Place, list[Any]] = {}
         for message in messages:
             error = message.error()
             if error is None or error.code() == confluent_kafka.KafkaError._PARTITION_EOF:
-                by_place.setdefault(_place_of(message), []).append(message)
+                by_place.setdefault(Place(message.topic(), message.partition()), []).append(message)
             else:
                 self._reading_trouble(message.topic(), error)
         for place, batch in by_place.items():
-            if place in self._assigned:
+            if place in self._live:
                 self._take(place, batch)
+        self._begin_reading(self._processor.ready())
         self._resume_after_waits()
         if self._clock() >= self._next_commit:
-            self._deliver_and_commit()
-        self._watch.look()
+            self._commit()
         self._look_around()
 
     def _take(self, place: Place, batch: Iterable[Any]) -> None:
         self._health.better(place.topic)
-        results: Counter[str] = Counter()
-        position: int | None = None
+        taken = bad = bad_at_end = 0
+        is_row = place.topic in self._row_topics
         for message in batch:
             offset = message.offset()
+            if not is_row and not self._follows(place, offset):
+                break
             if message.error() is not None:
                 self._processor.advanced(place, offset)
-                position = offset
                 continue
+            record = _record_of(place, message)
             try:
-                event = self._decoder.decode(message.value())
-                result = self._processor.apply(place, offset, event).value
-            except RecordError as error:
-                result = error.reason
-                self._processor.advanced(place, offset + 1)
-                self._limited.log(
-                    logging.WARNING,
-                    error.reason,
-                    "A record was passed over (%s), topic %s, partition %d, offset %d: %s",
-                    error.reason,
-                    *place,
-                    offset,
-                    error,
-                )
+                is_bad = not (self._take_row(record) if is_row else self._take_event(record))
             except RegistryUnavailable as error:
-                self._wait_with(place, offset, error)
+                self._wait_with(place, record.offset, error)
                 break
-            results[result] += 1
-            position = offset + 1
+            taken += 1
+            if not is_row:
+                self._positions[place] = offset + 1
+            bad += is_bad
+            bad_at_end = bad_at_end + 1 if is_bad else 0
             if self._waits:
                 self._end_wait(place)
-        if position is not None:
-            self.ledger.add(place, results, position)
+        if taken and not is_row:
+            self._flood.batch(taken, bad, bad_at_end)
+
+    def _follows(self, place: Place, offset: int) -> bool:
+        """Whether this is what has to come next. A gap is believed when the log was asked twice.
+
+        Offsets without a record are rare: markers of transactions, what retention took away. A client that began to
+        read at a wrong place looks the same, and its records would be lost without a trace in the account.
+        """
+        expected = self._positions[place]
+        if offset > expected and self._doubted.pop(place, None) != expected:
+            self._doubted[place] = expected
+        elif offset >= expected:
+            begin = self._watch.begins.get(place, 0)
+            if begin > expected:
+                self._processor.lost(place, min(begin, offset))
+            self._positions[place] = offset
+            return True
+        log.info("%s %d goes on at offset %d, %d was expected; it is read again", *place, offset, expected)
+        self._consumer.seek(TopicPartition(*place, expected))
+        return False
+
+    def _take_event(self, record: Record) -> bool:
+        """Returns whether the record could be used."""
+        receiver = replay_for(record.headers)
+        if receiver is not None and receiver != self._service:
+            self._processor.ignore(record)
+            return True
+        try:
+            self._processor.apply(record, self._decoder.decode(record.value))
+        except RecordError as error:
+            self._processor.reject(record, error)
+            self._say_bad(record, error, "It is in the dead letters")
+            return False
+        return True
+
+    def _take_row(self, record: Record) -> bool:
+        try:
+            self._processor.row(record)
+        except RecordError as error:
+            self._say_bad(record, error, "A row was passed over")
+            return False
+        return True
+
+    def _say_bad(self, record: Record, error: RecordError, what: str) -> None:
+        self._limited.log(
+            logging.WARNING,
+            error.reason,
+            "A record can't be used (%s), topic %s, partition %d, offset %d: %s %s.",
+            error.reason,
+            *record.place,
+            record.offset,
+            error,
+            what,
+        )
 
     def _wait_with(self, place: Place, offset: int, error: Exception) -> None:
         """Stop at this record and try it again after a while."""
@@ -193,147 +270,123 @@ class ConsumerLoop:
         for place, wait in self._waits.items():
             if wait.is_pausing and now >= wait.until:
                 wait.is_pausing = False
-                # While the output is down too, resuming is left to the delivery.
-                if self._delivery_wait is None:
+                # While commits are waited for too, resuming is left to them.
+                if self._commit_wait is None:
                     self._consumer.resume([TopicPartition(*place)])
 
     def _end_wait(self, place: Place) -> None:
         if self._waits.pop(place, None) is not None and not self._waits:
             self._health.better("registry")
 
-    def _deliver_and_commit(self, *, is_last: bool = False) -> None:
+    def _commit(self, *, is_last: bool = False) -> None:
         now = self._clock()
-        if self._delivery_wait is not None and now < self._delivery_wait.until and not is_last:
+        if self._commit_wait is not None and now < self._commit_wait.until and not is_last:
             return
         self._next_commit = now + self._commit_interval
         try:
-            offsets = self._processor.deliver()
+            again = self._processor.commit(is_last=is_last)
         except (OSError, OutputUnavailable) as error:
-            sentence = f"The output doesn't take what was read ({error}). It is tried again; nothing is lost."
-            self._health.trouble("output", sentence)
-            self._limited.log(logging.WARNING, "output", "%s", sentence)
-            if self._delivery_wait is None:
-                self._delivery_wait = _Wait(now)
-                self._consumer.pause([TopicPartition(*place) for place in self._assigned])
-            self._delivery_wait.again(now)
+            self._hold(f"What was read can't be made safe now ({error}). It is tried again; nothing is lost.")
             return
-        if self._delivery_wait is not None:
-            self._delivery_wait = None
-            self._health.better("output")
-            waiting = {place for place, wait in self._waits.items() if wait.is_pausing}
-            self._consumer.resume([TopicPartition(*place) for place in self._assigned - waiting])
-        self._commit(offsets, is_last=is_last)
+        if again:
+            self._read_again(again)
+            self._hold("What was read could not be committed, and is read again; nothing is lost.")
+        elif self._commit_wait is not None:
+            self._commit_wait = None
+            self._health.better("commit")
+            self._consumer.resume(self._readable())
 
-    def _commit(self, offsets: Mapping[Place, int], *, is_last: bool) -> None:
-        new = {place: offset for place, offset in offsets.items() if self._committed.get(place) != offset}
-        if not new:
-            return
-        positions = [TopicPartition(*place, offset) for place, offset in new.items()]
-        self._committed.update(new)
-        try:
-            if is_last and self._watch.answers:
-                self._on_commit(None, self._consumer.commit(offsets=positions, asynchronous=False) or [])
+    def _hold(self, sentence: str) -> None:
+        """Stop reading until a commit goes through."""
+        self._health.trouble("commit", sentence)
+        self._limited.log(logging.WARNING, "commit", "%s", sentence)
+        now = self._clock()
+        if self._commit_wait is None:
+            self._commit_wait = _Wait(now)
+            self._consumer.pause([TopicPartition(*place) for place in self._live])
+        self._commit_wait.again(now)
+
+    def _read_again(self, places: Mapping[Place, int | None]) -> None:
+        for place, offset in places.items():
+            self._end_wait(place)
+            if offset is None:
+                self._live.discard(place)
+                self._consumer.incremental_unassign([TopicPartition(*place)])
             else:
-                self._consumer.commit(offsets=positions, asynchronous=True)
-        except KafkaException as error:
-            self._on_commit(error.args[0], positions)
+                self._positions[place] = offset
+                self._consumer.seek(TopicPartition(*place, offset))
 
-    def _on_commit(self, error: Any, positions: list[TopicPartition]) -> None:
-        """An offset that was not committed is tried again at the next interval.
+    def _begin_reading(self, restored: Mapping[Place, int]) -> None:
+        if restored:
+            starts = [TopicPartition(*place, offset) for place, offset in restored.items()]
+            self._consumer.incremental_assign(starts)
+            self._live.update(restored)
+            self._positions |= restored
+            # A partition that was paused when it went comes back so.
+            if self._commit_wait is None:
+                self._consumer.resume(starts)
+            else:
+                self._consumer.pause(starts)
+            log.info("%d of %d partitions are restored", len(self._live), len(self._assigned))
 
-        What is delivered twice because of it is the same twice: outputs have ids of their own.
-        """
-        for position in positions:
-            reason = error or position.error
-            if reason is not None:
-                self._committed.pop(Place(position.topic, position.partition), None)
-                self._limited.log(logging.WARNING, "commit", "Offsets were not committed: %s", reason.str())
+    def _readable(self) -> list[TopicPartition]:
+        waiting = {place for place, wait in self._waits.items() if wait.is_pausing}
+        return [TopicPartition(*place) for place in self._live - waiting]
 
     def _look_around(self) -> None:
-        restored = True
-        for place in self._assigned:
-            is_restored = self._processor.is_restored(place)
-            restored = restored and is_restored
-            _low, high = self._consumer.get_watermark_offsets(TopicPartition(*place), cached=True)
-            if high >= 0:
-                self.ledger.seen(place, high, is_restored=is_restored)
+        self._watch.places = [place for place in self._live if place.topic not in self._row_topics]
+        self._say("restore", self._processor.trouble)
+        self._say("flood", self._flood.sentence)
         if not self._watch.answers:
             self._waiting_since = self._clock()
         elif not self._joined:
             # With KIP-848 a member that gets nothing is told nothing.
             self._joined = self._clock() - self._waiting_since > NOTHING_CAME_AFTER
-        if self._joined and restored:
+        if self._joined and self._live == self._assigned and self._processor.is_serving:
             self._health.became_ready()
 
-    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        starts = []
-        positions = self._until_answered(lambda: find_positions(consumer, self._watch.admin, partitions))
-        for known in positions or ():
-            begin = self._until_answered(partial(self._processor.assigned, *known))
-            if begin is None:
-                break
-            self.ledger.opened(known.place, begin, known.end)
-            self._assigned.add(known.place)
-            starts.append(TopicPartition(*known.place, begin))
-        consumer.incremental_assign(starts)
-        # A partition that was paused when it went comes back so.
-        if self._delivery_wait is None:
-            consumer.resume(starts)
+    def _say(self, subject: str, sentence: str) -> None:
+        if sentence:
+            # A flood is over when good records come; there may be none.
+            self._health.trouble(subject, sentence, lasting=_TROUBLE_LASTS)
         else:
-            consumer.pause(starts)
+            self._health.better(subject)
+
+    def _on_assign(self, consumer: Any, partitions: list[TopicPartition]) -> None:
+        places = [Place(one.topic, one.partition) for one in partitions]
+        # Each is assigned to the client when it is restored and its offset known. Assigned at once, paused, and
+        # sought later, one in some hundred began at the end of its log instead.
+        consumer.incremental_assign([])
+        self._assigned.update(places)
+        self._ledger.rebalanced(came=[place for place in places if place.topic not in self._row_topics])
+        self._processor.assigned(places)
         self._joined = True
         self._health.better("group")
-        log.info("%d partitions came, %d in all", len(partitions), len(self._assigned))
+        log.info("%d partitions came, %d in all", len(places), len(self._assigned))
 
-    def _until_answered(self, question: Callable[[], T]) -> T | None:
-        """Ask Kafka or the output until it answers: an assignment can't be begun without.
-
-        Returns:
-            The answer; None if the service was told to stop.
-
-        Raises:
-            KafkaError: No answer in three minutes.
-        """
-        give_up_at = self._clock() + _ASSIGNMENT_WITHIN
-        while not self._should_stop():
-            self._health.turned()
-            try:
-                answer = question()
-            except (KafkaException, TimeoutError) as error:
-                self._watch.lost(error)
-                self._watch.renew()
-            except OutputUnavailable as error:
-                self._health.trouble("assignment", f"The output can't be asked where it stands ({error}).")
-            else:
-                self._watch.found()
-                self._health.better("assignment")
-                return answer
-            if self._clock() > give_up_at:
-                raise KafkaError("A new assignment could not be begun in three minutes; another copy has to.")
-            time.sleep(0.2)
-        return None
-
-    def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        self._deliver_and_commit(is_last=True)
+    def _on_revoke(self, consumer: Any, partitions: list[TopicPartition]) -> None:
+        self._commit(is_last=True)
         self._on_lost(consumer, partitions)
 
-    def _on_lost(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        for partition in partitions:
-            place = Place(partition.topic, partition.partition)
+    def _on_lost(self, consumer: Any, partitions: list[TopicPartition]) -> None:
+        places = [Place(one.topic, one.partition) for one in partitions]
+        self._processor.revoked(places)
+        consumer.incremental_unassign([TopicPartition(*place) for place in places if place in self._live])
+        for place in places:
             self._assigned.discard(place)
+            self._live.discard(place)
+            self._positions.pop(place, None)
+            self._doubted.pop(place, None)
             self._end_wait(place)
-            self._committed.pop(place, None)
-            self._processor.revoked(place)
-            self.ledger.closed(place)
-        consumer.incremental_unassign(partitions)
-        log.info("%d partitions went, %d left", len(partitions), len(self._assigned))
+        self._ledger.rebalanced(went=places)
+        log.info("%d partitions went, %d left", len(places), len(self._assigned))
 
     def _connection_trouble(self, error: Any) -> None:
         """What a connection met. librdkafka connects again by itself; whether Kafka answers, the watch says."""
         self._limited.log(logging.INFO, error.name(), "Kafka: %s", error.str())
         if error.code() == confluent_kafka.KafkaError._ALL_BROKERS_DOWN:
             # Also said when the only connection was closed because nobody used it.
-            self._watch.look(soon=True)
+            self._watch.look()
         else:
             self._watch.heard(error.str())
 
@@ -347,7 +400,7 @@ class ConsumerLoop:
             raise KafkaError(f"Kafka refused for good: {error.str()}.")
         sentence = f"Kafka is in trouble: {error.str()}."
         if topic is None:
-            self._health.trouble("group", sentence, lasting=_GROUP_TROUBLE_LASTS)
+            self._health.trouble("group", sentence, lasting=_TROUBLE_LASTS)
         else:
             self._health.trouble(topic, sentence)
         self._limited.log(logging.WARNING, error.name(), "Kafka: %s", error.str())
@@ -356,8 +409,10 @@ class ConsumerLoop:
 _UNSUPPORTED = confluent_kafka.KafkaError(confluent_kafka.KafkaError.UNSUPPORTED_VERSION).str()
 
 
-def _place_of(message: Any) -> Place:
-    return Place(message.topic(), message.partition())
+def _record_of(place: Place, message: Any) -> Record:
+    return Record(
+        place, message.offset(), message.key(), message.value(), headers_of(message), message.timestamp()[1]
+    )
 
 
 class _Wait:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from bisect import bisect_left
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 
+from hypervisor_consumers.runtime.partition import Account
 from hypervisor_consumers.runtime.processor import Place
 
 __all__ = ["SELF_METRICS", "Ledger", "SelfMetric"]
@@ -25,33 +27,89 @@ class SelfMetric:
     help_text: str
 
 
+_PLACE = ("topic", "partition")
+
 RECORDS = SelfMetric(
     "hypervisor_telemetry_records_total",
     "counter",
-    ("topic", "partition", "result"),
-    "Records read by this process from the partitions it has, by result: applied, ignored, duplicate, "
-    "undecodable, unknown_schema, invalid_payload.",
+    (*_PLACE, "result"),
+    "Offsets of the log by what became of them: applied, ignored, duplicate; dead letters by reason: undecodable, "
+    "unknown_schema, invalid_payload; without_record (transaction markers), aged_out (deleted unread).",
+)
+DISTANCE = SelfMetric(
+    "hypervisor_telemetry_log_distance_offsets",
+    "gauge",
+    _PLACE,
+    "How far the group has come since its account began, in offsets as Kafka itself tells them.",
+)
+DIFFERENCE = SelfMetric(
+    "hypervisor_telemetry_accounting_difference",
+    "gauge",
+    _PLACE,
+    "The distance that Kafka tells less what is accounted for up to the same offset; not 0: something is wrong.",
 )
 POSITION = SelfMetric(
     "hypervisor_telemetry_position",
     "gauge",
-    ("topic", "partition"),
-    "Offset of the next record that this process will read.",
+    _PLACE,
+    "Offset up to which everything is committed.",
 )
 LAG = SelfMetric(
     "hypervisor_telemetry_lag_records",
     "gauge",
-    ("topic", "partition"),
-    "Records in the log that this process has not read yet; never negative.",
+    _PLACE,
+    "Offsets in the log behind the position; never negative.",
+)
+LAG_SECONDS = SelfMetric(
+    "hypervisor_telemetry_lag_seconds",
+    "gauge",
+    _PLACE,
+    "Age of the last committed record while there are newer ones, else 0; by time of publishing, never negative.",
 )
 RESTORED = SelfMetric(
     "hypervisor_telemetry_partition_restored",
     "gauge",
-    ("topic", "partition"),
-    "1 once the partition's state includes all that was in its log when this process got it, else 0.",
+    _PLACE,
+    "1 once what is kept of the partition was brought back by this process, else 0.",
+)
+RESTORE_SECONDS = SelfMetric(
+    "hypervisor_telemetry_restore_seconds",
+    "histogram",
+    (),
+    "Time from a partition's assignment to this process until it is read on.",
+)
+LATENCY = SelfMetric(
+    "hypervisor_telemetry_latency_seconds",
+    "histogram",
+    (),
+    "Time from a record's publishing until what it changed was committed by this process.",
+)
+TRANSACTIONS = SelfMetric(
+    "hypervisor_telemetry_transactions_total",
+    "counter",
+    ("outcome",),
+    "Transactions of this process: committed, aborted, unknown (its partitions were restored).",
+)
+CHANGELOG_RECORDS = SelfMetric(
+    "hypervisor_telemetry_changelog_records_total",
+    "counter",
+    (),
+    "Records that this process has written to the changelog of its state.",
+)
+CHANGELOG_BYTES = SelfMetric(
+    "hypervisor_telemetry_changelog_bytes_total",
+    "counter",
+    (),
+    "Bytes of those records, keys and values, before compression.",
 )
 REBALANCES = SelfMetric(
     "hypervisor_telemetry_rebalances_total", "counter", (), "Times that partitions came to this process or went."
+)
+FLOOD = SelfMetric(
+    "hypervisor_telemetry_dead_letter_flood",
+    "gauge",
+    (),
+    "1 while so many records can't be used that somebody has to look; /readyz says how many.",
 )
 DEGRADED = SelfMetric(
     "hypervisor_telemetry_degraded",
@@ -60,72 +118,183 @@ DEGRADED = SelfMetric(
     "1 while the service runs but something it needs is in trouble; /readyz says what.",
 )
 
-SELF_METRICS = (RECORDS, POSITION, LAG, RESTORED, REBALANCES, DEGRADED)
+SELF_METRICS = (
+    RECORDS,
+    DISTANCE,
+    DIFFERENCE,
+    POSITION,
+    LAG,
+    LAG_SECONDS,
+    RESTORED,
+    RESTORE_SECONDS,
+    LATENCY,
+    TRANSACTIONS,
+    CHANGELOG_RECORDS,
+    CHANGELOG_BYTES,
+    REBALANCES,
+    FLOOD,
+    DEGRADED,
+)
+
+_LATENCY_BOUNDS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
+_RESTORE_BOUNDS = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0)
+_REMEMBERED_COMMITS = 1000
+"""Kafka is asked every few seconds, commits are many times as frequent: its answer is one of the last so many."""
+
+
+class _Histogram:
+    def __init__(self, metric: SelfMetric, bounds: Sequence[float]) -> None:
+        self._metric = metric
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def add(self, value: float, times: int = 1) -> None:
+        self._counts[bisect_left(self._bounds, value)] += times
+        self._sum += value * times
+
+    def family(self) -> Metric:
+        total, buckets = 0, []
+        for bound, count in zip((*map(str, self._bounds), "+Inf"), self._counts, strict=True):
+            total += count
+            buckets.append((bound, float(total)))
+        family = HistogramMetricFamily(self._metric.name, self._metric.help_text)
+        family.add_metric([], buckets, self._sum)
+        return family
 
 
 @dataclass(slots=True)
-class _Account:
-    results: Counter[str]
-    position: int
-    end: int
+class _Entry:
+    account: Account | None = None
+    end: int = -1
     is_restored: bool = False
+    commits: deque[tuple[int, int]] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_COMMITS))
+    """The offset of each commit, and how many offsets were accounted for by then."""
+    distance: int | None = None
+    difference: int = 0
 
 
 class Ledger:
-    """The account of the partitions that this process has: what became of every record. Thread-safe."""
+    """The account of the partitions that this process has: what became of every offset. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._accounts: dict[Place, _Account] = {}
-        self._rebalances = 0
+        self._entries: dict[Place, _Entry] = {}
+        self._restores = _Histogram(RESTORE_SECONDS, _RESTORE_BOUNDS)
+        self._latencies = _Histogram(LATENCY, _LATENCY_BOUNDS)
+        self._outcomes: Counter[str] = Counter()
+        self._rebalances = self._changelog_records = self._changelog_bytes = 0
 
-    def opened(self, place: Place, position: int, end: int) -> None:
-        """A partition came; its account starts empty."""
+    def rebalanced(self, came: Iterable[Place] = (), went: Iterable[Place] = ()) -> None:
+        """Partitions came, with nothing known of them yet, or went."""
         with self._lock:
-            self._accounts[place] = _Account(Counter(), position, end)
             self._rebalances += 1
+            for place in came:
+                self._entries[place] = _Entry()
+            for place in went:
+                self._entries.pop(place, None)
 
-    def closed(self, place: Place) -> None:
-        """A partition went."""
+    def restored(self, place: Place, account: Account, seconds: float) -> None:
+        """What is kept of a partition was brought back."""
         with self._lock:
-            self._accounts.pop(place, None)
-            self._rebalances += 1
+            entry = self._entries.setdefault(place, _Entry())
+            entry.is_restored = True
+            entry.commits.clear()
+            self._restores.add(seconds)
+        self.committed(place, account)
 
-    def add(self, place: Place, results: Mapping[str, int], position: int) -> None:
-        """Records up to `position` were read, with these results."""
+    def lost_sight(self, place: Place) -> None:
+        """A partition is being restored once more."""
         with self._lock:
-            account = self._accounts[place]
-            account.results.update(results)
-            account.position = position
+            self._entries[place] = _Entry()
 
-    def seen(self, place: Place, end: int, *, is_restored: bool) -> None:
-        """The log of a partition ends at `end`."""
+    def committed(self, place: Place, account: Account) -> None:
+        """The account of a partition after a commit."""
         with self._lock:
-            account = self._accounts[place]
-            account.end = end
-            account.is_restored = is_restored
+            entry = self._entries.get(place)
+            if entry is not None:
+                entry.account = account
+                entry.commits.append((account.next_offset, sum(account.results.values())))
 
-    def families(self, degraded: bool) -> Iterable[Metric]:
-        """The self-metrics as they are now."""
+    def ended(self, place: Place, end: int) -> None:
+        """The log of a partition ends just before `end`."""
+        with self._lock:
+            entry = self._entries.get(place)
+            if entry is not None:
+                entry.end = end
+
+    def kafka_says(self, place: Place, committed: int) -> None:
+        """Kafka's own word on where the group stands."""
+        with self._lock:
+            entry = self._entries.get(place)
+            if entry is None or entry.account is None:
+                return
+            accounted = next((count for offset, count in reversed(entry.commits) if offset == committed), None)
+            if accounted is not None:
+                entry.distance = committed - entry.account.first_offset
+                entry.difference = entry.distance - accounted
+
+    def concluded(self, outcome: str, published: Mapping[int, int] | None = None, now: int = 0) -> None:
+        """A transaction ended; `published`: times of publishing (ms) of its records, and how many of each."""
+        with self._lock:
+            self._outcomes[outcome] += 1
+            for at, records in (published or {}).items():
+                self._latencies.add(max(0, now - at) / 1000, records)
+
+    def wrote(self, records: int, size: int) -> None:
+        """So many records of so many bytes went to the changelog."""
+        with self._lock:
+            self._changelog_records += records
+            self._changelog_bytes += size
+
+    def families(self, *, now: float, flood: bool, degraded: bool, may_show: bool = True) -> Iterable[Metric]:
+        """The self-metrics at `now`, seconds since 1970; without `may_show`, not those that belong to the log."""
         records = CounterMetricFamily(RECORDS.name, RECORDS.help_text, labels=RECORDS.labels)
-        position, lag, restored = (
+        distance, difference, position, lag, lag_seconds, restored = (
             GaugeMetricFamily(metric.name, metric.help_text, labels=metric.labels)
-            for metric in (POSITION, LAG, RESTORED)
+            for metric in (DISTANCE, DIFFERENCE, POSITION, LAG, LAG_SECONDS, RESTORED)
         )
         with self._lock:
-            for place, account in sorted(self._accounts.items()):
+            for place, entry in sorted(self._entries.items()):
                 where = (place.topic, str(place.partition))
+                restored.add_metric(where, entry.is_restored)
+                account = entry.account
+                if account is None or not may_show:
+                    continue
                 for result, count in sorted(account.results.items()):
                     records.add_metric((*where, result), count)
-                position.add_metric(where, account.position)
-                lag.add_metric(where, max(0, account.end - account.position))
-                restored.add_metric(where, account.is_restored)
-            rebalances = CounterMetricFamily(REBALANCES.name, REBALANCES.help_text, value=self._rebalances)
-        return [
-            records,
-            position,
-            lag,
-            restored,
-            rebalances,
-            GaugeMetricFamily(DEGRADED.name, DEGRADED.help_text, value=degraded),
-        ]
+                position.add_metric(where, account.next_offset)
+                behind = max(0, entry.end - account.next_offset)
+                lag.add_metric(where, behind)
+                age = now - account.published / 1000 if behind and account.published else 0
+                lag_seconds.add_metric(where, max(0.0, age))
+                if entry.distance is not None:
+                    distance.add_metric(where, entry.distance)
+                    difference.add_metric(where, entry.difference)
+            transactions = CounterMetricFamily(
+                TRANSACTIONS.name, TRANSACTIONS.help_text, labels=TRANSACTIONS.labels
+            )
+            for outcome in ("committed", "aborted", "unknown"):
+                transactions.add_metric([outcome], self._outcomes[outcome])
+            return [
+                records,
+                distance,
+                difference,
+                position,
+                lag,
+                lag_seconds,
+                restored,
+                self._restores.family(),
+                self._latencies.family(),
+                transactions,
+                _single(CHANGELOG_RECORDS, self._changelog_records),
+                _single(CHANGELOG_BYTES, self._changelog_bytes),
+                _single(REBALANCES, self._rebalances),
+                _single(FLOOD, flood),
+                _single(DEGRADED, degraded),
+            ]
+
+
+def _single(metric: SelfMetric, value: float) -> Metric:
+    family = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+    return family(metric.name, metric.help_text, value=value)

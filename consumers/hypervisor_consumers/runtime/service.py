@@ -4,81 +4,235 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar
 
 import fastapi
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from hypervisor_consumers.runtime.client import consumer_settings
+from hypervisor_consumers.runtime.asker import Asker
+from hypervisor_consumers.runtime.client import admin_settings, consumer_settings, transaction_settings
+from hypervisor_consumers.runtime.contract import Fold, Output, Publish, View
+from hypervisor_consumers.runtime.flood import FloodWatch
 from hypervisor_consumers.runtime.health import Health
 from hypervisor_consumers.runtime.http import HttpServer, make_app
+from hypervisor_consumers.runtime.kafka import Kafka, RealKafka
+from hypervisor_consumers.runtime.lease import Lease, boot_clock, lease_of_group
 from hypervisor_consumers.runtime.loop import ConsumerLoop
+from hypervisor_consumers.runtime.metrics import Ledger
 from hypervisor_consumers.runtime.patience import PatientLookup
 from hypervisor_consumers.runtime.processor import Processor
+from hypervisor_consumers.runtime.restore import Restorer
+from hypervisor_consumers.runtime.stateful import Shown, StatefulProcessor, StatefulTopics
+from hypervisor_consumers.runtime.transactions import Transactions
+from hypervisor_consumers.runtime.watch import BrokerWatch
 from hypervisor_schemas.codec import EventDecoder
 from hypervisor_schemas.connection import kafka_settings
 from hypervisor_schemas.registry import SchemaRegistry
 from hypervisor_schemas.settings import Settings
-from hypervisor_schemas.topics import topic_names
+from hypervisor_schemas.topics import DEAD_LETTERS
 
-__all__ = ["Service", "run_service"]
+__all__ = ["Parts", "Runtime", "Service", "StatefulService", "run_service"]
 
 log = logging.getLogger(__name__)
+
+S = TypeVar("S")
+O = TypeVar("O")  # noqa: E741 - O for output, as in the contract
 
 STOP_WITHIN = 9.0
 """Seconds after which a stop that hangs (Kafka is away) ends the process all the same."""
 
+STALLED_FOR = 120
+"""Seconds without a turn of the loop after which the process ends; the next one restores."""
+
 
 @dataclass(frozen=True, slots=True)
-class Service:
-    """A service's parts. `topics` are names without the prefix; its group id is the prefix and the name."""
+class Runtime:
+    """What a service's parts are made with."""
 
-    name: str
-    topics: Sequence[str]
+    kafka: Kafka
+    consumer: Mapping[str, Any]
+    """The consumer's settings for librdkafka, its group among them."""
+    prefix: str
+    decoder: EventDecoder
+    ledger: Ledger
+    environ: Mapping[str, str]
+    clock: Callable[[], float] = time.monotonic
+    now: Callable[[], float] = time.time
+    """Seconds since 1970."""
+    lease_clock: Callable[[], float] = boot_clock
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What runs. Topics are full names."""
+
     processor: Processor
+    topics: Sequence[str]
+    row_topics: Sequence[str] = ()
+    needed: Sequence[str] = ()
     families: Callable[[], Iterable[Metric]] = list
     """The service's own metrics at the time of a scrape."""
+    may_show: Callable[[], bool] = lambda: True
+    """Whether what belongs to the log may be shown now."""
+    restorer: Restorer | None = None
+
+
+class Service(Protocol):
+    """A service, not running yet."""
+
+    @property
+    def name(self) -> str:
+        """Its command; with the prefix, its group id."""
+        ...
+
+    @property
+    def routers(self) -> Sequence[fastapi.APIRouter]:
+        """What it serves beside `/metrics` and the probes."""
+        ...
+
+    def parts(self, runtime: Runtime) -> Parts:
+        """Its parts. Nothing is connected yet."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class StatefulService(Generic[S, O]):
+    """A service with a fold; see `contract`. Topic names are without the prefix."""
+
+    name: str
+    source: str
+    fold: Fold[S, O]
+    families: Callable[[Shown[S]], Iterable[Metric]] = lambda _: ()
+    output: Output[O] | None = None
+    publish: Publish[S] | None = None
+    view: View | None = None
     routers: Sequence[fastapi.APIRouter] = field(default_factory=list)
+
+    def parts(self, runtime: Runtime) -> Parts:
+        """The fold on the exactly-once runtime."""
+        environ, prefix = runtime.environ, runtime.prefix
+        topics = StatefulTopics(
+            prefix=prefix,
+            source=prefix + self.source,
+            state=f"{prefix}state.{self.name}",
+            dead_letters=prefix + DEAD_LETTERS,
+        )
+        rows = [prefix + self.view.topic] if self.view is not None else []
+        group = runtime.consumer["group.id"]
+        restorer = Restorer(
+            runtime.kafka,
+            runtime.consumer,
+            service=self.name,
+            state_topic=topics.state,
+            decoder=runtime.decoder,
+            clock=runtime.clock,
+        )
+        # Random: two copies with the same host name and settings must not fence each other.
+        producer = transaction_settings(runtime.consumer, f"{group}-{secrets.token_hex(8)}")
+        admin = runtime.kafka.admin(admin_settings(runtime.consumer))
+        processor: StatefulProcessor[S, O] = StatefulProcessor(
+            self.fold,
+            service=self.name,
+            topics=topics,
+            transactions=Transactions(runtime.kafka, producer),
+            restorer=restorer,
+            lease=Lease(Settings.LEASE.of(environ), runtime.lease_clock),
+            find_lease=lambda: lease_of_group(admin, runtime.consumer),
+            ledger=runtime.ledger,
+            window=Settings.DUPLICATE_WINDOW.of(environ),
+            now=runtime.now,
+            output=self.output,
+            publish=self.publish,
+            view=self.view,
+        )
+        return Parts(
+            processor=processor,
+            topics=[topics.source, *rows],
+            row_topics=rows,
+            needed=[topics.state, topics.dead_letters],
+            families=lambda: self.families(processor.shown()),
+            may_show=processor.may_show,
+            restorer=restorer,
+        )
 
 
 def run_service(
     service: Service, *, host: str, port: int, environ: Mapping[str, str], bootstrap_servers: str | None = None
 ) -> None:
-    """Run until SIGTERM or SIGINT; then deliver, commit, leave the group.
+    """Run until SIGTERM or SIGINT; then commit, leave the group.
 
     Prints one line when its address answers: the service's name, and where.
 
     Raises:
         SettingError: A setting is missing or wrong.
         KafkaError: Kafka refused for good.
+        StateError: What is kept of a partition can't be right.
     """
     prefix = Settings.TOPIC_PREFIX.of(environ)
     registry_url = environ.get("SCHEMA_REGISTRY_URL")
     lookup = PatientLookup(SchemaRegistry(registry_url).schema_by_id) if registry_url else None
-    health = Health()
+    health, ledger = Health(), Ledger()
+    flood = FloodWatch(Settings.DEAD_LETTER_RATIO.of(environ), Settings.DEAD_LETTER_RUN.of(environ))
+    settings = consumer_settings(kafka_settings(environ, bootstrap_servers), prefix + service.name)
+    decoder = EventDecoder(lookup)
+    stop = _stop_on_signals()
+    kafka = RealKafka()
+    parts = service.parts(Runtime(kafka, settings, prefix, decoder, ledger, environ))
+    watch = BrokerWatch(Asker(kafka, settings), settings["bootstrap.servers"], health, ledger)
     loop = ConsumerLoop(
-        settings=consumer_settings(kafka_settings(environ, bootstrap_servers), prefix + service.name),
-        topics=topic_names(prefix, service.topics),
-        processor=service.processor,
-        decoder=EventDecoder(lookup),
+        kafka=kafka,
+        settings=settings,
+        service=service.name,
+        topics=parts.topics,
+        row_topics=parts.row_topics,
+        needed=parts.needed,
+        processor=parts.processor,
+        decoder=decoder,
         health=health,
+        ledger=ledger,
+        flood=flood,
+        watch=watch,
         commit_interval=Settings.COMMIT_INTERVAL.of(environ),
     )
-    stop = _stop_on_signals()
-    collectors = [
-        _Families(service.families),
-        _Families(lambda: loop.ledger.families(degraded=bool(health.troubles))),
-    ]
-    server = HttpServer(make_app(service.name, health, collectors, service.routers), host, port)
+
+    def self_metrics() -> Iterable[Metric]:
+        return ledger.families(
+            now=time.time(),
+            flood=bool(flood.sentence),
+            degraded=bool(health.troubles),
+            may_show=parts.may_show(),
+        )
+
+    collectors = [_Families(parts.families), _Families(self_metrics)]
+    app = make_app(service.name, health, collectors, service.routers, parts.may_show)
+    server = HttpServer(app, host, port)
     print(f"{service.name} {server.url}", flush=True)  # noqa: T201 - for the person, or program, that started it
+    ended = threading.Event()
+    runs: dict[str, Callable[[Callable[[], bool]], None]] = {
+        "watchdog": partial(_end_a_stalled_process, health),
+        "watch": watch.run,
+    }
+    if parts.restorer is not None:
+        runs["restorer"] = parts.restorer.run
+    threads = [
+        threading.Thread(target=_run_or_end, args=(run, ended.is_set), name=name, daemon=True)
+        for name, run in runs.items()
+    ]
+    for thread in threads:
+        thread.start()
     try:
         loop.run(stop.is_set)
     finally:
+        ended.set()
         server.close()
     log.info("%s has left its group and stops", service.name)
 
@@ -91,19 +245,44 @@ class _Families(Collector):
         return self._families()
 
 
+def _run_or_end(run: Callable[[Callable[[], bool]], None], should_stop: Callable[[], bool]) -> None:
+    try:
+        run(should_stop)
+    except Exception:
+        # Without it the service would look alive and do half of its work; the next process begins anew.
+        log.exception("A thread of the service has failed; the process ends.")
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def _end_a_stalled_process(health: Health, should_stop: Callable[[], bool]) -> None:
+    stalled_for = 0
+    # By its own ticks, not by the clock: a process that was frozen as a whole has not stalled.
+    while not should_stop():
+        time.sleep(1.0)
+        stalled_for = 0 if health.is_alive else stalled_for + 1
+        if stalled_for >= STALLED_FOR:
+            log.error("The consumer loop has not turned for minutes; the process ends, the next one restores.")
+            sys.stderr.flush()
+            os._exit(1)
+
+
 def _stop_on_signals() -> threading.Event:
+    """Set by SIGTERM and SIGINT. To be called before other threads begin."""
     stop = threading.Event()
+    numbers = {signal.SIGTERM, signal.SIGINT}
+    for number in numbers:
+        signal.signal(number, signal.SIG_DFL)  # a background shell may have it ignored
+    # A handler would run only when the main thread's call of librdkafka, 5 s perhaps, has returned.
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
 
-    def begin(_number: int, _frame: object) -> None:
-        # No logging here: the signal may have come in the middle of a line.
-        if not stop.is_set():
-            deadline = threading.Timer(STOP_WITHIN, _give_up)
-            deadline.daemon = True
-            deadline.start()
+    def wait() -> None:
+        signal.sigwait(numbers)
         stop.set()
+        time.sleep(STOP_WITHIN)
+        _give_up()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, begin)
+    threading.Thread(target=wait, name="signals", daemon=True).start()
     return stop
 
 

@@ -1,85 +1,91 @@
-"""Whether Kafka answers: asked every few seconds, on a connection of its own.
+"""Kafka's own word: whether it answers, where the group stands, where the logs end. Asked every few seconds.
 
-librdkafka says when it has lost all brokers; that they are back shows only in records, and there may be none.
+librdkafka says when it has lost all brokers; that they are back shows only in records, and there may be none. Where
+the group stands is held against the loop's own account.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future
-from typing import Any
+import threading
+from collections.abc import Callable, Collection
 
 from confluent_kafka import KafkaException
-from confluent_kafka.admin import AdminClient
 
-from hypervisor_consumers.runtime.client import admin_settings
+from hypervisor_consumers.runtime.asker import Asker
 from hypervisor_consumers.runtime.health import Health
+from hypervisor_consumers.runtime.metrics import Ledger
+from hypervisor_consumers.runtime.processor import Place
 from hypervisor_schemas.limited_log import LimitedLog
 
 __all__ = ["BrokerWatch"]
 
 log = logging.getLogger(__name__)
 
-_EVERY, _EVERY_IN_TROUBLE, _ANSWER_WITHIN = 5.0, 1.0, 4.0
+_EVERY, _EVERY_IN_TROUBLE = 2.0, 0.5
 
 
 class BrokerWatch:
-    """Holds the health's trouble "kafka". Used from one thread; no method blocks."""
+    """Holds the health's trouble "kafka", and brings Kafka's word into the ledger. `run` by a thread of its own."""
 
-    def __init__(self, consumer: Mapping[str, Any], health: Health, clock: Callable[[], float]) -> None:
-        self._settings = admin_settings(consumer)
-        self._where = consumer["bootstrap.servers"]
+    def __init__(self, asker: Asker, bootstrap_servers: str, health: Health, ledger: Ledger) -> None:
+        self._asker = asker
+        self._where = bootstrap_servers
         self._health = health
-        self._clock = clock
+        self._ledger = ledger
         self._limited = LimitedLog(log)
-        self._admin: AdminClient | None = None
-        self._question: Future[Any] | None = None
-        self._next = clock()
+        self._wake = threading.Event()
         self._cause = ""
+        self.places: Collection[Place] = ()
+        """The partitions to ask about; set anew by the loop, never changed in place."""
+        self.begins: dict[Place, int] = {}
+        """Where their logs began lately; grows by itself in time, as retention goes on."""
         self.answers = False
         """Whether the last question was answered."""
 
-    @property
-    def admin(self) -> AdminClient:
-        """The connection, for other questions too."""
-        if self._admin is None:
-            self._admin = AdminClient(self._settings)
-        return self._admin
+    def run(self, should_stop: Callable[[], bool]) -> None:
+        """Ask until told to stop."""
+        while not should_stop():
+            self.step()
+            self._wake.wait(_EVERY if self.answers else _EVERY_IN_TROUBLE)
+            self._wake.clear()
+        self._asker.close()
 
-    def renew(self) -> None:
-        """Give the connection up: after a broker restart it can answer FENCED_LEADER_EPOCH for ever."""
-        self._admin = self._question = None
-
-    def look(self, *, soon: bool = False) -> None:
-        """Take the answer if it is there, ask again if it is time; `soon`: something looks wrong, ask at once."""
-        if self._question is not None:
-            if not self._question.done():
-                return
-            question, self._question = self._question, None
-            try:
-                question.result()
-            except KafkaException as error:
+    def step(self) -> None:
+        """Ask once; takes some seconds where Kafka doesn't answer."""
+        try:
+            self._asker.partition_counts()
+            self.found()
+            places = self.places
+            if places:
+                for place, offset in self._asker.offsets(places).items():
+                    if offset is not None:
+                        self._ledger.kafka_says(place, offset)
+                for place in places:
+                    self.begins[place], end = self._asker.log_range(place)
+                    self._ledger.ended(place, end)
+        except KafkaException as error:
+            if error.args[0].code() < 0:
                 self.lost(error)
             else:
-                self.found()
-        if soon or self._clock() >= self._next:
-            self._next = self._clock() + _EVERY
-            self._question = self.admin.describe_cluster(request_timeout=_ANSWER_WITHIN)
+                # An answer all the same: a partition is between two leaders. A client may never hear of the new.
+                log.debug("Kafka answered a question with %s", error)
+                self._asker.close()
+
+    def look(self) -> None:
+        """Ask soon: something looks wrong."""
+        self._wake.set()
 
     def heard(self, cause: str) -> None:
         """What a connection of the consumer met; it says more than the missing answer to a question."""
         self._cause = cause
 
-    def lost(self, error: Exception) -> None:
+    def lost(self, error: KafkaException) -> None:
         """Kafka didn't answer a question."""
-        missing = error.args[0].str() if isinstance(error, KafkaException) else "no answer in time"
-        reason = self._cause or missing
-        sentence = f"Kafka at {self._where} can't be reached: {reason}."
+        sentence = f"Kafka at {self._where} can't be reached: {self._cause or error.args[0].str()}."
         self._health.trouble("kafka", sentence)
         self._limited.log(logging.WARNING, "lost", "%s", sentence)
         self.answers = False
-        self._next = self._clock() + _EVERY_IN_TROUBLE
 
     def found(self) -> None:
         """Kafka answered a question."""

@@ -4,6 +4,7 @@
   a `saga.created` that comes later moves its start back, never forward. An event without a session belongs to
   the open saga of its id that was opened last.
 - `saga.completed` and `saga.escalated` end it and drop its open steps. What comes afterwards opens a new saga.
+  A saga is kept until it ends, however long that takes.
 - A step or saga that ends without a start has length zero, and so has one whose end lies before its start.
 - Names, states and attributes are the seed's. `action` goes before `step_action`; a saga without `saga_id` goes by
   its causal trace id, else "unknown"; a step without `step_id` by its action. An empty text counts as absent.
@@ -22,7 +23,8 @@ import msgspec
 from hypervisor_consumers.runtime.contract import Fold
 from hypervisor_consumers.saga_spans.identity import saga_span_id, saga_trace_id, step_span_id
 from hypervisor_consumers.saga_spans.spans import SagaSpanRecord
-from hypervisor_consumers.saga_spans.state import OpenSaga, OpenStep, SagaKey, SagaState, StepKey
+from hypervisor_consumers.saga_spans.state import OpenSaga, OpenStep, SagaKey, SagaState
+from hypervisor_schemas.codec import ID_CHARACTERS
 from hypervisor_schemas.errors import InvalidPayload
 from hypervisor_schemas.events import EventType, HypervisorEvent, type_value
 from hypervisor_schemas.payloads import SagaPayload, read_payload
@@ -37,7 +39,12 @@ class SagaFold(Fold[SagaState, SagaSpanRecord]):
         """No saga is open."""
         return SagaState()
 
-    def apply(self, state: SagaState, event: HypervisorEvent) -> Sequence[SagaSpanRecord] | None:
+    def apply(
+        self,
+        state: SagaState,
+        event: HypervisorEvent,
+        seen_at: int = 0,  # noqa: ARG002 - nothing here expires
+    ) -> Sequence[SagaSpanRecord] | None:
         """Change `state` by one event; returns the span that it finished, if any, or None: ignored.
 
         Raises:
@@ -45,6 +52,10 @@ class SagaFold(Fold[SagaState, SagaSpanRecord]):
         """
         change = _CHANGES.get(type_value(event.event_type))
         return None if change is None else change(state, _read(event))
+
+    def expire(self, state: SagaState, now: int) -> Sequence[SagaSpanRecord]:  # noqa: ARG002 - nothing expires
+        """Remove nothing: open sagas and steps are kept until they end."""
+        return ()
 
 
 class _Facts(msgspec.Struct):
@@ -65,6 +76,10 @@ def _read(event: HypervisorEvent) -> _Facts:
     payload = read_payload(event.payload, SagaPayload)
     session_id, causal_trace_id = _text(event.session_id), _text(event.causal_trace_id)
     agent_did = _text(event.agent_did)
+    action = _text(payload.action) or _text(payload.step_action)
+    step_id = _id("step_id", payload.step_id)
+    if not step_id:
+        _id("action", action)  # the step goes by it
     saga_id = _id("saga_id", payload.saga_id) or causal_trace_id or "unknown"
     attributes: dict[str, Any] = {"agent.saga.id": saga_id}
     if agent_did:
@@ -80,8 +95,8 @@ def _read(event: HypervisorEvent) -> _Facts:
         session_id=session_id,
         causal_trace_id=causal_trace_id,
         saga_id=saga_id,
-        step_id=_id("step_id", payload.step_id),
-        action=_text(payload.action) or _text(payload.step_action),
+        step_id=step_id,
+        action=action,
         attributes=attributes,
     )
 
@@ -94,20 +109,20 @@ def _created(state: SagaState, facts: _Facts) -> tuple[SagaSpanRecord, ...]:
 
 
 def _step_started(state: SagaState, facts: _Facts) -> tuple[SagaSpanRecord, ...]:
-    key, _ = _opened(state, facts)
-    state.start_step(_step_key(key, facts), OpenStep(step_span_id(facts.event_id), facts.time))
+    key, saga = _opened(state, facts)
+    state.start_step(key, saga, _started_by(facts))
     return ()
 
 
 def _step_ended(status: str) -> Callable[[SagaState, _Facts], tuple[SagaSpanRecord, ...]]:
     def change(state: SagaState, facts: _Facts) -> tuple[SagaSpanRecord, ...]:
         key, saga = _opened(state, facts)
-        step = state.end_step(_step_key(key, facts)) or OpenStep(step_span_id(facts.event_id), facts.time)
+        step = state.end_step(key, saga, _step_id(facts)) or _started_by(facts)
         return (
             _span(
                 facts,
                 name=f"saga.step.{facts.action or facts.step_id}",
-                step_id=facts.step_id or facts.action,
+                step_id=_step_id(facts),
                 step_action=facts.action,
                 start_time=step.start_time,
                 status=status,
@@ -182,11 +197,8 @@ def _saga_key(state: SagaState, facts: _Facts) -> SagaKey:
 def _opened(state: SagaState, facts: _Facts) -> tuple[SagaKey, OpenSaga]:
     """The saga that the event belongs to; opened by this event where none of its events came before."""
     key = _saga_key(state, facts)
-    saga = state.sagas.get(key)
-    if saga is None:
-        saga = _first_seen(facts)
-        state.open_saga(key, saga)
-    return key, saga
+    saga = state.sagas[key]
+    return key, saga or state.open_saga(key, _first_seen(facts))
 
 
 def _first_seen(facts: _Facts) -> OpenSaga:
@@ -194,8 +206,12 @@ def _first_seen(facts: _Facts) -> OpenSaga:
     return OpenSaga(trace_id, saga_span_id(trace_id, facts.session_id, facts.saga_id), facts.time)
 
 
-def _step_key(saga: SagaKey, facts: _Facts) -> StepKey:
-    return (*saga, facts.step_id or facts.action)
+def _started_by(facts: _Facts) -> OpenStep:
+    return OpenStep(_step_id(facts), step_span_id(facts.event_id), facts.time)
+
+
+def _step_id(facts: _Facts) -> str:
+    return facts.step_id or facts.action
 
 
 def _span(
@@ -239,11 +255,16 @@ def _text(value: Any) -> str:
 
 def _id(name: str, value: str | int | None) -> str:
     try:
-        return _text(value)
+        text = _text(value)
     except ValueError:  # Python writes no integer of more than 4300 digits
         raise InvalidPayload(
             f"The payload doesn't fit: {name} is too large a number; give it as a string."
         ) from None
+    if len(text) > ID_CHARACTERS:
+        raise InvalidPayload(
+            f"The payload doesn't fit: {name} has {len(text)} characters; an id has {ID_CHARACTERS} at most."
+        )
+    return text
 
 
 def _described(value: Any) -> str:

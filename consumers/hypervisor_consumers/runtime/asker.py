@@ -1,0 +1,95 @@
+"""Questions to Kafka that no record answers: which topics there are, where a group stands, where a log ends.
+
+Asked by consumers that read nothing. An AdminClient has the better answers, but one whose question times out while
+a broker is away can take the process with it (librdkafka #4605); and answers to a consumer that reads queue behind
+its fetches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import confluent_kafka
+from confluent_kafka import KafkaException, TopicPartition
+
+from hypervisor_consumers.runtime.client import asker_settings
+from hypervisor_consumers.runtime.kafka import Kafka
+from hypervisor_consumers.runtime.processor import Place
+
+__all__ = ["Asker"]
+
+TIMEOUT = 4.0
+_STABLE_WITHIN = 0.5
+
+
+class Asker:
+    """Used from one thread; every method blocks, 4 s at most per question.
+
+    Raises:
+        KafkaException: From every method: Kafka didn't answer, or refused.
+    """
+
+    def __init__(self, kafka: Kafka, consumer: Mapping[str, Any]) -> None:
+        self._kafka = kafka
+        self._settings = asker_settings(consumer)
+        self._any: Any = None
+        self._stable: Any = None
+
+    def partition_counts(self) -> dict[str, int]:
+        """All topics that there are, and how many partitions they have."""
+        return {
+            name: len(topic.partitions)
+            for name, topic in self._client().list_topics(timeout=TIMEOUT).topics.items()
+        }
+
+    def log_range(self, place: Place) -> tuple[int, int]:
+        """Where a log begins, and where it ends; uncommitted records are part of it."""
+        begin, end = self._client().get_watermark_offsets(TopicPartition(*place), timeout=TIMEOUT)
+        return begin, end
+
+    def offsets(self, places: Collection[Place]) -> dict[Place, int | None]:
+        """Where the group stands; None: nowhere yet."""
+        return _offsets(self._client().committed([TopicPartition(*place) for place in places], timeout=TIMEOUT))
+
+    def stable_offsets(self, places: Collection[Place]) -> dict[Place, int | None]:
+        """Where the group stands, of the partitions whose offset no open transaction can change any more."""
+        if self._stable is None:
+            self._stable = self._kafka.consumer({**self._settings, "isolation.level": "read_committed"})
+        wanted = [TopicPartition(*place) for place in places]
+        try:
+            return _offsets(self._stable.committed(wanted, timeout=_STABLE_WITHIN))
+        except KafkaException as error:
+            # The same error is for Kafka being away and for one of them not being stable.
+            if error.args[0].code() != confluent_kafka.KafkaError._TIMED_OUT or len(wanted) == 1:
+                raise
+        stable: dict[Place, int | None] = {}
+        failure: KafkaException | None = None
+        for one in wanted:
+            try:
+                stable |= _offsets(self._stable.committed([one], timeout=_STABLE_WITHIN / 4))
+            except KafkaException as error:
+                failure = error
+        if failure is not None and not stable:
+            raise failure
+        return stable
+
+    def close(self) -> None:
+        """Let go of the connections; the next question makes new ones."""
+        for client in (self._any, self._stable):
+            if client is not None:
+                client.close()
+        self._any = self._stable = None
+
+    def _client(self) -> Any:
+        if self._any is None:
+            self._any = self._kafka.consumer({**self._settings, "isolation.level": "read_uncommitted"})
+        return self._any
+
+
+def _offsets(answer: Collection[TopicPartition]) -> dict[Place, int | None]:
+    for one in answer:
+        # An offset that couldn't be told looks like one that was never committed.
+        if one.error is not None:
+            raise KafkaException(one.error)
+    return {Place(one.topic, one.partition): one.offset if one.offset >= 0 else None for one in answer}

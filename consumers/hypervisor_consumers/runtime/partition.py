@@ -1,0 +1,255 @@
+"""One partition of a service's source: its state, the ids it knows, and its account. Pure.
+
+What the next transaction changes is pending, read first, over what is committed. Only committed values are shown.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+import msgspec
+
+from hypervisor_consumers.runtime.changelog import Change, changes_of, load_change, tables_of
+from hypervisor_consumers.runtime.contract import Fold, Table
+from hypervisor_consumers.runtime.processor import Result
+from hypervisor_consumers.runtime.window import IdWindow, first_offset
+from hypervisor_schemas.errors import InvalidPayload
+from hypervisor_schemas.events import HypervisorEvent
+
+__all__ = ["AGED_OUT", "WITHOUT_RECORD", "Account", "Partition"]
+
+S = TypeVar("S")
+O = TypeVar("O")  # noqa: E741 - O for output, as in the contract
+
+
+WITHOUT_RECORD = "without_record"
+"""Offsets that hold no record for anybody: transaction markers, records of aborted transactions."""
+
+REJECTED_IN_A_ROW = 10_000
+"""Offsets of dead letters in one row at most: a record of the changelog has to stay far below Kafka's limit."""
+
+AGED_OUT = "aged_out"
+"""Offsets that retention deleted before they were read."""
+
+
+class Account(msgspec.Struct, frozen=True, array_like=True):
+    """What became of every offset from `first_offset` to just before `next_offset`."""
+
+    first_offset: int
+    next_offset: int
+    results: dict[str, int]
+    published: int = 0
+    """When the last record was published, in milliseconds since 1970; 0: there was none."""
+
+    @property
+    def difference(self) -> int:
+        """The distance in offsets less what is accounted for: 0, or something is wrong."""
+        return self.next_offset - self.first_offset - sum(self.results.values())
+
+
+@dataclass(slots=True)
+class _Own:
+    """The runtime's own rows of a partition's state, beside the fold's."""
+
+    account: Table[tuple[str, ...], Account] = field(default_factory=lambda: Table(Account))
+
+    rejected: Table[tuple[str], list[int]] = field(default_factory=lambda: Table(list[int]))
+    """The offsets of dead letters, under the first of each commit: their ids were not used, and may come again."""
+
+
+class Partition(Generic[S, O]):
+    """Takes records in the order of their offsets; `commit` and `rollback` end what was begun.
+
+    Made empty, it is filled from the changelog by `load`, then `begin` says where the account stands, then the
+    window is filled by `know` from `window_begin` on.
+    """
+
+    def __init__(self, number: int, fold: Fold[S, O], window_size: int) -> None:
+        self.number = number
+        self._fold = fold
+        self._window_size = window_size
+        self.committed: S = fold.new_state()
+        self.pending: S = fold.new_state()
+        self._own, self._pending_own = _Own(), _Own()
+        if taken := tables_of(self.committed).keys() & tables_of(self._own).keys():
+            raise ValueError(f"A fold's tables can't be named {', '.join(sorted(taken))}: the runtime has such.")
+        self._committed_tables = {**tables_of(self.committed), **tables_of(self._own)}
+        self._pending_tables = {**tables_of(self.pending), **tables_of(self._pending_own)}
+        for name, table in self._pending_tables.items():
+            table.base = self._committed_tables[name]
+        self._window = IdWindow(window_size)
+        self._rejected_before: set[int] = set()
+        self._rejected: list[int] = []
+        self._results: Counter[str] = Counter()
+        self._published = 0
+        self._is_new = True
+        self._first_left = 0
+        self._sent = -1
+        self.next_offset = 0
+        """Of the next record, pending ones included."""
+
+    def snapshot(self) -> S:
+        """A copy of what is committed; rows are immutable, so it costs one `dict` copy per table."""
+        state = self._fold.new_state()
+        for name, table in tables_of(state).items():
+            table.update(self._committed_tables[name])
+        return state
+
+    def load(self, key: bytes | None, value: bytes | None) -> None:
+        """Take one record of the changelog.
+
+        Raises:
+            StateError: It is not one of this service's state.
+        """
+        load_change(self.number, self._committed_tables, key, value)
+
+    @property
+    def stored(self) -> Account | None:
+        """The account as the changelog had it; None: this partition has no state yet."""
+        return self._own.account[()]
+
+    def begin(self, offset: int) -> None:
+        """Go on from the stored account, or open one at `offset`, with no ids known.
+
+        Where retention has deleted what would come next, `offset` is the first that is left; the gap is counted.
+        """
+        self._window = IdWindow(self._window_size)
+        self._start_over()
+        account = self.stored
+        self._is_new = account is None
+        if account is None:
+            account = Account(offset, offset, {})
+            self._own.account[()] = account
+        self._first_left = offset
+        self._go_back()
+        self._rejected_before = {offset for _, chunk in self._own.rejected.present() for offset in chunk}
+
+    @property
+    def window_begin(self) -> int:
+        """From where the source has to be read again, up to the account's offset, to know the same ids."""
+        return first_offset(self._window_size, self.account.next_offset)
+
+    def know(self, offset: int, event_id: str) -> None:
+        """An event before the account's offset, read again: its id is known, unless it was a dead letter."""
+        if offset not in self._rejected_before:
+            self._window.is_repeated(offset, event_id)
+            self._window.mark()
+
+    @property
+    def account(self) -> Account:
+        """As committed."""
+        account = self.stored
+        if account is None:
+            raise AssertionError("begin() comes first")
+        return account
+
+    @property
+    def has_changes(self) -> bool:
+        """Whether the next transaction has something to write for this partition."""
+        is_new = self._is_new
+        return is_new or self.next_offset != self.account.next_offset or any(self._pending_tables.values())
+
+    def apply(self, offset: int, event: HypervisorEvent, seen_at: int) -> tuple[Result, Sequence[O]]:
+        """Fold one event, unless its id was seen in the window.
+
+        Raises:
+            InvalidPayload: The event doesn't fit its type; it was not taken, `reject` is to be called.
+        """
+        outputs: Sequence[O] | None = ()
+        if self._window.is_repeated(offset, event.event_id):
+            result = Result.DUPLICATE
+        else:
+            try:
+                outputs = self._fold.apply(self.pending, event, seen_at)
+            except InvalidPayload:
+                self._window.forget(event.event_id)
+                raise
+            result = Result.IGNORED if outputs is None else Result.APPLIED
+        self._passed(offset, result.value)
+        return result, outputs or ()
+
+    def ignore(self, offset: int) -> None:
+        """A record that is for another service."""
+        self._passed(offset, Result.IGNORED.value)
+
+    def reject(self, offset: int, reason: str) -> None:
+        """A record that can't be used; it becomes a dead letter."""
+        self._passed(offset, reason)
+        self._rejected.append(offset)
+
+    def advance(self, next_offset: int) -> None:
+        """The log goes on at `next_offset`; between here and there is no record."""
+        if next_offset > self.next_offset:
+            self._results[WITHOUT_RECORD] += next_offset - self.next_offset
+            self.next_offset = next_offset
+
+    def lose(self, next_offset: int) -> None:
+        """Retention has deleted what would come next, up to `next_offset`."""
+        if next_offset > self.next_offset:
+            self._results[AGED_OUT] += next_offset - self.next_offset
+            self.next_offset = next_offset
+
+    def seen(self, published: int) -> None:
+        """The time of publishing of the record that was passed last, in milliseconds since 1970."""
+        self._published = published
+
+    def _passed(self, offset: int, result: str) -> None:
+        if offset != self.next_offset:
+            self.advance(offset)
+        self._results[result] += 1
+        self.next_offset = offset + 1
+
+    def expire(self, now: int) -> Sequence[O]:
+        """Let the fold remove what has been idle too long at `now`, milliseconds since 1970."""
+        return self._fold.expire(self.pending, now)
+
+    def changes(self) -> Iterator[Change]:
+        """The records of the changelog for all that is pending, the account among them."""
+        own, old = self._pending_own, self.account
+        results = Counter(old.results)
+        results.update(self._results)
+        published = self._published or old.published
+        own.account[()] = Account(old.first_offset, self.next_offset, dict(results), published)
+        for at in range(0, len(self._rejected), REJECTED_IN_A_ROW):
+            chunk = self._rejected[at : at + REJECTED_IN_A_ROW]
+            own.rejected[(str(chunk[0]),)] = chunk
+        begin = first_offset(self._window_size, self.next_offset)
+        for key, chunk in self._own.rejected.present():
+            if chunk[-1] < begin:
+                own.rejected[key] = None
+        self._sent = self.next_offset
+        yield from changes_of(self.number, self._pending_tables)
+
+    def commit(self) -> None:
+        """What `changes` gave is committed."""
+        if self.next_offset != self._sent:
+            raise AssertionError("records were taken while a transaction was under way")
+        self._is_new = False
+        for table in self._pending_tables.values():
+            table.merge_changes()
+        self._window.mark()
+        self._start_over()
+
+    def rollback(self) -> int:
+        """Forget what is pending. Returns the offset to read again from."""
+        for table in self._pending_tables.values():
+            table.discard_changes()
+        self._window.rollback()
+        self._start_over()
+        self._go_back()
+        return self.next_offset
+
+    def _go_back(self) -> None:
+        """To where the account ends, or to what is left of the log behind that."""
+        self.next_offset = self.account.next_offset
+        if self._first_left > self.next_offset:
+            self._results[AGED_OUT] += self._first_left - self.next_offset
+            self.next_offset = self._first_left
+
+    def _start_over(self) -> None:
+        self._rejected = []
+        self._results.clear()
+        self._published = 0

@@ -1,0 +1,375 @@
+"""The processor of a service with a fold: state in a changelog, results and offsets in the same transaction.
+
+A batch is folded into what is pending. At the commit interval one transaction carries the changes of the state,
+public records, dead letters and input offsets; then pending becomes committed, and is shown. While nothing comes, a
+transaction of offsets alone renews the lease.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from confluent_kafka import KafkaException
+
+from hypervisor_consumers.runtime.contract import Fold, Home, Output, Publish, View
+from hypervisor_consumers.runtime.dead_letter_writer import dead_letter_of
+from hypervisor_consumers.runtime.lease import Lease
+from hypervisor_consumers.runtime.metrics import Ledger
+from hypervisor_consumers.runtime.partition import Partition
+from hypervisor_consumers.runtime.processor import Place, Record, Result
+from hypervisor_consumers.runtime.restore import Restorer
+from hypervisor_consumers.runtime.transactions import Outcome, OutputRecord, Transactions
+from hypervisor_schemas.dead_letters import DeadLetter
+from hypervisor_schemas.errors import OutputUnavailable, RecordError
+from hypervisor_schemas.events import HypervisorEvent
+from hypervisor_schemas.topics import partition_of
+
+__all__ = ["Shown", "StatefulProcessor", "StatefulTopics"]
+
+log = logging.getLogger(__name__)
+
+S = TypeVar("S")
+O = TypeVar("O")  # noqa: E741 - O for output, as in the contract
+
+EXPIRE_EVERY = 60.0
+"""Seconds between two looks for a partition's idle rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class StatefulTopics:
+    """The full names of the topics of one service."""
+
+    prefix: str
+    source: str
+    state: str
+    dead_letters: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shown(Generic[S]):
+    """What may be shown now; a snapshot, that nobody changes."""
+
+    states: Mapping[int, S]
+    """Per partition of the source, what is committed."""
+    rows: Mapping[int, Mapping[Any, Any]]
+    """Per partition of the public table, its rows."""
+    state_partitions: int | None
+    """How many partitions the source had when its state began, if it is known."""
+
+
+@dataclass(slots=True)
+class _Live(Generic[S, O]):
+    """A partition of the source that is read."""
+
+    partition: Partition[S, O]
+    next_expiry: float
+    dead_letters: list[DeadLetter] = field(default_factory=list)
+    outputs: list[O] = field(default_factory=list)
+    published: Counter[int] = field(default_factory=Counter)
+    """When the records that are pending were published, and how many of each time."""
+
+
+class StatefulProcessor(Generic[S, O]):
+    """Implements `runtime.processor.Processor` for a fold."""
+
+    def __init__(
+        self,
+        fold: Fold[S, O],
+        *,
+        service: str,
+        topics: StatefulTopics,
+        transactions: Transactions,
+        restorer: Restorer,
+        lease: Lease,
+        ledger: Ledger,
+        window: int,
+        now: Callable[[], float],
+        find_lease: Callable[[], float],
+        output: Output[O] | None = None,
+        publish: Publish[S] | None = None,
+        view: View | None = None,
+    ) -> None:
+        self._fold = fold
+        self._service = service
+        self._topics = topics
+        self._transactions = transactions
+        self._restorer = restorer
+        self._lease = lease
+        self._ledger = ledger
+        self._window = window
+        self._now = now
+        self._find_lease = find_lease
+        self._output = output
+        self._publish = publish
+        self._view = view
+        self._consumer: Any = None
+        self._lock = threading.Lock()
+        """Held while what is shown changes, and while it is looked at."""
+        self._live: dict[Place, _Live[S, O]] = {}
+        self._rows: dict[Place, dict[Any, Any]] = {}
+        self._row_offsets: dict[Place, int] = {}
+        self._restoring: set[Place] = set()
+        self._sent: dict[Place, Partition[S, O]] = {}
+        self._began = 0.0
+        self._partition_counts: dict[str, int] = {}
+        self._source_partitions = 0
+
+    def start(self, consumer: Any) -> None:
+        """Remember whose membership the transactions prove."""
+        self._consumer = consumer
+
+    def assigned(self, places: Collection[Place]) -> None:
+        """Begin to restore."""
+        for place in places:
+            self._begin(place)
+
+    def _begin(self, place: Place) -> None:
+        self._restoring.add(place)
+        if self._view is not None and place.topic != self._topics.source:
+            self._restorer.begin(place, (self._view, self._view.new_rows()))
+        else:
+            self._restorer.begin(place, Partition(place.partition, self._fold, self._window))
+
+    def ready(self) -> Mapping[Place, int]:
+        """What the restorer has brought back.
+
+        Raises:
+            StateError: What is kept can't be right.
+        """
+        offsets: dict[Place, int] = {}
+        for job in self._restorer.finished():
+            if job.error is not None:
+                raise job.error
+            if job.place not in self._restoring or job.offset is None:
+                continue
+            self._restoring.discard(job.place)
+            offsets[job.place] = job.offset
+            with self._lock:
+                if isinstance(job.into, Partition):
+                    self._live[job.place] = _Live(job.into, self._now() + EXPIRE_EVERY)
+                else:
+                    self._rows[job.place] = job.into[1]
+                    self._row_offsets[job.place] = job.offset
+            if isinstance(job.into, Partition):
+                self._ledger.restored(job.place, job.into.account, self._restorer.age(job))
+        return offsets
+
+    def revoked(self, places: Collection[Place]) -> None:
+        """Forget partitions; their series leave `/metrics` at once."""
+        self._restorer.cancel(places)
+        with self._lock:
+            for place in places:
+                self._restoring.discard(place)
+                self._live.pop(place, None)
+                self._rows.pop(place, None)
+                self._row_offsets.pop(place, None)
+                self._sent.pop(place, None)
+
+    def apply(self, record: Record, event: HypervisorEvent) -> Result:
+        """Fold one event into what is pending."""
+        live = self._live[record.place]
+        now = int(self._now() * 1000)
+        # A foreign clock may be ahead; nothing was seen later than now.
+        seen_at = min(record.published, now) if record.published > 0 else now
+        result, outputs = live.partition.apply(record.offset, event, seen_at)
+        if outputs:
+            live.outputs.extend(outputs)
+        self._took(live, record)
+        return result
+
+    def reject(self, record: Record, error: RecordError) -> None:
+        """The record goes to the dead letters with the next transaction."""
+        live = self._live[record.place]
+        live.partition.reject(record.offset, error.reason)
+        live.dead_letters.append(dead_letter_of(record, self._service, error))
+        self._took(live, record)
+
+    def ignore(self, record: Record) -> None:
+        """Pass over a record that is for another service."""
+        live = self._live[record.place]
+        live.partition.ignore(record.offset)
+        self._took(live, record)
+
+    def _took(self, live: _Live[S, O], record: Record) -> None:
+        if record.published > 0:
+            live.partition.seen(record.published)
+            live.published[record.published] += 1
+
+    def row(self, record: Record) -> None:
+        """Take one record of the public table in; it is committed already."""
+        assert self._view is not None  # noqa: S101 - without a view no such topic is read
+        with self._lock:
+            self._row_offsets[record.place] = record.offset + 1
+            self._view.apply(self._rows[record.place], record.key, record.value)
+
+    def advanced(self, place: Place, next_offset: int) -> None:
+        """Count the offsets that hold no record."""
+        live = self._live.get(place)
+        if live is not None:
+            live.partition.advance(next_offset)
+        elif place in self._row_offsets:
+            self._row_offsets[place] = next_offset
+
+    def lost(self, place: Place, next_offset: int) -> None:
+        """Count the offsets that were deleted unread."""
+        self._live[place].partition.lose(next_offset)
+
+    def commit(self, *, is_last: bool = False) -> Mapping[Place, int | None]:
+        """One transaction, where there is something to commit or the lease is due.
+
+        Raises:
+            OSError, OutputUnavailable: The output doesn't take it, or the transaction is not ended yet.
+        """
+        if self._transactions.is_unfinished:
+            return self._conclude(self._transactions.finish())
+        if not self._live and not self._rows:
+            self._transactions.prepare()
+            return {}
+        if not is_last:
+            self._expire()
+        changed = {place: live for place, live in self._live.items() if live.partition.has_changes}
+        if not changed and not self._lease.is_due:
+            return {}
+        if not self._transactions.prepare():
+            raise OutputUnavailable(self._transactions.reason)
+        if self._lease.seconds is None:
+            self._lease.seconds = self._find_lease()
+        self._deliver()
+        self._began = self._lease.now()
+        self._sent = {place: live.partition for place, live in changed.items()}
+        offsets = {place: live.partition.next_offset for place, live in self._live.items()} | self._row_offsets
+        outcome = self._transactions.commit(
+            self._records(changed), offsets, self._consumer.consumer_group_metadata()
+        )
+        return self._conclude(outcome)
+
+    def _deliver(self) -> None:
+        outputs = [output for live in self._live.values() for output in live.outputs]
+        if outputs and self._output is not None:
+            self._output.deliver(outputs)
+        for live in self._live.values():
+            live.outputs.clear()
+
+    def _records(self, changed: Mapping[Place, _Live[S, O]]) -> Iterator[OutputRecord]:
+        state_partitions = self._restorer.state_partitions or 1
+        records = size = 0
+        for place, live in changed.items():
+            number = place.partition % state_partitions
+            for key, value in live.partition.changes():
+                records += 1
+                size += len(key) + len(value or b"")
+                yield OutputRecord(self._topics.state, number, key, value)
+            for letter in live.dead_letters:
+                topic = self._topics.dead_letters
+                to = letter.partition_among(self._partitions_of(topic))
+                yield OutputRecord(topic, to, letter.key, letter.value, letter.headers())
+            if self._publish is not None:
+                if not self._source_partitions:
+                    self._source_partitions = self._partitions_of(self._topics.source, known=False)
+                for public in self._publish(live.partition.pending, Home(place.partition, self._source_partitions)):
+                    topic = self._topics.prefix + public.topic
+                    to = partition_of(public.partition_key, self._partitions_of(topic))
+                    yield OutputRecord(topic, to, public.key, public.value)
+        self._ledger.wrote(records, size)
+
+    def _partitions_of(self, topic: str, *, known: bool = True) -> int:
+        """How many there are; only the source may grow while the service runs.
+
+        Raises:
+            KafkaException: Kafka doesn't tell now; called within a transaction, that is aborted.
+        """
+        count = self._partition_counts.get(topic) if known else None
+        if count is None:
+            found = self._consumer.list_topics(topic, timeout=5).topics[topic]
+            if found.error is not None:
+                raise KafkaException(found.error)
+            count = len(found.partitions)
+            self._partition_counts[topic] = count
+        return count
+
+    def _conclude(self, outcome: Outcome) -> Mapping[Place, int | None]:
+        if outcome is Outcome.UNFINISHED:
+            raise OutputUnavailable(self._transactions.reason)
+        published: Counter[int] = Counter()
+        if outcome is Outcome.COMMITTED:
+            with self._lock:
+                for place, partition in self._sent.items():
+                    partition.commit()
+                    live = self._live[place]
+                    published.update(live.published)
+                    live.published.clear()
+                    live.dead_letters.clear()
+                self._lease.renew(self._began)
+        self._ledger.concluded(outcome.value, published, int(self._now() * 1000))
+        if outcome is Outcome.COMMITTED:
+            for place, partition in self._sent.items():
+                self._ledger.committed(place, partition.account)
+            self._sent = {}
+            return {}
+        log.warning("%s", self._transactions.reason)
+        self._sent = {}
+        if outcome is Outcome.ABORTED:
+            return {place: self._roll_back(live) for place, live in self._live.items()}
+        return self._restore_all()
+
+    def _roll_back(self, live: _Live[S, O]) -> int:
+        live.dead_letters.clear()
+        live.outputs.clear()
+        live.published.clear()
+        return live.partition.rollback()
+
+    def _restore_all(self) -> dict[Place, int | None]:
+        """Whether the last transaction went through, only the changelog can tell."""
+        places = list(self._live)
+        with self._lock:
+            self._live.clear()
+        for place in places:
+            self._ledger.lost_sight(place)
+            self._begin(place)
+        return dict.fromkeys(places)
+
+    def _expire(self) -> None:
+        """One partition at a time: the rows that go make a transaction large."""
+        now = self._now()
+        for live in self._live.values():
+            if now >= live.next_expiry:
+                live.next_expiry = now + EXPIRE_EVERY
+                self._source_partitions = 0  # asked for anew, with the transaction that takes rows away
+                live.outputs.extend(live.partition.expire(int(now * 1000)))
+                return
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether all that this copy has is restored and shown."""
+        return not self._restoring and (self._lease.is_valid or not (self._live or self._rows))
+
+    @property
+    def trouble(self) -> str:
+        """What holds restoring up, as a sentence."""
+        return self._restorer.trouble if self._restoring else ""
+
+    def may_show(self) -> bool:
+        """Whether the lease has not run out."""
+        return self._lease.is_valid
+
+    def shown(self) -> Shown[S]:
+        """What may be shown now: nothing, if the lease has run out."""
+        with self._lock:
+            if not self._lease.is_valid:
+                return Shown({}, {}, None)
+            return Shown(
+                {place.partition: live.partition.snapshot() for place, live in self._live.items()},
+                {place.partition: rows.copy() for place, rows in self._rows.items()},
+                self._restorer.state_partitions,
+            )
+
+    def close(self) -> None:
+        """Close the output."""
+        self._transactions.close()
+        if self._output is not None:
+            self._output.close()
