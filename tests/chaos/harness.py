@@ -1,0 +1,310 @@
+"""A load with a known truth, and a watcher that sees every number that is ever shown."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Self, TypeAlias
+
+import httpx
+from confluent_kafka import Producer
+from prometheus_client.parser import text_string_to_metric_families
+
+from hypervisor_consumers.ring_metrics.agent_rings import agent_rings, current_rings, elevations_active
+from hypervisor_consumers.ring_metrics.fold import RING_EVENT_TYPES, TRANSITION_TYPES, RingFold, RingState
+from hypervisor_schemas.codec import encode_event
+from hypervisor_schemas.events import HypervisorEvent
+from hypervisor_schemas.topics import record_key
+from tests.services import eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator
+    from random import Random
+
+    from hypervisor_schemas.events import EventType
+    from tests.services import Fleet, RunningService
+
+TRANSITIONS = "agent_hypervisor_ring_transitions_total"
+BREACHES = "agent_hypervisor_ring_breaches_total"
+CURRENT = "agent_hypervisor_ring_current"
+ACTIVE = "agent_hypervisor_ring_elevations_active"
+ENDED = "agent_hypervisor_ring_elevation_seconds_count"
+COUNTERS = (TRANSITIONS, BREACHES, "agent_hypervisor_ring_elevation_seconds_bucket", ENDED)
+PER_AGENT = (CURRENT, ACTIVE)
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+SESSIONS, AGENTS = 120, 30
+ALL_LABELS = "event_type,agent_did,session_id"
+
+Series: TypeAlias = tuple[str, tuple[tuple[str, str], ...]]
+"""Metric, labels with their values."""
+
+
+def ring_events(random: Random, count: int) -> Iterator[HypervisorEvent]:
+    """Agents that move about in sessions; every agent is in several."""
+    for second in range(count):
+        yield _ring_event(
+            random, random.choice(RING_EVENT_TYPES), random.randrange(SESSIONS), random.randrange(3), second
+        )
+
+
+def one_of_each(random: Random) -> Iterator[HypervisorEvent]:
+    """An event for every series that `ring_events` can make."""
+    for kind in RING_EVENT_TYPES:
+        for session in range(SESSIONS):
+            for agent in range(3):
+                yield _ring_event(random, kind, session, agent, 0)
+
+
+def _ring_event(random: Random, kind: EventType, session: int, agent: int, second: int) -> HypervisorEvent:
+    return HypervisorEvent(
+        event_id=f"{random.getrandbits(64):016x}",
+        event_type=kind,
+        # Clocks differ: time doesn't always go on.
+        timestamp=NOON + timedelta(seconds=second + random.randrange(-20, 20)),
+        session_id=f"s{session}",
+        agent_did=f"did:{(session + agent) % AGENTS}",
+        payload={"to_ring": random.randrange(4)},
+    )
+
+
+@dataclass
+class Truth:
+    """What the numbers have to be in the end, by the fold in this process."""
+
+    counters: dict[Series, float] = field(default_factory=dict)
+    agents: dict[Series, float] = field(default_factory=dict)
+    ended: int = 0
+
+    @classmethod
+    def of(cls, events: Iterable[HypervisorEvent], labels: str = ALL_LABELS) -> Self:
+        """With labels left out, over the partitions too."""
+        fold = RingFold()
+        state = fold.new_state()
+        for event in events:
+            fold.apply(state, event)
+        return cls.of_states([state], labels)
+
+    @classmethod
+    def of_states(cls, states: Collection[RingState], labels: str = ALL_LABELS) -> Self:
+        truth = cls()
+        counters: Counter[Series] = Counter()
+        of_all = [item for state in states for item in state.series.present()]
+        for (agent, session), series in of_all:
+            who = {"agent_did": agent, "session_id": session}
+            for kind, count in zip(TRANSITION_TYPES, series.transitions, strict=True):
+                counters[TRANSITIONS, _kept({**who, "event_type": kind}, labels)] += count
+            counters[BREACHES, _kept(who, labels)] += series.breaches
+        truth.counters = {series: count for series, count in counters.items() if count}
+        rows = agent_rings(of_all)
+        for name, values in ((CURRENT, current_rings(rows)), (ACTIVE, elevations_active(rows))):
+            truth.agents |= {(name, (("agent_did", agent),)): value for agent, value in values.items()}
+        truth.ended = sum(bucket.count for state in states for _, bucket in state.elevations.present())
+        return truth
+
+    def sums(self, *metrics: str) -> dict[str, float]:
+        return {metric: sum(v for series, v in self.counters.items() if series[0] == metric) for metric in metrics}
+
+
+def _kept(labels: dict[str, str], kept: str) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted((name, value) for name, value in labels.items() if name in kept.split(",")))
+
+
+class Load:
+    """Publishes records of ring events from a thread, at a bounded rate, in their order."""
+
+    def __init__(self, fleet: Fleet, records: Iterable[tuple[bytes | None, bytes]], per_second: int) -> None:
+        self._fleet = fleet
+        self._records = list(records)
+        self._per_second = per_second
+        self._pace = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="load", daemon=True)
+        self.left = len(self._records)
+
+    @classmethod
+    def of_events(cls, fleet: Fleet, events: Iterable[HypervisorEvent], per_second: int) -> Self:
+        return cls(fleet, map(record_of, events), per_second)
+
+    def start(self) -> Self:
+        self._thread.start()
+        return self
+
+    @property
+    def is_over(self) -> bool:
+        """Whether Kafka has all of it."""
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        producer = Producer(
+            {
+                "bootstrap.servers": self._fleet.bootstrap_servers,
+                "enable.idempotence": True,
+                "partitioner": "murmur2_random",
+                "message.timeout.ms": 0,
+                "log_level": 0,
+                "queue.buffering.max.messages": 1_000_000,
+            }
+        )
+        topic, began = self._fleet.topic("ring"), time.monotonic()
+        for n, (key, value) in enumerate(self._records):
+            if n % 200 == 0:
+                producer.poll(0)
+                self._pace.wait(max(0.0, began + n / self._per_second - time.monotonic()))
+            producer.produce(topic, value, key)
+        while producer.flush(10):
+            pass
+        self.left = 0
+
+
+def record_of(event: HypervisorEvent) -> tuple[bytes | None, bytes]:
+    key = record_key("ring", event.session_id, event.agent_did, event.event_id)
+    return key, encode_event(event)
+
+
+class Watcher:
+    """Looks at every copy, one after the other, over and over; remembers what must never have been shown.
+
+    A copy that comes late is added, one that has gone doesn't answer. Every look ends before the next begins, so
+    what a later one shows must not be below an earlier one, on whichever copy.
+    """
+
+    def __init__(self, copies: Iterable[RunningService] = ()) -> None:
+        self.copies = list(copies)
+        self.mistakes: list[str] = []
+        self._shown: dict[int, dict[Series, float]] = {}
+        """Per process, what it showed last; copies that don't answer are not in it."""
+        self.looks = 0
+        self._increases: Counter[Series] = Counter()
+        """What Prometheus' increase() sees of every series, whichever copy shows it; from its first sample on."""
+        self._highest: dict[Series, float] = {}
+        self._last: dict[Series, float] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
+        self._http = httpx.Client(trust_env=False, timeout=1.5)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(20)
+        self._http.close()
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.wait(0.05):
+                for copy in list(self.copies):
+                    self.look_at(copy)
+                self.looks += 1
+        except BaseException as error:
+            self.mistakes.append(f"the watcher ended with {error!r}")
+            raise
+
+    def look_at(self, copy: RunningService) -> None:
+        try:
+            text = self._http.get(f"{copy.url}/metrics").text
+        except (httpx.HTTPError, AssertionError):
+            self._shown.pop(copy.pid, None)
+            return
+        seen = _series(text)
+        self._shown[copy.pid] = seen
+        for series, value in seen.items():
+            if series[0] in COUNTERS:
+                self._check(series, value)
+
+    def _check(self, series: Series, value: float) -> None:
+        if value < self._highest.get(series, -math.inf):
+            self.mistakes.append(f"{series} was {self._highest[series]:g} and then {value:g}")
+        self._highest[series] = max(value, self._highest.get(series, value))
+        last = self._last.get(series)
+        if last is not None:
+            self._increases[series] += int(value - last if value >= last else value)
+        self._last[series] = value
+
+    def begin_increase(self) -> None:
+        """What is counted from here on is in `sums_of_increase`."""
+        self._increases.clear()
+
+    def sums_of_increase(self, *metrics: str) -> dict[str, float]:
+        return {
+            metric: sum(v for series, v in self._increases.items() if series[0] == metric) for metric in metrics
+        }
+
+    def total_of_all(self) -> float:
+        return sum(self.total(TRANSITIONS, BREACHES).values())
+
+    def total_of(self, copy: RunningService) -> float:
+        """All counted events that a copy showed last."""
+        return sum(v for series, v in self._shown.get(copy.pid, {}).items() if series[0] in (TRANSITIONS, BREACHES))
+
+    @property
+    def shown(self) -> list[dict[Series, float]]:
+        """What every copy that is watched showed last."""
+        return [self._shown.get(copy.pid, {}) for copy in list(self.copies)]
+
+    def shown_twice(self) -> list[Series]:
+        copies = Counter(series for seen in self.shown for series in seen)
+        return [series for series, count in copies.items() if count > 1]
+
+    def total(self, *metrics: str) -> dict[Series, float]:
+        """Over copies and partitions, the sum of every series of these metrics."""
+        sums: Counter[Series] = Counter()
+        for seen in self.shown:
+            for series, value in seen.items():
+                if series[0] in metrics:
+                    without_partition = tuple(label for label in series[1] if label[0] != "partition")
+                    sums[series[0], without_partition] += value  # type: ignore[assignment]
+        return dict(sums)
+
+    def differences(self, truth: Truth) -> list[str]:
+        """Where the numbers of all copies differ from the truth; the first few."""
+        wanted = truth.counters | truth.agents
+        got = self.total(TRANSITIONS, BREACHES, *PER_AGENT)
+        wrong = [
+            f"{series}: {got.get(series, 0):g}, and the truth is {wanted.get(series, 0):g}"
+            for series in sorted(wanted.keys() | got.keys())
+            if got.get(series) != wanted.get(series)
+        ]
+        ended = sum(self.total(ENDED).values())
+        if ended != truth.ended:
+            wrong.append(f"elevations that ended: {ended:g}, and the truth is {truth.ended}")
+        return wrong
+
+
+def settle(watcher: Watcher, truth: Truth, seconds: float = 90) -> None:
+    """Wait for the truth at rest, each series on one copy, and see that nothing was wrong on the way."""
+    try:
+        eventually(lambda: watcher.differences(truth)[:5], lambda wrong: not wrong, seconds)
+        eventually(watcher.shown_twice, lambda twice: not twice, 20)
+        assert watcher.mistakes == []
+    except AssertionError:
+        print(accounts(watcher.copies))
+        raise
+
+
+def accounts(copies: Iterable[RunningService]) -> str:
+    """What the copies say of themselves, for a failed test's reader."""
+    prefixes = ("records_total", "lag_records", "accounting_difference", "transactions_total")
+    lines = []
+    for copy in copies:
+        lines.append(f"process {copy.pid}, {copy.ready()}")
+        for prefix in prefixes:
+            lines += [
+                f"  {name} {value:g}" for name, value in copy.metrics(f"hypervisor_telemetry_{prefix}").items()
+            ]
+        lines.append(copy.log[-3000:])
+    return "\n".join(lines)
+
+
+def _series(text: str) -> dict[Series, float]:
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name in COUNTERS or sample.name in PER_AGENT
+    }

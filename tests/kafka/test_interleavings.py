@@ -1,0 +1,548 @@
+"""The rules of the exactly-once runtime, one test each: the steps that random kills don't hit are forced.
+
+Each runs on the Kafka in memory and on a real one, unless it says why not. `test_mutants.py` switches the rules off
+one by one, and sees that the test of each fails.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from hypervisor_consumers.ring_metrics.fold import RingFold
+from hypervisor_consumers.runtime.kafka import RealKafka
+from hypervisor_consumers.runtime.memory_kafka import MemoryKafka
+from hypervisor_consumers.runtime.processor import Place
+from hypervisor_schemas.codec import encode_event
+from hypervisor_schemas.events import EventType, HypervisorEvent
+from tests.copies import DEAD_LETTERS, RINGS, SOURCE, STATE, Clock, Copy, HookedKafka
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from hypervisor_telemetry.local.choose import Kafka
+
+TOPICS = (SOURCE, STATE, RINGS, DEAD_LETTERS)
+
+
+def event(session: str = "s", event_id: str | None = None) -> HypervisorEvent:
+    fields = {} if event_id is None else {"event_id": event_id}
+    kind = EventType.RING_ASSIGNED
+    return HypervisorEvent(event_type=kind, session_id=session, agent_did="a", payload={"ring": 1}, **fields)
+
+
+class World:
+    """One partition of everything, and who has it."""
+
+    def __init__(self, kafka: Any, prefix: str = "", bootstrap_servers: str = "memory") -> None:
+        self.kafka = HookedKafka(kafka)
+        self.prefix = prefix
+        self.bootstrap_servers = bootstrap_servers
+        self.copies: list[Copy] = []
+
+    def copy(self, **environ: str) -> Copy:
+        raise NotImplementedError
+
+    def put(self, *events: HypervisorEvent | bytes) -> None:
+        raise NotImplementedError
+
+    def give_to(self, copy: Copy) -> None:
+        """The copy has all partitions from its next steps on; it is the only member that is told."""
+        raise NotImplementedError
+
+    def expel(self, copy: Copy) -> None:
+        """The group throws the copy out, and it doesn't know."""
+        raise NotImplementedError
+
+    def end(self, topic: str) -> int:
+        """Where the log ends, uncommitted records counted."""
+        raise NotImplementedError
+
+    def committed(self, topic: str) -> list[bytes | None]:
+        """The values in a topic that a read_committed reader sees."""
+        reader = self.kafka.consumer(
+            {
+                "bootstrap.servers": self.bootstrap_servers,
+                "group.id": "nobody",
+                "isolation.level": "read_committed",
+                "enable.partition.eof": True,
+            }
+        )
+        reader.incremental_assign([TopicPartition(self.prefix + topic, 0, 0)])
+        values: list[bytes | None] = []
+        while True:
+            for message in reader.consume(100, timeout=1):
+                if message.error() is not None:
+                    reader.close()
+                    return values
+                values.append(message.value())
+
+    def pass_time(self) -> None:
+        """A little of it."""
+
+    def until(self, condition: Callable[[], object], *copies: Copy, steps: int = 300) -> None:
+        deadline = time.monotonic() + 30
+        while not condition():
+            steps -= 1
+            assert steps > 0 or (self.bootstrap_servers != "memory" and time.monotonic() < deadline), [
+                (dict(copy.counts()), copy.live, copy.health.troubles) for copy in copies
+            ]
+            for copy in copies:
+                copy.step()
+            self.pass_time()
+
+    def settled(self, copy: Copy, count: int, session: str = "s") -> None:
+        self.until(lambda: copy.counts()[session] == count, copy)
+        # And stays so.
+        for _ in range(5):
+            copy.step()
+            self.pass_time()
+        assert copy.counts()[session] == count
+
+
+class InMemory(World):
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.memory = MemoryKafka(self.clock)
+        super().__init__(self.memory)
+        for topic in TOPICS:
+            self.memory.create_topic(topic, 1)
+
+    def copy(self, fold: RingFold | None = None, **environ: str) -> Copy:
+        self.copies.append(Copy(self.kafka, clock=self.clock, fold=fold or RingFold(), environ=environ))
+        return self.copies[-1]
+
+    def put(self, *events: HypervisorEvent | bytes) -> None:
+        for one in events:
+            self.memory.append(SOURCE, 0, one if isinstance(one, bytes) else encode_event(one))
+
+    def give_to(self, copy: Copy) -> None:
+        self.memory.rebalance({copy.consumer: [(SOURCE, 0), (RINGS, 0)]})
+
+    def expel(self, copy: Copy) -> None:
+        self.memory.fence(copy.consumer)
+
+    def end(self, topic: str) -> int:
+        log = self.memory.log(topic, 0)
+        return log[-1].offset + 1 if log else 0
+
+    def pass_time(self) -> None:
+        self.clock.advance(0.25)
+
+
+class Real(World):
+    def __init__(self, kafka: Kafka, prefix: str) -> None:
+        super().__init__(RealKafka(), prefix, kafka.bootstrap_servers)
+        self._own = {"bootstrap.servers": kafka.bootstrap_servers, "log_level": 0}
+        admin = AdminClient(self._own)
+        for future in admin.create_topics([NewTopic(prefix + topic, 1, 1) for topic in TOPICS]).values():
+            future.result(30)
+
+    def copy(self, fold: RingFold | None = None, **environ: str) -> Copy:
+        it = Copy(self.kafka, self.prefix, self.bootstrap_servers, fold=fold or RingFold(), environ=environ)
+        self.copies.append(it)
+        return it
+
+    def put(self, *events: HypervisorEvent | bytes) -> None:
+        producer = Producer(self._own)
+        for one in events:
+            value = one if isinstance(one, bytes) else encode_event(one)
+            producer.produce(self.prefix + SOURCE, value, partition=0)
+        assert producer.flush(10) == 0
+
+    def give_to(self, copy: Copy) -> None:
+        """The only member gets all."""
+
+    def expel(self, copy: Copy) -> None:
+        # Leaving looks the same to the group. Nothing is committed on the way.
+        copy.processor.commit = lambda **_: {}  # type: ignore[method-assign]
+        copy.consumer.close()
+        self.copies.remove(copy)
+
+    def end(self, topic: str) -> int:
+        from confluent_kafka import Consumer  # noqa: PLC0415 - only here
+
+        asker = Consumer({**self._own, "group.id": "nobody", "isolation.level": "read_uncommitted"})
+        end: int = asker.get_watermark_offsets(TopicPartition(self.prefix + topic, 0), timeout=10)[1]
+        asker.close()
+        return end
+
+
+@pytest.fixture(params=["memory", pytest.param("real", marks=pytest.mark.kafka)])
+def world(request: pytest.FixtureRequest, topic_prefix: str) -> Iterator[World]:
+    it = InMemory() if request.param == "memory" else Real(request.getfixturevalue("kafka"), topic_prefix)
+    yield it
+    for copy in it.copies:
+        copy.consumer.close()
+
+
+@pytest.fixture
+def memory() -> InMemory:
+    """For steps that a real Kafka can't be made to take."""
+    return InMemory()
+
+
+def timed_out() -> KafkaException:
+    return KafkaException(KafkaError(KafkaError._TIMED_OUT, "Timed out", retriable=True))
+
+
+def refused_for_good() -> KafkaException:
+    return KafkaException(KafkaError(KafkaError._FENCED, "Fenced", fatal=True))
+
+
+def running_copy(world: World, *events: HypervisorEvent) -> Copy:
+    copy = world.copy()
+    world.give_to(copy)
+    world.put(*(events or (event(),)))
+    world.settled(copy, len(events) or 1)
+    return copy
+
+
+class TestCommitting:
+    def test_offsets_are_sent_when_the_changelog_has_arrived_not_before(self, world: World) -> None:
+        copy = running_copy(world)
+        before, seen = world.end(STATE), []
+        world.kafka.once("send_offsets_to_transaction", lambda go: (seen.append(world.end(STATE)), go())[1])
+        world.put(event())
+        world.settled(copy, 2)
+        assert seen[0] >= before + 2  # a series and the account
+
+    def test_what_kafka_did_not_take_in_time_is_not_committed_without(self, world: World) -> None:
+        copy = running_copy(world)
+        world.kafka.once("flush", lambda go: (go(), 1)[1])
+        world.kafka.calls.clear()
+        world.put(event(), event())
+        world.settled(copy, 3)
+        assert world.kafka.calls[:3] == ["begin_transaction", "flush", "abort_transaction"]
+
+    def test_offsets_that_timed_out_are_aborted_never_committed(self, world: World) -> None:
+        copy = running_copy(world)
+
+        def after_it_took_effect(go: Callable[[], Any]) -> None:
+            go()
+            raise timed_out()
+
+        world.kafka.once("send_offsets_to_transaction", after_it_took_effect)
+        world.kafka.calls.clear()
+        world.put(event(), event())
+        world.settled(copy, 3)
+        sent = world.kafka.calls.index("send_offsets_to_transaction")
+        assert world.kafka.calls[sent + 1] == "abort_transaction"
+
+    def test_a_commit_that_timed_out_is_called_again_never_aborted(self, world: World) -> None:
+        copy = running_copy(world)
+
+        def before_it_took_effect(_go: Callable[[], Any]) -> None:
+            raise timed_out()
+
+        world.kafka.once("commit_transaction", before_it_took_effect)
+        world.kafka.calls.clear()
+        world.put(event(), event())
+        world.settled(copy, 3)
+        assert world.kafka.calls.count("commit_transaction") >= 2
+        assert "abort_transaction" not in world.kafka.calls
+
+    def test_nothing_is_read_on_while_a_commit_has_no_outcome(self, world: World) -> None:
+        copy = running_copy(world)
+
+        def not_now(_go: Callable[[], Any]) -> None:
+            raise timed_out()
+
+        world.kafka.hooks["commit_transaction"] = not_now
+        world.put(event())
+        world.until(lambda: "commit" in "".join(copy.health.troubles) or copy.health.troubles, copy)
+        world.put(event(), event())
+        for _ in range(20):
+            copy.step()
+            world.pass_time()
+        assert copy.counts()["s"] in {0, 1}  # 0: the lease has run out meanwhile
+        world.kafka.hooks.clear()
+        world.settled(copy, 4)
+
+    @pytest.mark.parametrize("took_effect", [True, False])
+    def test_a_commit_with_an_unknown_outcome_is_looked_up_in_the_changelog(
+        self, world: World, took_effect: bool
+    ) -> None:
+        copy = running_copy(world)
+
+        def unknown(go: Callable[[], Any]) -> None:
+            if took_effect:
+                go()
+            raise refused_for_good()
+
+        world.kafka.once("commit_transaction", unknown)
+        world.put(event("t"), b"junk")
+        world.settled(copy, 1, session="t")
+        assert sum(outcomes(copy, "unknown")) == 1
+        # What the next transaction doesn't write again, the changelog has to hold already.
+        world.put(event())
+        world.settled(copy, 2)
+        world.expel(copy)
+        heir = world.copy()
+        world.give_to(heir)
+        world.settled(heir, 2)
+        assert heir.counts() == Counter(s=2, t=1)
+        assert heir.results() == Counter(applied=3, undecodable=1)
+        assert world.committed(DEAD_LETTERS) == [b"junk"]
+
+    def test_an_aborted_transaction_leaves_no_trace_in_counts_and_known_ids(self, world: World) -> None:
+        first, second = event(event_id="1" * 16), event(event_id="2" * 16)
+        copy = running_copy(world, first)
+
+        def refused(_go: Callable[[], Any]) -> None:
+            raise KafkaException(KafkaError(KafkaError.ILLEGAL_GENERATION, "Old", txn_requires_abort=True))
+
+        world.kafka.once("send_offsets_to_transaction", refused)
+        world.put(second, event("t"))
+        world.settled(copy, 2)
+        world.put(first, second, event())
+        world.settled(copy, 3)
+        assert copy.results() == Counter(applied=4, duplicate=2)
+        assert sum(outcomes(copy, "aborted")) == 1
+
+    def test_a_fenced_producer_is_replaced_and_its_partitions_are_restored(self, world: World) -> None:
+        copy = running_copy(world)
+        settings = copy.processor._transactions._settings
+        usurper = world.kafka._kafka.producer(settings)
+        usurper.init_transactions(10)
+        world.put(event(), event())
+        world.settled(copy, 3)
+        assert copy.results() == Counter(applied=3)
+        assert sum(outcomes(copy, "unknown")) == 1
+
+    def test_a_transaction_of_tombstones_alone_is_refused_to_one_who_is_no_member(self, memory: InMemory) -> None:
+        # A real session can't be ended without the member's knowing, except by a freeze.
+        fold = RingFold(series_ttl_ms=100_000)
+        copy = memory.copy(fold=fold, TELEMETRY_LEASE="3600")
+        memory.give_to(copy)
+        memory.put(event())
+        memory.settled(copy, 1)
+        memory.expel(copy)
+        memory.clock.advance(200)
+        live = next(iter(copy.processor._live.values()))
+        assert copy.processor.commit() != {}  # the series is idle; its removal is refused
+        assert live.partition.committed.series.size == 1
+        assert memory.kafka.calls[-1] == "abort_transaction"
+
+
+class TestOwning:
+    def test_records_that_came_with_the_loss_of_their_partition_are_not_folded(self, memory: InMemory) -> None:
+        # The last messages of a batch and the callback come from one call of the client.
+        copy = running_copy(memory)
+        consume = copy.consumer.consume
+
+        def consume_and_lose(*arguments: Any, **options: Any) -> Any:
+            messages = consume(*arguments, **options)
+            if messages:
+                copy.loop._on_lost(copy.consumer, [TopicPartition(SOURCE, 0)])
+            return messages
+
+        copy.consumer.consume = consume_and_lose
+        memory.put(event(), event())
+        for _ in range(3):
+            copy.step()
+        del copy.consumer.consume
+        heir = memory.copy()
+        memory.give_to(heir)
+        memory.until(lambda: heir.counts()["s"] == 3, copy, heir)
+        assert heir.results() == Counter(applied=3)
+
+    def test_what_was_read_is_committed_before_a_partition_is_given_back(self, memory: InMemory) -> None:
+        copy = running_copy(memory)
+        copy.loop._commit_interval = copy.loop._next_commit = 1e12
+        memory.put(event(), event())
+        copy.step()
+        heir = memory.copy()
+        memory.give_to(heir)
+        copy.step()
+        assert copy.counts() == Counter()
+        memory.until(lambda: heir.processor._live, heir)
+        assert heir.counts()["s"] == 3 or heir.processor._live[Place(SOURCE, 0)].partition.account.next_offset == 3
+
+    def test_a_client_that_begins_to_read_at_a_wrong_place_loses_nothing(self, world: World) -> None:
+        copy = world.copy()
+        assign = copy.consumer.incremental_assign
+        shifted = []
+
+        def shift(partitions: list[TopicPartition]) -> None:
+            for one in partitions:
+                if one.topic.endswith(SOURCE) and not shifted:
+                    shifted.append(one.offset)
+                    one.offset += 2
+            assign(partitions)
+
+        proxy = _Proxy(copy.consumer, incremental_assign=shift)
+        copy.loop._consumer = proxy
+        world.put(*(event() for _ in range(5)))
+        world.give_to(copy) if isinstance(world, Real) else world.memory.rebalance(
+            {proxy._inner: [(SOURCE, 0), (RINGS, 0)]}
+        )
+        world.settled(copy, 5)
+        assert shifted == [0]
+        assert copy.results() == Counter(applied=5)
+        copy.loop._consumer = proxy._inner
+
+    def test_numbers_are_shown_for_a_lease_and_no_longer(self, memory: InMemory) -> None:
+        # A frozen process in tests/chaos shows the same on a real Kafka.
+        copy = running_copy(memory)
+        memory.clock.advance(2)
+        copy.step()
+        memory.clock.advance(4.9)
+        assert copy.counts()["s"] == 1
+        memory.clock.advance(0.2)
+        assert copy.counts() == Counter()
+        assert copy.processor.shown().rows == {}
+        copy.step()
+        assert copy.counts()["s"] == 1  # a transaction of offsets alone has renewed it
+
+    def test_a_lease_counts_from_the_beginning_of_its_transaction(self, memory: InMemory) -> None:
+        copy = running_copy(memory)
+
+        def slow(go: Callable[[], Any]) -> Any:
+            memory.clock.advance(4.9)
+            return go()
+
+        memory.kafka.once("commit_transaction", slow)
+        memory.put(event())
+        copy.step()
+        assert copy.counts()["s"] == 2
+        memory.clock.advance(0.2)
+        assert copy.counts() == Counter()
+
+
+class TestRestoring:
+    def test_a_restarted_copy_goes_on_with_the_same_counts_and_known_ids(self, world: World) -> None:
+        one = event(event_id="1" * 16)
+        copy = running_copy(world, one, event())
+        world.expel(copy)
+        heir = world.copy()
+        world.give_to(heir)
+        world.put(one, event())
+        world.settled(heir, 3)
+        assert heir.results() == Counter(applied=3, duplicate=1)
+
+    def test_a_commit_that_ends_after_its_partition_was_lost_is_in_the_heirs_state(self, world: World) -> None:
+        copy, heirs = running_copy(world), []
+
+        def lose_it_first(go: Callable[[], Any]) -> Any:
+            world.expel(copy)
+            heir = world.copy()
+            heirs.append(heir)
+            world.give_to(heir)
+            world.until(lambda: heir.processor._restoring, heir)
+            for _ in range(10):
+                heir.step()
+            assert not any(place.topic.endswith(SOURCE) for place in heir.live)
+            return go()
+
+        world.put(event(), event())
+        world.kafka.once("commit_transaction", lose_it_first)
+        world.until(lambda: heirs, copy)
+        world.put(event())
+        world.settled(heirs[0], 4)
+        assert heirs[0].results() == Counter(applied=4)
+
+    def test_offsets_sent_by_a_dead_copy_are_waited_for_until_its_transaction_is_ended(
+        self, memory: InMemory
+    ) -> None:
+        # On a real Kafka it takes the transaction's timeout; tests/chaos kills copies there.
+        copy = running_copy(memory)
+
+        def die(_go: Callable[[], Any]) -> None:
+            raise KeyboardInterrupt
+
+        memory.kafka.once("commit_transaction", die)
+        memory.put(event(), event())
+        with pytest.raises(KeyboardInterrupt):
+            memory.until(lambda: False, copy)
+        memory.expel(copy)
+        heir = memory.copy()
+        memory.give_to(heir)
+        for _ in range(20):
+            heir.step()
+        assert heir.live == {(RINGS, 0)} or not heir.live
+        memory.clock.advance(11)
+        memory.settled(heir, 3)
+        assert heir.results() == Counter(applied=3)
+
+    def test_records_of_an_open_transaction_at_the_end_of_the_changelog_are_waited_for(self, world: World) -> None:
+        # Its owner may be a member still, and commit it after the heir looked at the end of what is committed.
+        copy = running_copy(world)
+        world.expel(copy)
+        account = b'[0,"account"]', b'[0,2,{"applied":2}]'
+        late = world.kafka._kafka.producer(
+            {"bootstrap.servers": world.bootstrap_servers, "transactional.id": f"{world.prefix}late"}
+        )
+        late.init_transactions(10)
+        late.begin_transaction()
+        late.produce(world.prefix + STATE, key=account[0], value=account[1], partition=0)
+        late.flush(10)
+        heir = world.copy()
+        world.give_to(heir)
+        world.until(lambda: heir.processor._restoring, heir)
+        for _ in range(10):
+            heir.step()
+        assert not any(place.topic.endswith(SOURCE) for place in heir.live)
+        late.abort_transaction(10)
+        world.settled(heir, 1)
+
+    def test_the_groups_offset_is_asked_for_before_the_end_of_the_changelog(self, world: World) -> None:
+        copy, questions = running_copy(world), []
+        world.expel(copy)
+        heir = world.copy()
+        asker = heir.restorer._asker
+
+        def offsets(places: Any) -> Any:
+            stable = asker.stable_offsets(places)
+            questions.append(("stable", bool(stable)))
+            return stable
+
+        def log_range(place: Place) -> Any:
+            questions.append(("end", place.topic.removeprefix(world.prefix)))
+            return asker.log_range(place)
+
+        heir.restorer._asker = _Proxy(asker, stable_offsets=offsets, log_range=log_range)
+        world.give_to(heir)
+        world.settled(heir, 1)
+        assert questions.index(("stable", True)) < questions.index(("end", STATE))
+
+    def test_an_aborted_transaction_in_the_changelog_is_not_restored(self, world: World) -> None:
+        copy = running_copy(world)
+
+        def refused(_go: Callable[[], Any]) -> None:
+            raise KafkaException(KafkaError(KafkaError.ILLEGAL_GENERATION, "Old", txn_requires_abort=True))
+
+        world.kafka.hooks["send_offsets_to_transaction"] = refused
+        world.put(event())
+        world.until(lambda: sum(outcomes(copy, "aborted")) >= 1, copy)
+        world.kafka.hooks.clear()
+        world.expel(copy)
+        heir = world.copy()
+        world.give_to(heir)
+        world.settled(heir, 2)
+        assert heir.results() == Counter(applied=2)
+
+
+def outcomes(copy: Copy, outcome: str) -> list[float]:
+    return [
+        sample.value
+        for family in copy.ledger.families(now=0, flood=False, degraded=False)
+        for sample in family.samples
+        if sample.name == "hypervisor_telemetry_transactions_total" and sample.labels["outcome"] == outcome
+    ]
+
+
+class _Proxy:
+    """An object with some methods of its own."""
+
+    def __init__(self, inner: Any, **methods: Callable[..., Any]) -> None:
+        self._inner = inner
+        self.__dict__.update(methods)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)

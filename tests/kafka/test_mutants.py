@@ -1,0 +1,212 @@
+"""Each rule of the exactly-once runtime, switched off, makes its test fail: the tests bite."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+import hypervisor_consumers
+
+pytestmark = pytest.mark.full
+
+PACKAGE = Path(hypervisor_consumers.__file__).parent
+ROOT = Path(__file__).parents[2]
+
+
+class Mutant(NamedTuple):
+    """A rule, how it is switched off, and who finds out."""
+
+    rule: str
+    module: str
+    old: str
+    new: str
+    test: str
+
+
+MUTANTS = (
+    Mutant(
+        "flush before the offsets are sent",
+        "transactions",
+        "left = _call(producer.flush, CALL_TIMEOUT)",
+        "left = 0",
+        "TestCommitting::test_offsets_are_sent_when_the_changelog_has_arrived_not_before[memory]",
+    ),
+    Mutant(
+        "what Kafka did not take is not committed without",
+        "transactions",
+        "            if left:\n",
+        "            if False:\n",
+        "TestCommitting::test_what_kafka_did_not_take_in_time_is_not_committed_without[memory]",
+    ),
+    Mutant(
+        "a timed-out sending of offsets is aborted",
+        "transactions",
+        "            return self._abort(_text(error))\n",
+        "            self._phase = _Phase.COMMITTING\n            return self._go_on_committing()\n",
+        "TestCommitting::test_offsets_that_timed_out_are_aborted_never_committed[memory]",
+    ),
+    Mutant(
+        "a timed-out commit is called again",
+        "transactions",
+        "                return Outcome.UNFINISHED\n            return self._unknown()\n",
+        "                return self._abort(_text(error))\n            return self._unknown()\n",
+        "TestCommitting::test_a_commit_that_timed_out_is_called_again_never_aborted[memory]",
+    ),
+    Mutant(
+        "reading waits for an outcome",
+        "loop",
+        "            self._consumer.pause([TopicPartition(*place) for place in self._live])\n",
+        "            pass\n",
+        "TestCommitting::test_nothing_is_read_on_while_a_commit_has_no_outcome[memory]",
+    ),
+    Mutant(
+        "an unknown outcome is looked up: it was committed",
+        "stateful",
+        "        if outcome is Outcome.ABORTED:\n",
+        "        if outcome is not Outcome.COMMITTED:\n",
+        "TestCommitting::test_a_commit_with_an_unknown_outcome_is_looked_up_in_the_changelog[memory-True]",
+    ),
+    Mutant(
+        "an unknown outcome is looked up: it was not committed",
+        "stateful",
+        "            raise OutputUnavailable(self._transactions.reason)\n        published",
+        "            raise OutputUnavailable(self._transactions.reason)\n"
+        "        if outcome is Outcome.UNKNOWN:\n            outcome = Outcome.COMMITTED\n        published",
+        "TestCommitting::test_a_commit_with_an_unknown_outcome_is_looked_up_in_the_changelog[memory-False]",
+    ),
+    Mutant(
+        "an abort drops what is pending",
+        "partition",
+        "            table.discard_changes()\n        self._window.rollback()",
+        "            table.merge_changes()\n        self._window.rollback()",
+        "TestCommitting::test_an_aborted_transaction_leaves_no_trace_in_counts_and_known_ids[memory]",
+    ),
+    Mutant(
+        "an abort undoes the known ids",
+        "partition",
+        "        self._window.rollback()\n",
+        "        self._window.mark()\n",
+        "TestCommitting::test_an_aborted_transaction_leaves_no_trace_in_counts_and_known_ids[memory]",
+    ),
+    Mutant(
+        "an abort seeks back",
+        "loop",
+        "                self._positions[place] = offset\n"
+        "                self._consumer.seek(TopicPartition(*place, offset))\n",
+        "                pass\n",
+        "TestCommitting::test_an_aborted_transaction_leaves_no_trace_in_counts_and_known_ids[memory]",
+    ),
+    Mutant(
+        "a fenced producer is replaced",
+        "transactions",
+        "        self._producer = None\n        self._phase = _Phase.NEW\n",
+        "        self._phase = _Phase.READY\n",
+        "TestCommitting::test_a_fenced_producer_is_replaced_and_its_partitions_are_restored[memory]",
+    ),
+    Mutant(
+        "a transaction names the offsets of what it writes for, also when they did not move",
+        "transactions",
+        "            _call(producer.send_offsets_to_transaction, positions, member, CALL_TIMEOUT)\n",
+        "",
+        "TestCommitting::test_a_transaction_of_tombstones_alone_is_refused_to_one_who_is_no_member",
+    ),
+    Mutant(
+        "records are folded while their partition is owned",
+        "loop",
+        "            self._live.discard(place)\n            self._positions.pop(place, None)",
+        "            self._positions.pop(place, None)",
+        "TestOwning::test_records_that_came_with_the_loss_of_their_partition_are_not_folded",
+    ),
+    Mutant(
+        "the last commit comes before a partition is given back",
+        "loop",
+        "        self._commit(is_last=True)\n        self._on_lost(consumer, partitions)",
+        "        self._on_lost(consumer, partitions)",
+        "TestOwning::test_what_was_read_is_committed_before_a_partition_is_given_back",
+    ),
+    Mutant(
+        "a gap is believed when the log was asked twice",
+        "loop",
+        "        if offset > expected and self._doubted.pop(place, None) != expected:\n",
+        "        if False:\n",
+        "TestOwning::test_a_client_that_begins_to_read_at_a_wrong_place_loses_nothing[memory]",
+    ),
+    Mutant(
+        "numbers are shown for a lease",
+        "lease",
+        "        return self._clock() < self._until\n",
+        "        return True\n",
+        "TestOwning::test_numbers_are_shown_for_a_lease_and_no_longer",
+    ),
+    Mutant(
+        "a lease counts from the beginning of its transaction",
+        "stateful",
+        "                self._lease.renew(self._began)\n",
+        "                self._lease.renew(self._lease.now())\n",
+        "TestOwning::test_a_lease_counts_from_the_beginning_of_its_transaction",
+    ),
+    Mutant(
+        "known ids are restored",
+        "restore",
+        "into.know(message.offset(), self._decoder.event_id(message.value()))",
+        "self._decoder.event_id(message.value())",
+        "TestRestoring::test_a_restarted_copy_goes_on_with_the_same_counts_and_known_ids[memory]",
+    ),
+    Mutant(
+        "the group's offset is asked for when it is stable",
+        "asker",
+        '{**self._settings, "isolation.level": "read_committed"}',
+        '{**self._settings, "isolation.level": "read_uncommitted"}',
+        "TestRestoring::test_a_commit_that_ends_after_its_partition_was_lost_is_in_the_heirs_state[memory]",
+    ),
+    Mutant(
+        "the end of the changelog is asked for after the offset is stable",
+        "restore",
+        "        stage = _Stage.OFFSET if isinstance(into, Partition) else _Stage.END\n",
+        "        stage = _Stage.END\n",
+        "TestRestoring::test_the_groups_offset_is_asked_for_before_the_end_of_the_changelog[memory]",
+    ),
+    Mutant(
+        "uncommitted records count for the end of the changelog",
+        "asker",
+        '{**self._settings, "isolation.level": "read_uncommitted"}',
+        '{**self._settings, "isolation.level": "read_committed"}',
+        "TestRestoring::test_records_of_an_open_transaction_at_the_end_of_the_changelog_are_waited_for[memory]",
+    ),
+    Mutant(
+        "only what was committed is restored",
+        "restore",
+        '            "group.id": self._group,\n',
+        '            "group.id": self._group,\n            "isolation.level": "read_uncommitted",\n',
+        "TestRestoring::test_an_aborted_transaction_in_the_changelog_is_not_restored[memory]",
+    ),
+)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=[mutant.rule for mutant in MUTANTS])
+def test_a_rule_that_is_switched_off_is_found(mutant: Mutant, tmp_path: Path) -> None:
+    package = tmp_path / "hypervisor_consumers"
+    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    module = package / "runtime" / f"{mutant.module}.py"
+    source = module.read_text()
+    assert source.count(mutant.old) == 1, "the rule is written differently by now"
+    module.write_text(source.replace(mutant.old, mutant.new))
+
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--timeout=60",
+         f"tests/kafka/test_interleavings.py::{mutant.test}"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )  # fmt: skip
+    assert run.returncode == 1, run.stdout
+    assert "1 failed" in run.stdout, run.stdout
