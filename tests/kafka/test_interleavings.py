@@ -315,6 +315,21 @@ class TestCommitting:
         assert copy.results() == Counter(applied=3)
         assert sum(outcomes(copy, "unknown")) == 1
 
+    def test_records_that_a_crashed_broker_left_open_are_ended_by_the_next_producer(self, memory: InMemory) -> None:
+        # A broker that is killed forgets partitions of a transaction once in a while; a real one can't be made to.
+        copy = running_copy(memory)
+
+        def forget(_go: Callable[[], Any]) -> None:
+            for producer in memory.memory._broker.cluster._producers.values():
+                if producer.transaction is not None:
+                    producer.transaction.places.discard((STATE, 0))
+            raise refused_for_good()
+
+        memory.kafka.once("commit_transaction", forget)
+        memory.put(event(), event())
+        memory.settled(copy, 3)
+        assert copy.results() == Counter(applied=3)
+
     def test_a_transaction_of_tombstones_alone_is_refused_to_one_who_is_no_member(self, memory: InMemory) -> None:
         # A real session can't be ended without the member's knowing, except by a freeze.
         fold = RingFold(series_ttl_ms=100_000)

@@ -110,6 +110,13 @@ MUTANTS = (
         "TestCommitting::test_a_fenced_producer_is_replaced_and_its_partitions_are_restored[memory]",
     ),
     Mutant(
+        "what a crashed broker left open is ended",
+        "transactions",
+        "        return self._sweep()\n",
+        "        return True\n",
+        "TestCommitting::test_records_that_a_crashed_broker_left_open_are_ended_by_the_next_producer",
+    ),
+    Mutant(
         "a transaction names the offsets of what it writes for, also when they did not move",
         "transactions",
         "            _call(producer.send_offsets_to_transaction, positions, member, CALL_TIMEOUT)\n",

@@ -227,15 +227,16 @@ class StatefulProcessor(Generic[S, O]):
         """
         if self._transactions.is_unfinished:
             return self._conclude(self._transactions.finish())
+        # Also while all is being restored: what a lost transaction left open is in the way of that.
+        is_prepared = self._transactions.prepare()
         if not self._live and not self._rows:
-            self._transactions.prepare()
             return {}
         if not is_last:
             self._expire()
         changed = {place: live for place, live in self._live.items() if live.partition.has_changes}
         if not changed and not self._lease.is_due:
             return {}
-        if not self._transactions.prepare():
+        if not is_prepared:
             raise OutputUnavailable(self._transactions.reason)
         if self._lease.seconds is None:
             self._lease.seconds = self._find_lease()

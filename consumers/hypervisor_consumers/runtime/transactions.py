@@ -32,6 +32,10 @@ CALL_TIMEOUT = 5.0
 """Seconds that one call may take; the loop turns in between."""
 
 
+_SWEPT = b"swept"
+"""The key of records that are aborted whatever happens; a compacted topic takes none without a key."""
+
+
 class OutputRecord(NamedTuple):
     """A record to produce, to a full topic name."""
 
@@ -69,6 +73,8 @@ class Transactions:
         self._settings = settings
         self._producer: Any = None
         self._phase = _Phase.NEW
+        self._written: set[tuple[str, int]] = set()
+        """Where records of the last transaction may lie open."""
         self.reason = ""
         """Why the last transaction was not committed, as a sentence."""
 
@@ -98,6 +104,32 @@ class Transactions:
                 self._give_up_producer()
             return False
         self._phase = _Phase.READY
+        return self._sweep()
+
+    def _sweep(self) -> bool:
+        """Abort once more where the producer before this one wrote without an end that this one saw.
+
+        A broker that crashed can forget that a transaction has a partition (seen on Kafka 4.3.1): its records there
+        stay open for ever, and nobody who reads what is committed comes past them. An abort of another transaction
+        with the same id, that has the partition, ends them too.
+        """
+        if not self._written:
+            return True
+        producer = self._producer
+        try:
+            producer.begin_transaction()
+            for topic, partition in self._written:
+                producer.produce(topic, value=None, key=_SWEPT, partition=partition)
+            _call(producer.flush, CALL_TIMEOUT)
+        except KafkaException as error:
+            self._note("could not be swept", error)
+        written = self._written
+        outcome = self._abort("it only sweeps")
+        if outcome is not Outcome.ABORTED:
+            # A new producer tries once more.
+            self._give_up_producer()
+            self._written = written
+            return False
         return True
 
     @property
@@ -121,6 +153,7 @@ class Transactions:
         try:
             producer.begin_transaction()
             for record in records:
+                self._written.add((record.topic, record.partition))
                 self._produce(record)
             left = _call(producer.flush, CALL_TIMEOUT)
             if left:
@@ -173,6 +206,7 @@ class Transactions:
                 return self._unknown()
             return Outcome.UNFINISHED
         self._phase = _Phase.READY
+        self._written = set()
         return Outcome.ABORTED
 
     def _go_on_committing(self) -> Outcome:
@@ -184,6 +218,7 @@ class Transactions:
                 return Outcome.UNFINISHED
             return self._unknown()
         self._phase = _Phase.READY
+        self._written = set()
         self.reason = ""
         return Outcome.COMMITTED
 
