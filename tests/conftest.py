@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 pytest_plugins = ["tests.skips"]
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # So is a run that a shell started in the background; the processes of the tests would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 OF_A_CONFIGURED_SHELL = ("KAFKA_", "TELEMETRY_", "SCHEMA_REGISTRY_URL", "OTEL_EXPORTER_OTLP_")
 FOR_THE_TESTS = {"TELEMETRY_TEST_BOOTSTRAP_SERVERS", "TELEMETRY_KAFKA"}
