@@ -9,7 +9,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
@@ -177,6 +178,19 @@ def run_service(
         KafkaError: Kafka refused for good.
         StateError: What is kept of a partition can't be right.
     """
+    with _stopping_on_signals() as stop:
+        _run(service, stop, host=host, port=port, environ=environ, bootstrap_servers=bootstrap_servers)
+
+
+def _run(
+    service: Service,
+    stop: threading.Event,
+    *,
+    host: str,
+    port: int,
+    environ: Mapping[str, str],
+    bootstrap_servers: str | None,
+) -> None:
     prefix = Settings.TOPIC_PREFIX.of(environ)
     registry_url = environ.get("SCHEMA_REGISTRY_URL")
     lookup = PatientLookup(SchemaRegistry(registry_url).schema_by_id) if registry_url else None
@@ -184,7 +198,6 @@ def run_service(
     flood = FloodWatch(Settings.DEAD_LETTER_RATIO.of(environ), Settings.DEAD_LETTER_RUN.of(environ))
     settings = consumer_settings(kafka_settings(environ, bootstrap_servers), prefix + service.name)
     decoder = EventDecoder(lookup)
-    stop = _stop_on_signals()
     kafka = RealKafka()
     parts = service.parts(Runtime(kafka, settings, prefix, decoder, ledger, environ))
     watch = BrokerWatch(Asker(kafka, settings), settings["bootstrap.servers"], health, ledger)
@@ -267,23 +280,34 @@ def _end_a_stalled_process(health: Health, should_stop: Callable[[], bool]) -> N
             os._exit(1)
 
 
-def _stop_on_signals() -> threading.Event:
-    """Set by SIGTERM and SIGINT. To be called before other threads begin."""
-    stop = threading.Event()
+@contextmanager
+def _stopping_on_signals() -> Iterator[threading.Event]:
+    """Gives an event that SIGTERM and SIGINT set. To be entered before other threads begin."""
+    stop, ended = threading.Event(), threading.Event()
     numbers = {signal.SIGTERM, signal.SIGINT}
-    for number in numbers:
-        signal.signal(number, signal.SIG_DFL)  # a background shell may have it ignored
+    # A background shell may have one ignored.
+    handlers = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
     # A handler would run only when the main thread's call of librdkafka, 5 s perhaps, has returned.
-    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
 
     def wait() -> None:
         signal.sigwait(numbers)
         stop.set()
-        time.sleep(STOP_WITHIN)
-        _give_up()
+        if not ended.wait(STOP_WITHIN):
+            _give_up()
 
-    threading.Thread(target=wait, name="signals", daemon=True).start()
-    return stop
+    waiter = threading.Thread(target=wait, name="signals", daemon=True)
+    waiter.start()
+    try:
+        yield stop
+    finally:
+        ended.set()
+        if not stop.is_set():
+            signal.pthread_kill(waiter.ident or 0, signal.SIGTERM)  # it waits for one
+        waiter.join()
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _give_up() -> None:
