@@ -6,7 +6,9 @@ can't write, because every move of an offset names the offset that it moves from
 
 from __future__ import annotations
 
+import sqlite3
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -275,10 +277,24 @@ _EVENT_COUNT = func.coalesce(func.sum(type_counts.c.count), 0)
 
 def _configure(connection: Any, _record: Any) -> None:
     connection.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
-    connection.execute("PRAGMA journal_mode = WAL")
+    _keep_a_write_ahead_log(connection)
     # A power cut may take the last transactions, rows and offsets alike; Kafka still has them.
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+
+
+def _keep_a_write_ahead_log(connection: Any) -> None:
+    # Two processes that do this to a new file at once: SQLite refuses one without waiting, whatever its timeout.
+    for _ in range(50):
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error):
+                raise
+            time.sleep(0.1)
+        else:
+            return
+    connection.execute("PRAGMA journal_mode = WAL")
 
 
 def _begin(connection: Connection) -> None:
