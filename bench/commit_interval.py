@@ -35,7 +35,7 @@ def publish(fleet: Fleet, values: Iterable[tuple[bytes, bytes]], per_second: int
     for n, (key, value) in enumerate(values):
         if n % 100 == 0:
             producer.poll(0)
-            time.sleep(max(0.0, began + n / per_second - time.monotonic()))
+            time.sleep(max(0.0, began + n / per_second - time.monotonic()))  # the load is steady
         producer.produce(fleet.topic("ring"), value, key)
     producer.flush(30)
 

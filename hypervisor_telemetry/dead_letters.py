@@ -218,7 +218,7 @@ class DeadLetterTopic:
             except (KafkaException, TimeoutError) as error:
                 if not _is_a_new_leader(error) or time.monotonic() > give_up_at:
                     raise KafkaError(f"Kafka didn't tell where {self.name} ends: {reason_of(error)}.") from None
-                time.sleep(0.1)
+                time.sleep(0.1)  # a leader is chosen within moments; nothing tells when
             else:
                 return {number: (begin, ends[number]) for number, begin in begins.items() if begin < ends[number]}
 

@@ -121,6 +121,11 @@ class RunningService:
         status = self._child.wait(30)
         return status, time.monotonic() - began
 
+    @property
+    def status(self) -> int | None:
+        """The exit status of a process that has ended."""
+        return self._child.poll()
+
     def kill(self) -> None:
         self._child.kill()
         self._child.wait(10)

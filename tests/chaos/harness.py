@@ -292,11 +292,13 @@ def accounts(copies: Iterable[RunningService]) -> str:
     prefixes = ("records_total", "lag_records", "accounting_difference", "transactions_total")
     lines = []
     for copy in copies:
-        lines.append(f"process {copy.pid}, {copy.ready()}")
-        for prefix in prefixes:
-            lines += [
-                f"  {name} {value:g}" for name, value in copy.metrics(f"hypervisor_telemetry_{prefix}").items()
-            ]
+        if copy.status is not None:
+            lines.append(f"process {copy.pid} has ended with status {copy.status}")
+        else:
+            lines.append(f"process {copy.pid}, {copy.ready()}")
+            for prefix in prefixes:
+                metrics = copy.metrics(f"hypervisor_telemetry_{prefix}")
+                lines += [f"  {name} {value:g}" for name, value in metrics.items()]
         lines.append(copy.log[-3000:])
     return "\n".join(lines)
 

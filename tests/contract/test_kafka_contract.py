@@ -9,6 +9,7 @@ import logging
 import secrets
 import threading
 import time
+from abc import ABC, abstractmethod
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -46,7 +47,7 @@ class Clock:
         return self.now
 
 
-class Backend:
+class Backend(ABC):
     """One Kafka for all tests of this module, and what has no common interface."""
 
     settings: Mapping[str, Any] = {}
@@ -61,15 +62,19 @@ class Backend:
         self.transactions.init_transactions(30)
         self.plain = kafka.producer(self.settings)
 
+    @abstractmethod
     def create_topic(self, name: str, partitions: int) -> None:
-        raise NotImplementedError
+        """Returns when it can be written and read."""
 
+    @abstractmethod
     def expire(self, topic: str, before: int) -> None:
-        raise NotImplementedError
+        """Retention deletes what is before an offset of its partition 0."""
 
+    @abstractmethod
     def rebalance(self, target: Mapping[Any, Iterable[tuple[str, int]]]) -> None:
-        """The real one does it by itself, when members come and go."""
+        """Each consumer shall have these; the real one balances by itself, when members come and go."""
 
+    @abstractmethod
     def pass_time(self, seconds: float) -> None:
         """The real one's passes by itself."""
 
@@ -120,6 +125,12 @@ class Real(Backend):
     def expire(self, topic: str, before: int) -> None:
         [deleted] = self.admin.delete_records([TopicPartition(topic, 0, before)]).values()
         deleted.result(10)
+
+    def rebalance(self, target: Mapping[Any, Iterable[tuple[str, int]]]) -> None:
+        """It does so when members come and go."""
+
+    def pass_time(self, seconds: float) -> None:
+        """It passes."""
 
 
 class World:

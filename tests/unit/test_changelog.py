@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from hypervisor_consumers.runtime.account import Account
 from hypervisor_consumers.runtime.changelog import changes_of, load_change, tables_of
 from hypervisor_consumers.runtime.contract import Table
-from hypervisor_consumers.runtime.partition import Account
 from hypervisor_schemas.errors import StateError
 from tests.words import Word
 

@@ -8,8 +8,8 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
 
+from hypervisor_consumers.runtime.account import AGED_OUT, WITHOUT_RECORD, Account
 from hypervisor_consumers.runtime.metrics import SELF_METRICS, Ledger
-from hypervisor_consumers.runtime.partition import AGED_OUT, WITHOUT_RECORD, Account
 from hypervisor_consumers.runtime.processor import Place, Result
 from hypervisor_schemas.errors import InvalidPayload, UndecodableRecord, UnknownSchema
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from hypervisor_consumers.runtime.account import AGED_OUT, WITHOUT_RECORD, Account
 from hypervisor_consumers.runtime.changelog import Change, tables_of
-from hypervisor_consumers.runtime.partition import AGED_OUT, WITHOUT_RECORD, Account, Partition
+from hypervisor_consumers.runtime.partition import Partition
 from hypervisor_consumers.runtime.processor import Result
 from hypervisor_schemas.errors import InvalidPayload, StateError
 from hypervisor_schemas.events import EventType, HypervisorEvent

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from confluent_kafka import KafkaError, TopicPartition
 
+from hypervisor_consumers.runtime.account import AGED_OUT, Account
 from hypervisor_consumers.runtime.memory_consumer import MemoryConsumer
-from hypervisor_consumers.runtime.partition import AGED_OUT, Account, Partition
+from hypervisor_consumers.runtime.partition import Partition
 from hypervisor_consumers.runtime.processor import Place, Result
 from hypervisor_consumers.runtime.restore import Restoration, Restorer
 from hypervisor_schemas.codec import EventDecoder, confluent_framing, encode_event, schema_text

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from confluent_kafka import KafkaError, TopicPartition
 
+from hypervisor_consumers.runtime.account import AGED_OUT, WITHOUT_RECORD
 from hypervisor_consumers.runtime.lease import Lease
-from hypervisor_consumers.runtime.partition import AGED_OUT, WITHOUT_RECORD
 from hypervisor_consumers.runtime.processor import Place
 from hypervisor_schemas.codec import encode_event
 from hypervisor_schemas.dead_letters import REPLAY_FOR, DeadLetter, read_dead_letter

@@ -7,10 +7,10 @@ import threading
 import pytest
 from confluent_kafka import KafkaError, TopicPartition
 
+from hypervisor_consumers.runtime.account import Account
 from hypervisor_consumers.runtime.asker import Asker
 from hypervisor_consumers.runtime.health import Health
 from hypervisor_consumers.runtime.metrics import Ledger
-from hypervisor_consumers.runtime.partition import Account
 from hypervisor_consumers.runtime.processor import Place
 from hypervisor_consumers.runtime.watch import BrokerWatch
 from tests.services import eventually

@@ -17,10 +17,10 @@ from confluent_kafka import KafkaException, TopicPartition
 
 from hypervisor_consumers.event_index.store import EventStore, LostPartition
 from hypervisor_consumers.event_index.tables import IndexRow
+from hypervisor_consumers.runtime.account import Account, Tally
 from hypervisor_consumers.runtime.asker import Asker
 from hypervisor_consumers.runtime.dead_letter_writer import DeadLetterWriter
 from hypervisor_consumers.runtime.metrics import Ledger
-from hypervisor_consumers.runtime.partition import AGED_OUT, WITHOUT_RECORD, Account
 from hypervisor_consumers.runtime.processor import Place, Record, Result
 from hypervisor_schemas.errors import OutputUnavailable, RecordError
 from hypervisor_schemas.events import HypervisorEvent
@@ -84,7 +84,7 @@ class Indexer:
         for place, since in self._waiting.items():
             opened = self._open[place] = _Open(stored[place], begins[place])
             offsets[place] = opened.next_offset
-            self._ledger.restored(place, opened.account(), self._now() - since)
+            self._ledger.restored(place, opened.tally.account(), self._now() - since)
         self._waiting = {}
         return offsets
 
@@ -117,11 +117,11 @@ class Indexer:
 
     def advanced(self, place: Place, next_offset: int) -> None:
         """The offset moves over what holds no record."""
-        self._open[place].advance(next_offset)
+        self._open[place].tally.advance(next_offset)
 
     def lost(self, place: Place, next_offset: int) -> None:
         """Count the offsets that were deleted unread."""
-        self._open[place].lose(next_offset)
+        self._open[place].tally.lose(next_offset)
 
     def commit(self, *, is_last: bool = False) -> Mapping[Place, int | None]:
         """Write rows and offsets in one transaction.
@@ -144,8 +144,9 @@ class Indexer:
         published: Counter[int] = Counter()
         for place, one in moved.items():
             one.stored = one.next_offset
-            published.update(one.take_published())
-            self._ledger.committed(place, one.account())
+            published.update(one.published)
+            one.published.clear()
+            self._ledger.committed(place, one.tally.account())
         self._ledger.concluded("committed", published, now)
         self._tell_kafka(moved, is_last)
         return {}
@@ -183,34 +184,18 @@ class _Open:
     def __init__(self, stored: int | None, begin: int) -> None:
         self.stored = stored
         """The offset in the database, as this process left or found it."""
-        self._first = begin if stored is None else stored
-        self.next_offset = self._first
-        self._results: Counter[str] = Counter()
-        self._published: Counter[int] = Counter()
-        self._last_published = 0
-        self.lose(begin)
+        first = begin if stored is None else stored
+        self.tally = Tally(Account(first, first, {}))
+        self.tally.lose(begin)
+        self.published: Counter[int] = Counter()
+        """Times of publishing of what was read since the last commit, in milliseconds, and how many of each."""
+
+    @property
+    def next_offset(self) -> int:
+        return self.tally.next_offset
 
     def passed(self, record: Record, result: str) -> None:
-        self.advance(record.offset)
-        self._results[result] += 1
-        self.next_offset = record.offset + 1
+        self.tally.passed(record.offset, result)
         if record.published > 0:
-            self._last_published = record.published
-            self._published[record.published] += 1
-
-    def advance(self, next_offset: int) -> None:
-        if next_offset > self.next_offset:
-            self._results[WITHOUT_RECORD] += next_offset - self.next_offset
-            self.next_offset = next_offset
-
-    def lose(self, next_offset: int) -> None:
-        if next_offset > self.next_offset:
-            self._results[AGED_OUT] += next_offset - self.next_offset
-            self.next_offset = next_offset
-
-    def take_published(self) -> Counter[int]:
-        taken, self._published = self._published, Counter()
-        return taken
-
-    def account(self) -> Account:
-        return Account(self._first, self.next_offset, dict(self._results), self._last_published)
+            self.tally.seen(record.published)
+            self.published[record.published] += 1

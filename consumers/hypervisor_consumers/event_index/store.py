@@ -291,7 +291,7 @@ def _keep_a_write_ahead_log(connection: Any) -> None:
         except sqlite3.OperationalError as error:
             if "locked" not in str(error):
                 raise
-            time.sleep(0.1)
+            time.sleep(0.1)  # 5 s in all, as its timeout is for everything else
         else:
             return
     connection.execute("PRAGMA journal_mode = WAL")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from hypervisor_consumers.runtime.partition import Account
+from hypervisor_consumers.runtime.account import Account
 from hypervisor_consumers.runtime.processor import Place
 
 __all__ = ["SELF_METRICS", "Ledger", "SelfMetric"]

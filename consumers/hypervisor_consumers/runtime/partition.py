@@ -5,13 +5,11 @@ What the next transaction changes is pending, read first, over what is committed
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-import msgspec
-
+from hypervisor_consumers.runtime.account import Account, Tally
 from hypervisor_consumers.runtime.changelog import Change, changes_of, load_change, tables_of
 from hypervisor_consumers.runtime.contract import Fold, Table
 from hypervisor_consumers.runtime.processor import Result
@@ -19,35 +17,14 @@ from hypervisor_consumers.runtime.window import IdWindow, first_offset
 from hypervisor_schemas.errors import InvalidPayload
 from hypervisor_schemas.events import HypervisorEvent
 
-__all__ = ["AGED_OUT", "WITHOUT_RECORD", "Account", "Partition"]
+__all__ = ["Partition"]
 
 S = TypeVar("S")
 O = TypeVar("O")  # noqa: E741 - O for output, as in the contract
 
 
-WITHOUT_RECORD = "without_record"
-"""Offsets that hold no record for anybody: transaction markers, records of aborted transactions."""
-
 REJECTED_IN_A_ROW = 10_000
 """Offsets of dead letters in one row at most: a record of the changelog has to stay far below Kafka's limit."""
-
-AGED_OUT = "aged_out"
-"""Offsets that retention deleted before they were read."""
-
-
-class Account(msgspec.Struct, frozen=True, array_like=True):
-    """What became of every offset from `first_offset` to just before `next_offset`."""
-
-    first_offset: int
-    next_offset: int
-    results: dict[str, int]
-    published: int = 0
-    """When the last record was published, in milliseconds since 1970; 0: there was none."""
-
-    @property
-    def difference(self) -> int:
-        """The distance in offsets less what is accounted for: 0, or something is wrong."""
-        return self.next_offset - self.first_offset - sum(self.results.values())
 
 
 @dataclass(slots=True)
@@ -83,13 +60,10 @@ class Partition(Generic[S, O]):
         self._window = IdWindow(window_size)
         self._rejected_before: set[int] = set()
         self._rejected: list[int] = []
-        self._results: Counter[str] = Counter()
-        self._published = 0
+        self._tally = Tally(Account(0, 0, {}))
         self._is_new = True
         self._first_left = 0
         self._sent = -1
-        self.next_offset = 0
-        """Of the next record, pending ones included."""
 
     def snapshot(self) -> S:
         """A copy of what is committed; rows are immutable, so it costs one `dict` copy per table."""
@@ -117,14 +91,11 @@ class Partition(Generic[S, O]):
         Where retention has deleted what would come next, `offset` is the first that is left; the gap is counted.
         """
         self._window = IdWindow(self._window_size)
-        self._start_over()
-        account = self.stored
-        self._is_new = account is None
-        if account is None:
-            account = Account(offset, offset, {})
-            self._own.account[()] = account
+        self._is_new = self.stored is None
+        if self._is_new:
+            self._own.account[()] = Account(offset, offset, {})
         self._first_left = offset
-        self._go_back()
+        self._start_over()
         self._rejected_before = {offset for _, chunk in self._own.rejected.present() for offset in chunk}
 
     @property
@@ -137,6 +108,11 @@ class Partition(Generic[S, O]):
         if offset not in self._rejected_before:
             self._window.is_repeated(offset, event_id)
             self._window.mark()
+
+    @property
+    def next_offset(self) -> int:
+        """Of the next record, pending ones included."""
+        return self._tally.next_offset
 
     @property
     def account(self) -> Account:
@@ -168,39 +144,29 @@ class Partition(Generic[S, O]):
                 self._window.forget(event.event_id)
                 raise
             result = Result.IGNORED if outputs is None else Result.APPLIED
-        self._passed(offset, result.value)
+        self._tally.passed(offset, result.value)
         return result, outputs or ()
 
     def ignore(self, offset: int) -> None:
         """A record that is for another service."""
-        self._passed(offset, Result.IGNORED.value)
+        self._tally.passed(offset, Result.IGNORED.value)
 
     def reject(self, offset: int, reason: str) -> None:
         """A record that can't be used; it becomes a dead letter."""
-        self._passed(offset, reason)
+        self._tally.passed(offset, reason)
         self._rejected.append(offset)
 
     def advance(self, next_offset: int) -> None:
         """The log goes on at `next_offset`; between here and there is no record."""
-        if next_offset > self.next_offset:
-            self._results[WITHOUT_RECORD] += next_offset - self.next_offset
-            self.next_offset = next_offset
+        self._tally.advance(next_offset)
 
     def lose(self, next_offset: int) -> None:
         """Retention has deleted what would come next, up to `next_offset`."""
-        if next_offset > self.next_offset:
-            self._results[AGED_OUT] += next_offset - self.next_offset
-            self.next_offset = next_offset
+        self._tally.lose(next_offset)
 
     def seen(self, published: int) -> None:
         """The time of publishing of the record that was passed last, in milliseconds since 1970."""
-        self._published = published
-
-    def _passed(self, offset: int, result: str) -> None:
-        if offset != self.next_offset:
-            self.advance(offset)
-        self._results[result] += 1
-        self.next_offset = offset + 1
+        self._tally.seen(published)
 
     def expire(self, now: int) -> Sequence[O]:
         """Let the fold remove what has been idle too long at `now`, milliseconds since 1970."""
@@ -208,11 +174,8 @@ class Partition(Generic[S, O]):
 
     def changes(self) -> Iterator[Change]:
         """The records of the changelog for all that is pending, the account among them."""
-        own, old = self._pending_own, self.account
-        results = Counter(old.results)
-        results.update(self._results)
-        published = self._published or old.published
-        own.account[()] = Account(old.first_offset, self.next_offset, dict(results), published)
+        own = self._pending_own
+        own.account[()] = self._tally.account()
         for at in range(0, len(self._rejected), REJECTED_IN_A_ROW):
             chunk = self._rejected[at : at + REJECTED_IN_A_ROW]
             own.rejected[(str(chunk[0]),)] = chunk
@@ -239,17 +202,10 @@ class Partition(Generic[S, O]):
             table.discard_changes()
         self._window.rollback()
         self._start_over()
-        self._go_back()
         return self.next_offset
 
-    def _go_back(self) -> None:
-        """To where the account ends, or to what is left of the log behind that."""
-        self.next_offset = self.account.next_offset
-        if self._first_left > self.next_offset:
-            self._results[AGED_OUT] += self._first_left - self.next_offset
-            self.next_offset = self._first_left
-
     def _start_over(self) -> None:
+        """From where the account ends, or from what is left of the log behind that."""
         self._rejected = []
-        self._results.clear()
-        self._published = 0
+        self._tally = Tally(self.account)
+        self._tally.lose(self._first_left)
