@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaException, TopicPartition
 
 from hypervisor_consumers.runtime.asker import Asker
 from hypervisor_consumers.runtime.processor import Place
@@ -51,26 +51,16 @@ def test_a_group_stands_where_it_last_committed_and_nowhere_before(world: World,
     assert asker.offsets(PLACES[:2]) == {PLACES[0]: 7, PLACES[1]: None}
 
 
-class TestStableOffsets:
-    def test_are_those_that_no_open_transaction_can_change(self, world: World, asker: Asker) -> None:
-        world.consumer().commit(offsets=[TopicPartition(*PLACES[1], 7)], asynchronous=False)
-        assert asker.stable_offsets(PLACES) == {PLACES[0]: None, PLACES[1]: 7, PLACES[2]: None}
-        hold_open(world, 9, PLACES[0])
-        assert asker.stable_offsets(PLACES) == {PLACES[1]: 7, PLACES[2]: None}
-        world.clock.now += 11
-        assert asker.stable_offsets(PLACES) == {PLACES[0]: None, PLACES[1]: 7, PLACES[2]: None}
-
-    def test_of_which_there_are_none_are_like_no_answer(self, world: World, asker: Asker) -> None:
-        hold_open(world, 9, *PLACES)
-        for places in (PLACES, PLACES[:1]):
-            with pytest.raises(KafkaException):
-                asker.stable_offsets(places)
-
-    def test_are_not_asked_for_one_by_one_where_kafka_refuses(self, world: World, asker: Asker) -> None:
-        world.kafka.fail_next("committed", KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED), before=True)
-        with pytest.raises(KafkaException) as caught:
-            asker.stable_offsets(PLACES)
-        assert caught.value.args[0].code() == KafkaError.GROUP_AUTHORIZATION_FAILED
+def test_a_stable_end_is_where_an_open_transaction_begins(world: World, asker: Asker):
+    world.say(0, "a")
+    assert asker.stable_end(PLACES[0]) == 1
+    producer = world.kafka.producer({"transactional.id": "t"})
+    producer.init_transactions()
+    producer.begin_transaction()
+    producer.produce(PLACES[0].topic, b"x", partition=PLACES[0].partition)
+    producer.flush()
+    world.say(0, "b")
+    assert (asker.stable_end(PLACES[0]), asker.log_range(PLACES[0])) == (1, (0, 3))
 
 
 def test_no_question_is_answered_while_kafka_is_away(world: World, asker: Asker):
@@ -79,7 +69,7 @@ def test_no_question_is_answered_while_kafka_is_away(world: World, asker: Asker)
         asker.partition_counts,
         lambda: asker.log_range(PLACES[0]),
         lambda: asker.offsets(PLACES),
-        lambda: asker.stable_offsets(PLACES),
+        lambda: asker.stable_end(PLACES[0]),
     ):
         with pytest.raises(KafkaException):
             ask()
@@ -88,6 +78,6 @@ def test_no_question_is_answered_while_kafka_is_away(world: World, asker: Asker)
 def test_it_never_joins_the_group_and_asks_again_after_it_was_closed(world: World, asker: Asker):
     for _ in range(2):
         asker.partition_counts()
-        asker.stable_offsets(PLACES)
+        asker.stable_end(PLACES[0])
         assert world.kafka._broker.cluster.group(GROUP).members == {}
         asker.close()

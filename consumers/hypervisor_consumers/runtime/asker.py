@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-import confluent_kafka
 from confluent_kafka import KafkaException, TopicPartition
 
 from hypervisor_consumers.runtime.client import asker_settings
@@ -20,7 +19,6 @@ from hypervisor_consumers.runtime.processor import Place
 __all__ = ["Asker"]
 
 TIMEOUT = 4.0
-_STABLE_WITHIN = 0.5
 
 
 class Asker:
@@ -48,31 +46,16 @@ class Asker:
         begin, end = self._client().get_watermark_offsets(TopicPartition(*place), timeout=TIMEOUT)
         return begin, end
 
+    def stable_end(self, place: Place) -> int:
+        """Up to where a log can be read: where its first open transaction begins, or its end."""
+        if self._stable is None:
+            self._stable = self._kafka.consumer({**self._settings, "isolation.level": "read_committed"})
+        _, end = self._stable.get_watermark_offsets(TopicPartition(*place), timeout=TIMEOUT)
+        return int(end)
+
     def offsets(self, places: Collection[Place]) -> dict[Place, int | None]:
         """Where the group stands; None: nowhere yet."""
         return _offsets(self._client().committed([TopicPartition(*place) for place in places], timeout=TIMEOUT))
-
-    def stable_offsets(self, places: Collection[Place]) -> dict[Place, int | None]:
-        """Where the group stands, of the partitions whose offset no open transaction can change any more."""
-        if self._stable is None:
-            self._stable = self._kafka.consumer({**self._settings, "isolation.level": "read_committed"})
-        wanted = [TopicPartition(*place) for place in places]
-        try:
-            return _offsets(self._stable.committed(wanted, timeout=_STABLE_WITHIN))
-        except KafkaException as error:
-            # The same error is for Kafka being away and for one of them not being stable.
-            if error.args[0].code() != confluent_kafka.KafkaError._TIMED_OUT or len(wanted) == 1:
-                raise
-        stable: dict[Place, int | None] = {}
-        failure: KafkaException | None = None
-        for one in wanted:
-            try:
-                stable |= _offsets(self._stable.committed([one], timeout=_STABLE_WITHIN / 4))
-            except KafkaException as error:
-                failure = error
-        if failure is not None and not stable:
-            raise failure
-        return stable
 
     def close(self) -> None:
         """Let go of the connections; the next question makes new ones."""

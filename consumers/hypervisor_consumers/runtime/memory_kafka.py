@@ -138,6 +138,14 @@ class MemoryKafka:
 
     # Faults
 
+    def forget(self, *places: Place, groups: Iterable[str] = ()) -> None:
+        """Let the open transactions end without these partitions and groups: what is there stays open.
+
+        So does a real coordinator that starts while they have no leader (KAFKA-20734).
+        """
+        with self._broker.lock:
+            self._broker.cluster.forget(places, groups)
+
     def fail_next(self, operation: str, error: KafkaError = _TIMED_OUT, *, before: bool) -> None:
         """Let an operation fail once, for whichever client calls it next; several wait in line.
 

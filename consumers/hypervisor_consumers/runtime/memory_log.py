@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple, TypeAlias
@@ -176,6 +176,13 @@ class Cluster:
             KafkaException: The producer is fenced.
         """
         self._end(producer.transactional_id, self._unfenced(producer), commit=commit, now=now)
+
+    def forget(self, places: Iterable[Place], groups: Iterable[str]) -> None:
+        """Take these out of the open transactions, as if they had been deleted."""
+        for producer in self._producers.values():
+            if producer.transaction is not None:
+                producer.transaction.places.difference_update(places)
+                producer.transaction.groups.difference_update(groups)
 
     def end_overdue(self, now: float) -> None:
         """Abort what is open for longer than its timeout. Its producer is fenced by that, as by a successor."""

@@ -1,14 +1,15 @@
 """Bringing back what is kept of a partition when it comes to this copy.
 
-The order is what makes it right:
+First it is asked where the changelog ends, uncommitted records counted, then it is read up to there. A copy that
+lost the partition can still finish a commit that it had begun: its records were in the changelog before the group
+took its offsets, and the group takes none of a copy that it has replaced. So whatever can still be committed lies
+before that end, and reading waits until it is decided. (Markers of transactions have offsets, too.)
 
-1. the group's offset, once no open transaction can change it any more: a copy that lost the partition can still
-   finish a commit that it had begun;
-2. then where the changelog ends, uncommitted records counted: by then, all that belongs to that offset is in it;
-3. then the changelog up to there; markers of transactions have offsets, too.
+The state says up to where it counts: reading the source goes on there. The group's offset only tells what else was
+counted once, and is not any more: it was set by hand, or Kafka ended a transaction in one place as committed and in
+another not at all (see `transactions`). What stays open longer than any transaction may is to be ended.
 
-The other way round, a commit that ends in between would be in the offset and not in the state. Last, the source is
-read again over the window of known event ids. A public table is its own changelog: only steps 2 and 3.
+Last, the source is read again over the window of known event ids. A public table is its own changelog.
 """
 
 from __future__ import annotations
@@ -23,11 +24,14 @@ from typing import Any
 import confluent_kafka
 from confluent_kafka import KafkaException, TopicPartition
 
+from hypervisor_consumers.runtime.account import Account
 from hypervisor_consumers.runtime.asker import Asker
+from hypervisor_consumers.runtime.client import TRANSACTION_TIMEOUT
 from hypervisor_consumers.runtime.contract import View
 from hypervisor_consumers.runtime.kafka import Kafka, headers_of
 from hypervisor_consumers.runtime.partition import Partition
 from hypervisor_consumers.runtime.processor import Place
+from hypervisor_consumers.runtime.transactions import WRITER, Forgotten
 from hypervisor_schemas.codec import EventDecoder
 from hypervisor_schemas.dead_letters import replay_for
 from hypervisor_schemas.errors import RecordError, RegistryUnavailable, StateError
@@ -41,16 +45,19 @@ BATCH = 1000
 TAKES_LONG = 15.0
 """Seconds after which a restoration says what it waits for."""
 
+FORGOTTEN_AFTER = 2 * TRANSACTION_TIMEOUT + 5
+"""Seconds after which a transaction that is still open will never end: its timeout, Kafka's interval of looking for
+such (10 s), and some more."""
+
 _AGAIN_AFTER = 0.2
 
 
 class _Stage(Enum):
-    OFFSET = 1
-    END = 2
-    KEPT = 3
-    SOURCE = 4
-    WINDOW = 5
-    DONE = 6
+    END = 1
+    KEPT = 2
+    SOURCE = 3
+    WINDOW = 4
+    DONE = 5
 
 
 @dataclass(slots=True, eq=False)
@@ -61,13 +68,21 @@ class Restoration:
     into: Partition[Any, Any] | tuple[View, dict[Any, Any]]
     """A partition of the source, or the rows of a public table."""
     began: float
-    stage: _Stage = _Stage.OFFSET
+    stage: _Stage = _Stage.END
     not_before: float = 0.0
     offset: int | None = None
-    """The group's, then the one to read from."""
+    """The one to read from, when it is done."""
     reading: Place | None = None
     position: int = 0
     until: int = 0
+    has_more: bool = False
+    """Whether the source has more than the state includes."""
+    counted_to: int = 0
+    """Up to where was counted before, as far as it is known; more than what is kept, if that was undone."""
+    asked_at: float = 0.0
+    """When it was asked where the changelog ends, or what holds it up."""
+    why: str = ""
+    """What else is known about why it takes long."""
     error: StateError | None = None
 
 
@@ -110,14 +125,16 @@ class Restorer:
         self._running: list[Restoration] = []
         self._reader: Any = None
         self._state_partitions: int | None = None
+        self._forgotten: list[Forgotten] = []
         self.trouble = ""
         """What holds restoring up, as a sentence."""
 
-    def begin(self, place: Place, into: Partition[Any, Any] | tuple[View, dict[Any, Any]]) -> None:
-        """Start with one partition."""
-        stage = _Stage.OFFSET if isinstance(into, Partition) else _Stage.END
+    def begin(
+        self, place: Place, into: Partition[Any, Any] | tuple[View, dict[Any, Any]], counted_to: int = 0
+    ) -> None:
+        """Start with one partition; up to the offset `counted_to`, its numbers were shown here."""
         with self._lock:
-            self._new.append(Restoration(place, into, self._clock(), stage))
+            self._new.append(Restoration(place, into, self._clock(), counted_to=counted_to))
         self._wake.set()
 
     def cancel(self, places: Collection[Place]) -> None:
@@ -164,10 +181,10 @@ class Restorer:
             self._let_go()
             return False
         try:
-            self._ask_offsets(self._waiting_for(_Stage.OFFSET))
             self._ask_ends(self._waiting_for(_Stage.END))
             self._ask_source(self._waiting_for(_Stage.SOURCE))
             moved = self._read()
+            self._look_for_forgotten()
         except KafkaException as error:
             self._say("kafka", f"Kafka can't be asked what is kept of a partition: {error.args[0].str()}.")
             self._asker.close()
@@ -179,13 +196,53 @@ class Restorer:
         if late:
             job = late[0]
             where = f"{job.place.topic} partition {job.place.partition}"
-            if job.stage is _Stage.OFFSET:
-                why = "an open transaction holds the group's offset"
-            elif job.reading is not None:
+            if job.reading is not None:
                 why = f"{job.reading.topic} is read up to offset {job.position} of {job.until}"
             else:
                 why = "another partition is first"
+            if job.why:
+                why += f"; {job.why}"
             self._say("late", f"{where} is not restored after {TAKES_LONG:g} s: {why}.")
+
+    def forgotten(self) -> list[Forgotten]:
+        """Transactions that were found since the last call, which Kafka will not end by itself."""
+        with self._lock:
+            found, self._forgotten = self._forgotten, []
+        return found
+
+    def _look_for_forgotten(self) -> None:
+        now = self._clock()
+        for job in self._running:
+            is_late = job.stage is _Stage.KEPT and now - job.asked_at > FORGOTTEN_AFTER
+            if is_late and job.reading is not None:
+                job.asked_at = now  # looked again after as long
+                opened = self._asker.stable_end(job.reading)
+                if opened < job.until:
+                    self._found_forgotten(job, job.reading, opened)
+
+    def _found_forgotten(self, job: Restoration, kept: Place, offset: int) -> None:
+        """What is open at `offset` has been there since the job began to read, or for longer."""
+        writer = self._writer_of(kept, offset)
+        if writer is None:
+            job.why = (
+                "a transaction there is never ended, and it isn't known whose; end it with Kafka's own "
+                "kafka-transactions.sh (find-hanging, then abort)"
+            )
+        else:
+            with self._lock:
+                self._forgotten.append(Forgotten(writer, kept))
+
+    def _writer_of(self, place: Place, offset: int) -> str | None:
+        """Who wrote the record at this offset, open as it is; None: it doesn't say so, or Kafka doesn't."""
+        reader = self._kafka.consumer({**self._reader_settings, "isolation.level": "read_uncommitted"})
+        try:
+            reader.incremental_assign([TopicPartition(*place, offset)])
+            messages = reader.consume(1, timeout=TAKES_LONG / 3)
+            of_record = [message for message in messages if message.error() is None and message.offset() == offset]
+            writer = dict(headers_of(of_record[0]) or ()).get(WRITER) if of_record else None
+            return None if writer is None else writer.decode()
+        finally:
+            reader.close()
 
     def _waiting_for(self, stage: _Stage) -> list[Restoration]:
         now = self._clock()
@@ -200,20 +257,6 @@ class Restorer:
             self._running += self._new
             self._new = []
 
-    def _ask_offsets(self, jobs: list[Restoration]) -> None:
-        if not jobs:
-            return
-        if self._state_partitions is None:
-            self._state_partitions = self._count_state_partitions()
-        stable = self._asker.stable_offsets([job.place for job in jobs])
-        for job in jobs:
-            if job.place in stable:
-                job.offset = stable[job.place]
-                job.stage = _Stage.END
-            else:
-                # A transaction is open. One of a killed copy ends by its timeout.
-                job.not_before = self._clock() + _AGAIN_AFTER
-
     def _count_state_partitions(self) -> int:
         count = self._asker.partition_counts().get(self._state_topic)
         if not count:
@@ -221,6 +264,10 @@ class Restorer:
         return count
 
     def _ask_ends(self, jobs: list[Restoration]) -> None:
+        if not jobs:
+            return
+        if self._state_partitions is None:
+            self._state_partitions = self._count_state_partitions()
         busy = {job.reading for job in self._running}
         wanted: dict[Place, Restoration] = {}
         for job in jobs:
@@ -229,7 +276,7 @@ class Restorer:
                 wanted.setdefault(kept, job)
         for kept, job in wanted.items():
             begin, end = self._asker.log_range(kept)
-            job.stage = _Stage.KEPT
+            job.stage, job.asked_at = _Stage.KEPT, self._clock()
             self._start_reading(job, kept, begin, end)
 
     def _kept_in(self, job: Restoration) -> Place:
@@ -239,18 +286,59 @@ class Restorer:
         return Place(self._state_topic, job.place.partition % (self._state_partitions or 1))
 
     def _ask_source(self, jobs: list[Restoration]) -> None:
+        if not jobs:
+            return
+        offsets = self._asker.offsets([job.place for job in jobs])
         for job in jobs:
             partition = job.into
             assert isinstance(partition, Partition)  # noqa: S101 - only these have a source
             begin, end = self._asker.log_range(job.place)
             try:
-                _compare(job, partition, self._group, self._state_topic, end)
+                self._compare(job.place, partition.stored, offsets[job.place], end)
             except StateError as error:
                 self._fail(job, error)
                 continue
             partition.begin(begin)
+            job.counted_to = min(max(job.counted_to, offsets[job.place] or 0), end)
+            job.has_more = partition.account.next_offset < end
             job.stage = _Stage.WINDOW
             self._start_reading(job, job.place, max(begin, partition.window_begin), partition.account.next_offset)
+
+    def _compare(self, place: Place, account: Account | None, offset: int | None, end: int) -> None:
+        """There must be a state where the group has an offset, and a source where there is a state.
+
+        Raises:
+            StateError: There isn't.
+        """
+        where = f"{place.topic} partition {place.partition}"
+        again = (
+            f"To count anew from what the log still holds: stop all copies, delete the group {self._group} and the "
+            f"topic {self._state_topic}, then run `hypervisor-telemetry topics apply`."
+        )
+        if account is None:
+            if offset is not None:
+                raise StateError(
+                    f"The group {self._group} stands at offset {offset} of {where}, but {self._state_topic} holds "
+                    f"no state for it. {again}"
+                )
+        elif account.next_offset > end:
+            raise StateError(
+                f"{where} ends at offset {end}, but the state in {self._state_topic} includes all up to "
+                f"{account.next_offset}: the topic was made anew. {again}"
+            )
+        elif offset is not None and offset != account.next_offset:
+            # Behind, it may be that of a commit whose end has reached the changelog first.
+            log.log(
+                logging.WARNING if offset > account.next_offset else logging.INFO,
+                "The group %s stands at offset %d of %s, what is kept in %s includes all up to %d. Reading goes on "
+                "there, nothing is lost: Kafka was away in the middle of a commit, or somebody set the offset. %s",
+                self._group,
+                offset,
+                where,
+                self._state_topic,
+                account.next_offset,
+                again,
+            )
 
     def _start_reading(self, job: Restoration, place: Place, begin: int, until: int) -> None:
         job.position, job.until = begin, until
@@ -366,31 +454,3 @@ _OUT_OF_RANGE = {
     confluent_kafka.KafkaError._AUTO_OFFSET_RESET,
     confluent_kafka.KafkaError.OFFSET_OUT_OF_RANGE,
 }
-
-
-def _compare(job: Restoration, partition: Partition[Any, Any], group: str, topic: str, end: int) -> None:
-    """What is kept must belong to the offset that the group has.
-
-    Raises:
-        StateError: It doesn't.
-    """
-    account, offset = partition.stored, job.offset
-    where = f"{job.place.topic} partition {job.place.partition}"
-    stands = f"The group {group} stands at offset {offset} of {where}"
-    again = (
-        f"To count anew from what the log still holds: stop all copies, delete the group {group} and the topic "
-        f"{topic}, then run `hypervisor-telemetry topics apply`."
-    )
-    if account is None:
-        if offset is not None:
-            raise StateError(f"{stands}, but {topic} holds no state for it. {again}")
-    elif offset is not None and offset != account.next_offset:
-        raise StateError(
-            f"{stands}, but the state in {topic} at {account.next_offset}: offsets or records were changed by "
-            f"hand. Set the offset to {account.next_offset} to go on. {again}"
-        )
-    elif account.next_offset > end:
-        raise StateError(
-            f"{where} ends at offset {end}, but the state in {topic} includes all up to {account.next_offset}: the "
-            f"topic was made anew. {again}"
-        )

@@ -22,7 +22,7 @@ from hypervisor_consumers.runtime.lease import Lease
 from hypervisor_consumers.runtime.metrics import Ledger
 from hypervisor_consumers.runtime.partition import Partition
 from hypervisor_consumers.runtime.processor import Place, Record, Result
-from hypervisor_consumers.runtime.restore import Restorer
+from hypervisor_consumers.runtime.restore import Restoration, Restorer
 from hypervisor_consumers.runtime.transactions import Outcome, OutputRecord, Transactions
 from hypervisor_schemas.dead_letters import DeadLetter
 from hypervisor_schemas.errors import OutputUnavailable, RecordError
@@ -38,6 +38,9 @@ O = TypeVar("O")  # noqa: E741 - O for output, as in the contract
 
 EXPIRE_EVERY = 60.0
 """Seconds between two looks for a partition's idle rows."""
+
+HIDDEN_AT_MOST = 5.0
+"""Seconds that a restored partition with more to read waits for its first commit to be shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,17 @@ class _Live(Generic[S, O]):
 
     partition: Partition[S, O]
     next_expiry: float
+    came_at: int
+    """The offset up to which it counted when it was restored."""
+    came_back: Restoration | None
+    """Until it is shown."""
+    hidden_until: float
+    sent: list[OutputRecord] = field(default_factory=list)
+    """What this transaction writes for it."""
+    written: list[OutputRecord] = field(default_factory=list)
+    """What the last one that was committed wrote."""
+    again: list[OutputRecord] = field(default_factory=list)
+    """What the next one writes first."""
     dead_letters: list[DeadLetter] = field(default_factory=list)
     outputs: list[O] = field(default_factory=list)
     published: Counter[int] = field(default_factory=Counter)
@@ -128,12 +142,12 @@ class StatefulProcessor(Generic[S, O]):
         for place in places:
             self._begin(place)
 
-    def _begin(self, place: Place) -> None:
+    def _begin(self, place: Place, counted_to: int = 0) -> None:
         self._restoring.add(place)
         if self._view is not None and place.topic != self._topics.source:
             self._restorer.begin(place, (self._view, self._view.new_rows()))
         else:
-            self._restorer.begin(place, Partition(place.partition, self._fold, self._window))
+            self._restorer.begin(place, Partition(place.partition, self._fold, self._window), counted_to)
 
     def ready(self) -> Mapping[Place, int]:
         """What the restorer has brought back.
@@ -151,13 +165,31 @@ class StatefulProcessor(Generic[S, O]):
             offsets[job.place] = job.offset
             with self._lock:
                 if isinstance(job.into, Partition):
-                    self._live[job.place] = _Live(job.into, self._now() + EXPIRE_EVERY)
+                    now, counted = self._now(), job.into.account.next_offset
+                    hidden_until = now + HIDDEN_AT_MOST if job.has_more else now
+                    self._live[job.place] = _Live(job.into, now + EXPIRE_EVERY, counted, job, hidden_until)
                 else:
                     self._rows[job.place] = job.into[1]
                     self._row_offsets[job.place] = job.offset
-            if isinstance(job.into, Partition):
-                self._ledger.restored(job.place, job.into.account, self._restorer.age(job))
+        self._show()
         return offsets
+
+    def _show(self) -> None:
+        """Show what was restored and has caught up with what was shown before.
+
+        As a rule nothing more was. But a commit that was shown can have been undone (see `transactions`), and
+        nobody may know: so where there is something to read, the next commit comes first, for a while.
+        """
+        now = self._now()
+        for place, live in self._live.items():
+            if (job := live.came_back) is None:
+                continue
+            account = live.partition.account
+            has_come_on = account.next_offset > live.came_at or now >= live.hidden_until
+            if has_come_on and account.next_offset >= job.counted_to:
+                with self._lock:
+                    live.came_back = None
+                self._ledger.restored(place, account, self._restorer.age(job))
 
     def revoked(self, places: Collection[Place]) -> None:
         """Forget partitions; their series leave `/metrics` at once."""
@@ -229,8 +261,10 @@ class StatefulProcessor(Generic[S, O]):
             return self._conclude(self._transactions.finish())
         # Also while all is being restored: what a lost transaction left open is in the way of that.
         is_prepared = self._transactions.prepare()
+        self._end_forgotten()
         if not self._live and not self._rows:
             return {}
+        self._show()
         if not is_last:
             self._expire()
         changed = {place: live for place, live in self._live.items() if live.partition.has_changes}
@@ -249,6 +283,12 @@ class StatefulProcessor(Generic[S, O]):
         )
         return self._conclude(outcome)
 
+    def _end_forgotten(self) -> None:
+        if forgotten := self._restorer.forgotten():
+            topic = self._topics.dead_letters
+            letters = {Place(topic, number) for number in range(self._partitions_of(topic))}
+            self._transactions.end(forgotten, letters)
+
     def _deliver(self) -> None:
         outputs = [output for live in self._live.values() for output in live.outputs]
         if outputs and self._output is not None:
@@ -257,26 +297,29 @@ class StatefulProcessor(Generic[S, O]):
             live.outputs.clear()
 
     def _records(self, changed: Mapping[Place, _Live[S, O]]) -> Iterator[OutputRecord]:
-        state_partitions = self._restorer.state_partitions or 1
-        records = size = 0
         for place, live in changed.items():
-            number = place.partition % state_partitions
-            for key, value in live.partition.changes():
-                records += 1
-                size += len(key) + len(value or b"")
-                yield OutputRecord(self._topics.state, number, key, value)
-            for letter in live.dead_letters:
-                topic = self._topics.dead_letters
-                to = letter.partition_among(self._partitions_of(topic))
-                yield OutputRecord(topic, to, letter.key, letter.value, letter.headers())
-            if self._publish is not None:
-                if not self._source_partitions:
-                    self._source_partitions = self._partitions_of(self._topics.source, known=False)
-                for public in self._publish(live.partition.pending, Home(place.partition, self._source_partitions)):
-                    topic = self._topics.prefix + public.topic
-                    to = partition_of(public.partition_key, self._partitions_of(topic))
-                    yield OutputRecord(topic, to, public.key, public.value)
+            live.sent = [*live.again, *self._records_of(place, live)]
+            yield from live.sent
+
+    def _records_of(self, place: Place, live: _Live[S, O]) -> Iterator[OutputRecord]:
+        number = place.partition % (self._restorer.state_partitions or 1)
+        records = size = 0
+        for key, value in live.partition.changes():
+            records += 1
+            size += len(key) + len(value or b"")
+            yield OutputRecord(self._topics.state, number, key, value)
         self._ledger.wrote(records, size)
+        for letter in live.dead_letters:
+            topic = self._topics.dead_letters
+            to = letter.partition_among(self._partitions_of(topic))
+            yield OutputRecord(topic, to, letter.key, letter.value, letter.headers())
+        if self._publish is not None:
+            if not self._source_partitions:
+                self._source_partitions = self._partitions_of(self._topics.source, known=False)
+            for public in self._publish(live.partition.pending, Home(place.partition, self._source_partitions)):
+                topic = self._topics.prefix + public.topic
+                to = partition_of(public.partition_key, self._partitions_of(topic))
+                yield OutputRecord(topic, to, public.key, public.value)
 
     def _partitions_of(self, topic: str, *, known: bool = True) -> int:
         """How many there are; only the source may grow while the service runs.
@@ -305,11 +348,14 @@ class StatefulProcessor(Generic[S, O]):
                     published.update(live.published)
                     live.published.clear()
                     live.dead_letters.clear()
+                    live.written, live.sent, live.again = live.sent, [], []
                 self._lease.renew(self._began)
         self._ledger.concluded(outcome.value, published, int(self._now() * 1000))
         if outcome is Outcome.COMMITTED:
+            self._show()
             for place, partition in self._sent.items():
-                self._ledger.committed(place, partition.account)
+                if self._live[place].came_back is None:
+                    self._ledger.committed(place, partition.account)
             self._sent = {}
             return {}
         log.warning("%s", self._transactions.reason)
@@ -319,6 +365,13 @@ class StatefulProcessor(Generic[S, O]):
         return self._restore_all()
 
     def _roll_back(self, live: _Live[S, O]) -> int:
+        # Kafka may have undone the commit before with this one (see `transactions`). Rows are the same when they
+        # are written twice; a dead letter would be there twice, so there has to be a reason to.
+        letters = self._topics.dead_letters
+        live.again = [
+            record for record in live.written if record.topic != letters or self._transactions.was_cut_off
+        ]
+        live.sent = []
         live.dead_letters.clear()
         live.outputs.clear()
         live.published.clear()
@@ -326,13 +379,13 @@ class StatefulProcessor(Generic[S, O]):
 
     def _restore_all(self) -> dict[Place, int | None]:
         """Whether the last transaction went through, only the changelog can tell."""
-        places = list(self._live)
+        counted = {place: live.partition.account.next_offset for place, live in self._live.items()}
         with self._lock:
             self._live.clear()
-        for place in places:
+        for place, offset in counted.items():
             self._ledger.lost_sight(place)
-            self._begin(place)
-        return dict.fromkeys(places)
+            self._begin(place, offset)
+        return dict.fromkeys(counted)
 
     def _expire(self) -> None:
         """One partition at a time: the rows that go make a transaction large."""
@@ -347,7 +400,8 @@ class StatefulProcessor(Generic[S, O]):
     @property
     def is_serving(self) -> bool:
         """Whether all that this copy has is restored and shown."""
-        return not self._restoring and (self._lease.is_valid or not (self._live or self._rows))
+        is_shown = all(live.came_back is None for live in self._live.values())
+        return not self._restoring and is_shown and (self._lease.is_valid or not (self._live or self._rows))
 
     @property
     def trouble(self) -> str:
@@ -364,7 +418,11 @@ class StatefulProcessor(Generic[S, O]):
             if not self._lease.is_valid:
                 return Shown({}, {}, None)
             return Shown(
-                {place.partition: live.partition.snapshot() for place, live in self._live.items()},
+                {
+                    place.partition: live.partition.snapshot()
+                    for place, live in self._live.items()
+                    if live.came_back is None
+                },
                 {place.partition: rows.copy() for place, rows in self._rows.items()},
                 self._restorer.state_partitions,
             )

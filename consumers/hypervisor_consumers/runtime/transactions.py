@@ -8,12 +8,19 @@ The rules (each is the answer to a way in which counts were lost or doubled):
 * Offsets whose sending failed, by a timeout too, are never committed: the transaction is aborted.
 * A commit that timed out is called again, never aborted: it may have gone through.
 * A commit that failed for good has an unknown outcome. So has one of a producer that was fenced.
+
+And one against Kafka itself. A coordinator that starts while partitions have no leader takes them for deleted and
+ends a transaction without them (KAFKA-20734, not mended in 4.3): what was written there stays open for ever, and
+nobody who reads what is committed comes past it. Kafka ends by producer what is open in a partition, so the next
+abort of the same producer in the same partition ends that too; as aborted, even if the rest was committed. So a
+producer that replaces another aborts once wherever that one wrote, the first record of each partition says who
+wrote it, for the case that nobody else knows, and whoever restores takes the state's word, not the offset's.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from enum import Enum
 from typing import Any, NamedTuple
 
@@ -24,13 +31,16 @@ from hypervisor_consumers.runtime.kafka import Kafka
 from hypervisor_consumers.runtime.processor import Place
 from hypervisor_schemas.errors import KafkaError
 
-__all__ = ["Outcome", "OutputRecord", "Transactions"]
+__all__ = ["WRITER", "Forgotten", "Outcome", "OutputRecord", "Transactions"]
 
 log = logging.getLogger(__name__)
 
 CALL_TIMEOUT = 5.0
 """Seconds that one call may take; the loop turns in between."""
 
+
+WRITER = "transactional.id"
+"""The header of the first record of a transaction in a partition, unless it has headers of its own."""
 
 _SWEPT = b"swept"
 """The key of records that are aborted whatever happens; a compacted topic takes none without a key."""
@@ -44,6 +54,13 @@ class OutputRecord(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: list[tuple[str, bytes | None]] | None = None
+
+
+class Forgotten(NamedTuple):
+    """Whose records stay open for ever, and where."""
+
+    transactional_id: str
+    partition: Place
 
 
 class Outcome(Enum):
@@ -73,8 +90,12 @@ class Transactions:
         self._settings = settings
         self._producer: Any = None
         self._phase = _Phase.NEW
-        self._written: set[tuple[str, int]] = set()
-        """Where records of the last transaction may lie open."""
+        self._id: str = settings["transactional.id"]
+        self._written: set[Place] = set()
+        """Where records of a producer that was replaced may lie open: all that were ever written to."""
+        self._is_swept = True
+        self.was_cut_off = False
+        """Whether the connection to Kafka was lost since the last commit that is known to have gone through."""
         self.reason = ""
         """Why the last transaction was not committed, as a sentence."""
 
@@ -91,7 +112,7 @@ class Transactions:
             return True
         try:
             if self._producer is None:
-                self._producer = self._kafka.producer(self._settings)
+                self._producer = self._kafka.producer({**self._settings, "error_cb": self._connection_trouble})
             _call(self._producer.init_transactions, CALL_TIMEOUT)
         except KafkaException as error:
             self._note("could not be begun", error)
@@ -107,30 +128,55 @@ class Transactions:
         return self._sweep()
 
     def _sweep(self) -> bool:
-        """Abort once more where the producer before this one wrote without an end that this one saw.
-
-        A broker that crashed can forget that a transaction has a partition (seen on Kafka 4.3.1): its records there
-        stay open for ever, and nobody who reads what is committed comes past them. An abort of another transaction
-        with the same id, that has the partition, ends them too.
-        """
-        if not self._written:
+        """Abort once wherever the producer before this one wrote."""
+        if self._is_swept:
             return True
-        producer = self._producer
         try:
-            producer.begin_transaction()
-            for topic, partition in self._written:
-                producer.produce(topic, value=None, key=_SWEPT, partition=partition)
-            _call(producer.flush, CALL_TIMEOUT)
+            self._abort_in(self._producer, self._written)
         except KafkaException as error:
             self._note("could not be swept", error)
-        written = self._written
-        outcome = self._abort("it only sweeps")
-        if outcome is not Outcome.ABORTED:
             # A new producer tries once more.
             self._give_up_producer()
-            self._written = written
-            return False
-        return True
+        else:
+            self._is_swept = True
+        return self._is_swept
+
+    def end(self, forgotten: Iterable[Forgotten], also: Collection[Place]) -> None:
+        """End what Kafka has forgotten, in the name of who wrote it: that one is fenced, if it is still there.
+
+        Args:
+            forgotten: What a restoration found.
+            also: Other partitions that the same producers may have written to.
+        """
+        by_writer: dict[str, set[Place]] = {}
+        for one in forgotten:
+            by_writer.setdefault(one.transactional_id, set(also)).add(one.partition)
+        for writer, partitions in by_writer.items():
+            try:
+                producer = self._kafka.producer({**self._settings, "transactional.id": writer})
+                _call(producer.init_transactions, CALL_TIMEOUT)
+                self._abort_in(producer, partitions)
+            except KafkaException as error:
+                self._note(f"of {writer} could not be ended", error)
+                log.warning("%s", self.reason)
+            else:
+                log.warning("A transaction of %s, that Kafka had forgotten to end, is ended.", writer)
+
+    @staticmethod
+    def _abort_in(producer: Any, partitions: Iterable[Place]) -> None:
+        """Begin a transaction in these partitions, and abort it.
+
+        Raises:
+            KafkaException: It could not be begun everywhere, or not be ended.
+        """
+        producer.begin_transaction()
+        try:
+            for place in partitions:
+                producer.produce(place.topic, value=None, key=_SWEPT, partition=place.partition)
+            if _call(producer.flush, CALL_TIMEOUT):
+                raise KafkaException(confluent_kafka.KafkaError(confluent_kafka.KafkaError._TIMED_OUT))
+        finally:
+            _call(producer.abort_transaction, CALL_TIMEOUT)
 
     @property
     def is_unfinished(self) -> bool:
@@ -152,9 +198,15 @@ class Transactions:
         producer = self._producer
         try:
             producer.begin_transaction()
+            named: set[Place] = set()
             for record in records:
-                self._written.add((record.topic, record.partition))
-                self._produce(record)
+                place = Place(record.topic, record.partition)
+                headers = record.headers
+                if place not in named:
+                    named.add(place)
+                    self._written.add(place)
+                    headers = headers or [(WRITER, self._id.encode())]
+                self._produce(record, headers)
             left = _call(producer.flush, CALL_TIMEOUT)
             if left:
                 return self._abort(f"{left} records were not taken by Kafka in {CALL_TIMEOUT:g} s")
@@ -176,7 +228,7 @@ class Transactions:
         """Let go of the producer. An open transaction is ended by Kafka after its timeout."""
         self._producer = None
 
-    def _produce(self, record: OutputRecord) -> None:
+    def _produce(self, record: OutputRecord, headers: Any) -> None:
         for _ in range(50):
             try:
                 self._producer.produce(
@@ -184,7 +236,7 @@ class Transactions:
                     value=record.value,
                     key=record.key,
                     partition=record.partition,
-                    headers=record.headers,
+                    headers=headers,
                 )
             except BufferError:
                 _call(self._producer.poll, CALL_TIMEOUT / 50)
@@ -206,7 +258,6 @@ class Transactions:
                 return self._unknown()
             return Outcome.UNFINISHED
         self._phase = _Phase.READY
-        self._written = set()
         return Outcome.ABORTED
 
     def _go_on_committing(self) -> Outcome:
@@ -218,8 +269,8 @@ class Transactions:
                 return Outcome.UNFINISHED
             return self._unknown()
         self._phase = _Phase.READY
-        self._written = set()
         self.reason = ""
+        self.was_cut_off = False
         return Outcome.COMMITTED
 
     def _unknown(self) -> Outcome:
@@ -230,6 +281,10 @@ class Transactions:
         # The next one has the same id: making it known to Kafka ends what this one left open.
         self._producer = None
         self._phase = _Phase.NEW
+        self._is_swept = not self._written
+
+    def _connection_trouble(self, _: Any) -> None:
+        self.was_cut_off = True
 
     def _note(self, what: str, error: KafkaException) -> None:
         self.reason = f"A transaction {what}: {_text(error)}."
