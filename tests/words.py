@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,7 +25,7 @@ from hypervisor_consumers.runtime.stateful import StatefulProcessor, StatefulTop
 from hypervisor_consumers.runtime.transactions import Transactions
 from hypervisor_schemas.codec import EventDecoder, encode_event
 from hypervisor_schemas.dead_letters import replay_for
-from hypervisor_schemas.errors import InvalidPayload, RecordError
+from hypervisor_schemas.errors import InvalidPayload, OutputUnavailable, RecordError
 from hypervisor_schemas.events import EventType, HypervisorEvent
 
 IDLE_MS = 1_000_000
@@ -92,6 +92,7 @@ class Clock:
 
 
 SOURCE, STATE, DEAD_LETTERS, TABLE = "t.events.vfs", "t.state.words", "t.dead-letters", "t.table"
+HERE, THERE = Place(SOURCE, 0), Place(SOURCE, 1)
 GROUP = "t.words"
 SETTINGS = consumer_settings({"bootstrap.servers": "memory"}, GROUP)
 
@@ -119,6 +120,25 @@ class WordView(View):
             rows.pop(key.decode(), None)
         else:
             rows[key.decode()] = int(value)
+
+
+class Shelf:
+    """Keeps what is delivered, while it is open; `look` is called at each delivery."""
+
+    def __init__(self) -> None:
+        self.delivered: list[str] = []
+        self.is_full = False
+        self.closed = 0
+        self.look: Callable[[], object] = lambda: None
+
+    def deliver(self, outputs: Sequence[str]) -> None:
+        self.look()
+        if self.is_full:
+            raise OutputUnavailable("The shelf is full.")
+        self.delivered += outputs
+
+    def close(self) -> None:
+        self.closed += 1
 
 
 class World:
@@ -303,3 +323,10 @@ def results(copy: Copy, partition: int = 0) -> Counter[str]:
             if sample.name.endswith("_records_total") and sample.labels.get("partition") == str(partition):
                 found[sample.labels["result"]] = int(sample.value)
     return found
+
+
+def outcomes(copy: Copy) -> dict[str, float]:
+    """How many transactions ended how, by the ledger."""
+    families = copy.ledger.families(now=0, flood=False, degraded=False)
+    [family] = [family for family in families if family.name == "hypervisor_telemetry_transactions"]
+    return {sample.labels["outcome"]: sample.value for sample in family.samples}

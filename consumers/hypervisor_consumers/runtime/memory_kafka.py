@@ -1,7 +1,7 @@
 """A Kafka in memory, for tests of services without a broker: deterministic, and every step is the test's.
 
 It has no threads and never waits. It behaves as confluent_kafka with a real Kafka does, as far as both pass the
-same tests (`tests/contract/test_kafka_contract.py`). What happens by itself there is done by hand here: time
+same tests (`tests/contract/`). What happens by itself there is done by hand here: time
 (`clock`), who gets which partitions (`rebalance`), retention (`expire`), the end of a session (`fence`), an outage
 (`away`, `back`), and calls that fail before or after they took effect (`fail_next`).
 """

@@ -1,0 +1,69 @@
+"""Bringing back the rows of a public table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from confluent_kafka import TopicPartition
+
+from hypervisor_consumers.runtime.processor import Place
+from hypervisor_schemas.errors import OutputUnavailable
+from tests.restoring import Workshop
+from tests.words import TABLE, WordView, World, published_words, started
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+class TestTheView:
+    def restore(self, world: World) -> tuple[Workshop, Callable[[], tuple[Any, Any]]]:
+        workshop = Workshop(world)
+        view = WordView()
+        place = Place(TABLE, 1)
+        workshop.restorer.begin(place, (view, view.new_rows()))
+        return workshop, lambda: (workshop.done[place].into[1], workshop.done[place].offset)  # type: ignore[index]
+
+    def test_is_read_from_its_beginning(self, world: World) -> None:
+        world.consumer().commit(offsets=[TopicPartition(TABLE, 1, 2)], asynchronous=False)
+        for key, value in (("a", "1"), ("b", "2"), ("a", "3"), ("b", None)):
+            world.kafka.append(TABLE, 1, value, key=key)
+        workshop, found = self.restore(world)
+        workshop.step(3)
+        assert found() == ({"a": 3}, 4)
+
+    def test_of_an_empty_topic_is_empty(self, world: World) -> None:
+        workshop, found = self.restore(world)
+        workshop.step(3)
+        assert found() == ({}, 0)
+
+    def test_goes_over_rows_that_cannot_be_used(self, world: World, caplog: pytest.LogCaptureFixture) -> None:
+        world.kafka.append(TABLE, 1, "?")
+        world.kafka.append(TABLE, 1, "1", key="a")
+        workshop, found = self.restore(world)
+        workshop.step(3)
+        assert found() == ({"a": 1}, 2)
+        assert f"{TABLE}: A row has no key." in caplog.text
+
+    def test_has_all_that_was_committed_before_and_waits_for_what_is_open(self, world: World) -> None:
+        copy = started(world, 0, publish=published_words)
+        world.say(0, "a", "a")
+        copy.read()
+        world.kafka.fail_next("commit_transaction", before=True)
+        with pytest.raises(OutputUnavailable):
+            copy.commit()
+        [partition] = [number for number in (0, 1) if world.kinds(TABLE, number)]
+        workshop, view = Workshop(world), WordView()
+        place = Place(TABLE, partition)
+        workshop.restorer.begin(place, (view, view.new_rows()))
+        workshop.step(3)
+        assert workshop.done == {}
+        copy.commit()
+        workshop.step(3)
+        assert workshop.done[place].into == (view, {"a": 2})
+        assert workshop.done[place].offset == 1
