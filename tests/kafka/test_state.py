@@ -141,7 +141,5 @@ def test_an_offset_that_somebody_set_neither_skips_nor_repeats_an_event(
     second = fleet.start("ring-metrics").wait_ready()
     eventually(lambda: second.results(rings), {"applied": 80}.__eq__)
     assert shown(second) == Counter(2 * [*map(series, SESSIONS)])
-    stands = (
-        f"The group {fleet.prefix}ring-metrics stands at offset {offset} of {rings} partition 0, what is kept in "
-    )
+    stands = f"The group {fleet.prefix}ring-metrics stands at offset {offset} of {rings} partition 0, what is kept "
     assert f"{stands}in {fleet.prefix}state.ring-metrics includes all up to 40. Reading goes on there" in second.log
