@@ -193,6 +193,17 @@ class EventDecoder:
         except UnicodeDecodeError:
             raise UndecodableRecord("The event id is not UTF-8.") from None
 
+    def framing_of(self, value: bytes | None) -> bytes | None:
+        """How the record begins, if it was written with the current schema; what begins so is read alike.
+
+        Raises:
+            UndecodableRecord, UnknownSchema, RegistryUnavailable: As `decode`.
+        """
+        if value is None:
+            return None
+        writer, length = self._writer_of(value)
+        return value[:length] if writer is _CURRENT else None
+
     def _writer_of(self, value: bytes) -> tuple[Any, int]:
         length = {0xC3: 10, 0x00: 5}.get(value[0]) if value else None
         if length is None or len(value) < length or (length == 10 and value[1] != 0x01):

@@ -13,6 +13,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from hypervisor_consumers.ring_metrics.fold import RingFold
+from hypervisor_consumers.runtime import loop
 from hypervisor_consumers.runtime.processor import Place
 from tests.copies import DEAD_LETTERS, RINGS, SOURCE, STATE, Copy
 from tests.kafka.worlds import InMemory, Real, World, event, outcomes, refused_for_good, running_copy, timed_out
@@ -21,9 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
-@pytest.fixture(params=["memory", pytest.param("real", marks=pytest.mark.kafka)])
-def world(request: pytest.FixtureRequest, topic_prefix: str) -> Iterator[World]:
-    it = InMemory() if request.param == "memory" else Real(request.getfixturevalue("kafka"), topic_prefix)
+@pytest.fixture(params=["memory", "together", pytest.param("real", marks=pytest.mark.kafka)])
+def world(request: pytest.FixtureRequest, topic_prefix: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    if request.param == "together":  # in memory, and whatever can be is decoded and folded at once
+        monkeypatch.setattr(loop, "WORTH_IT", 1)
+    it = Real(request.getfixturevalue("kafka"), topic_prefix) if request.param == "real" else InMemory()
     yield it
     for copy in it.copies:
         copy.consumer.close()

@@ -102,6 +102,12 @@ class Indexer:
         self._open[record.place].passed(record, Result.APPLIED.value)
         return Result.APPLIED
 
+    takes_columns = False
+
+    def apply_columns(self, *_: object) -> bool:
+        """Rows are made one by one."""
+        return False
+
     def reject(self, record: Record, error: RecordError) -> None:
         """It goes to the dead letters before the database moves over it."""
         self._dead_letters.add(record, error)

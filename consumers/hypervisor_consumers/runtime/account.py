@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 import msgspec
 
@@ -45,6 +46,13 @@ class Tally:
             self.advance(offset)
         self._results[result] += 1
         self.next_offset = offset + 1
+
+    def passed_all(self, first_offset: int, results: Mapping[str, int]) -> None:
+        """So many records, at consecutive offsets, ended so."""
+        if first_offset != self.next_offset:
+            self.advance(first_offset)
+        self._results.update({result: count for result, count in results.items() if count})
+        self.next_offset += sum(results.values())
 
     def advance(self, next_offset: int) -> None:
         """The log goes on at `next_offset`; between here and there is no record."""

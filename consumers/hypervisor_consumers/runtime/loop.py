@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import confluent_kafka
 from confluent_kafka import KafkaException, TopicPartition
 
+from hypervisor_consumers.runtime.columns import columns_of
 from hypervisor_consumers.runtime.flood import FloodWatch
 from hypervisor_consumers.runtime.health import Health
 from hypervisor_consumers.runtime.kafka import Kafka, headers_of
@@ -25,7 +27,10 @@ __all__ = ["ConsumerLoop"]
 
 log = logging.getLogger(__name__)
 
-BATCH = 500
+BATCH = 1000
+WORTH_IT = 20
+"""Records of one partition from which on taking them together is faster."""
+
 NOTHING_CAME_AFTER = 10.0
 """Seconds in the group, Kafka answering, after which a copy without partitions is one that gets none for now."""
 
@@ -159,23 +164,53 @@ class ConsumerLoop:
         """Once around: read, take, commit if it is time."""
         messages = self._consumer.consume(BATCH, timeout=0.1)
         self._health.turned()
-        by_place: dict[Place, list[Any]] = {}
+        by_place: defaultdict[tuple[str, int], list[Any]] = defaultdict(list)
         for message in messages:
             error = message.error()
             if error is None or error.code() == confluent_kafka.KafkaError._PARTITION_EOF:
-                by_place.setdefault(Place(message.topic(), message.partition()), []).append(message)
+                by_place[message.topic(), message.partition()].append(message)
             else:
                 self._reading_trouble(message.topic(), error)
-        for place, batch in by_place.items():
+        for key, batch in by_place.items():
+            place = Place(*key)
             if place in self._live:
-                self._take(place, batch)
+                self._take(place, self._take_together(place, batch))
         self._begin_reading(self._processor.ready())
         self._resume_after_waits()
         if self._clock() >= self._next_commit:
             self._commit()
         self._look_around()
 
-    def _take(self, place: Place, batch: Iterable[Any]) -> None:
+    def _take_together(self, place: Place, messages: Sequence[Any]) -> Sequence[Any]:
+        """Take the events of a batch at once, if it can be done; several times as fast. Returns what is left."""
+        can_be = self._processor.takes_columns and place in self._positions and place not in self._waits
+        batch = messages if messages[-1].error() is None else messages[:-1]  # without the log's end
+        if not can_be or len(batch) < WORTH_IT or not self._take_batch(place, batch):
+            return messages
+        self._health.better(place.topic)
+        self._positions[place] += len(batch)
+        self._flood.batch(len(batch), 0, 0)
+        return messages[len(batch) :]
+
+    def _take_batch(self, place: Place, batch: Sequence[Any]) -> bool:
+        first = self._positions[place]
+        if batch[0].offset() != first or batch[-1].offset() != first + len(batch) - 1:
+            return False
+        # An event of the client in between has a value, too, but none that begins as a record does.
+        values = [message.value() for message in batch]
+        try:
+            framing = self._decoder.framing_of(values[0])
+        except (RecordError, RegistryUnavailable):
+            return False
+        columns = None if framing is None else columns_of(values, framing)
+        if columns is None or any(message.headers() for message in batch):
+            return False
+        published = [message.timestamp()[1] for message in batch]
+        return min(published) > 0 and self._processor.apply_columns(place, first, columns, published)
+
+    def _take(self, place: Place, batch: Sequence[Any]) -> None:
+        if not batch:
+            return
         self._health.better(place.topic)
         taken = bad = bad_at_end = 0
         is_row = place.topic in self._row_topics

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from hypervisor_consumers.runtime.account import Account, Tally
 from hypervisor_consumers.runtime.changelog import Change, changes_of, load_change, tables_of
-from hypervisor_consumers.runtime.contract import Fold, Table
+from hypervisor_consumers.runtime.contract import ColumnFold, Fold, Table
 from hypervisor_consumers.runtime.processor import Result
 from hypervisor_consumers.runtime.window import IdWindow, first_offset
 from hypervisor_schemas.errors import InvalidPayload
 from hypervisor_schemas.events import HypervisorEvent
+
+if TYPE_CHECKING:
+    from hypervisor_consumers.runtime.columns import EventColumns
 
 __all__ = ["Partition"]
 
@@ -47,6 +50,7 @@ class Partition(Generic[S, O]):
     def __init__(self, number: int, fold: Fold[S, O], window_size: int) -> None:
         self.number = number
         self._fold = fold
+        self._column_fold: ColumnFold[S] | None = fold if isinstance(fold, ColumnFold) else None
         self._window_size = window_size
         self.committed: S = fold.new_state()
         self.pending: S = fold.new_state()
@@ -61,6 +65,7 @@ class Partition(Generic[S, O]):
         self._rejected_before: set[int] = set()
         self._rejected: list[int] = []
         self._tally = Tally(Account(0, 0, {}))
+        self._scratch: dict[Any, Any] = {}
         self._is_new = True
         self._first_left = 0
         self._sent = -1
@@ -139,6 +144,7 @@ class Partition(Generic[S, O]):
             result = Result.DUPLICATE
         else:
             try:
+                self._scratch = {}  # what it notes is true as long as nobody else changes rows
                 outputs = self._fold.apply(self.pending, event, seen_at)
             except InvalidPayload:
                 self._window.forget(event.event_id)
@@ -146,6 +152,22 @@ class Partition(Generic[S, O]):
             result = Result.IGNORED if outputs is None else Result.APPLIED
         self._tally.passed(offset, result.value)
         return result, outputs or ()
+
+    def apply_columns(self, first_offset: int, columns: EventColumns, seen_at: Sequence[int]) -> bool:
+        """Fold events of consecutive offsets at once, if the fold can, and all are new and as they should be.
+
+        Otherwise nothing happens, and the result is False: `apply` is for each of them.
+        """
+        fold = self._column_fold
+        if fold is None or not self._window.all_new(first_offset, columns.id_numbers):
+            return False
+        ignored = fold.apply_columns(self.pending, columns, seen_at, self._scratch)
+        if ignored is None:
+            self._window.take_back()
+            return False
+        applied = len(columns) - ignored
+        self._tally.passed_all(first_offset, {Result.APPLIED.value: applied, Result.IGNORED.value: ignored})
+        return True
 
     def ignore(self, offset: int) -> None:
         """A record that is for another service."""
@@ -170,6 +192,7 @@ class Partition(Generic[S, O]):
 
     def expire(self, now: int) -> Sequence[O]:
         """Let the fold remove what has been idle too long at `now`, milliseconds since 1970."""
+        self._scratch = {}
         return self._fold.expire(self.pending, now)
 
     def changes(self) -> Iterator[Change]:
@@ -207,5 +230,6 @@ class Partition(Generic[S, O]):
     def _start_over(self) -> None:
         """From where the account ends, or from what is left of the log behind that."""
         self._rejected = []
+        self._scratch = {}
         self._tally = Tally(self.account)
         self._tally.lose(self._first_left)

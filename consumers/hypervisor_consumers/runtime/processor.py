@@ -6,6 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
+from hypervisor_consumers.runtime.columns import EventColumns
 from hypervisor_schemas.errors import RecordError
 from hypervisor_schemas.events import HypervisorEvent
 
@@ -67,6 +68,20 @@ class Processor(Protocol):
 
         Raises:
             RecordError: The event doesn't fit its type and was not taken; the loop calls `reject`.
+        """
+        ...
+
+    @property
+    def takes_columns(self) -> bool:
+        """Whether `apply_columns` is worth calling."""
+        ...
+
+    def apply_columns(
+        self, place: Place, first_offset: int, columns: EventColumns, published: Sequence[int], /
+    ) -> bool:
+        """Take events of consecutive offsets at once; `published` as in `Record`, none of them 0.
+
+        False: nothing was taken, `apply` is to be called for each.
         """
         ...
 

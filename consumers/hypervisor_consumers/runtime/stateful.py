@@ -10,13 +10,14 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from confluent_kafka import KafkaException
 
-from hypervisor_consumers.runtime.contract import Fold, Home, Output, Publish, View
+from hypervisor_consumers.runtime.columns import EventColumns
+from hypervisor_consumers.runtime.contract import ColumnFold, Fold, Home, Output, Publish, View
 from hypervisor_consumers.runtime.dead_letter_writer import dead_letter_of
 from hypervisor_consumers.runtime.lease import Lease
 from hypervisor_consumers.runtime.metrics import Ledger
@@ -213,6 +214,24 @@ class StatefulProcessor(Generic[S, O]):
             live.outputs.extend(outputs)
         self._took(live, record)
         return result
+
+    @property
+    def takes_columns(self) -> bool:
+        """Whether the fold can take many events at once."""
+        return isinstance(self._fold, ColumnFold)
+
+    def apply_columns(
+        self, place: Place, first_offset: int, columns: EventColumns, published: Sequence[int], /
+    ) -> bool:
+        """Fold events of consecutive offsets into what is pending, or nothing."""
+        live = self._live[place]
+        now = int(self._now() * 1000)
+        seen_at = published if max(published) <= now else [min(one, now) for one in published]
+        if not live.partition.apply_columns(first_offset, columns, seen_at):
+            return False
+        live.partition.seen(published[-1])
+        live.published.update(published)
+        return True
 
     def reject(self, record: Record, error: RecordError) -> None:
         """The record goes to the dead letters with the next transaction."""

@@ -1,0 +1,230 @@
+"""What is decoded and folded at once is what would be, one by one: for every batch, whatever is in it."""
+
+from __future__ import annotations
+
+import io
+import json
+from copy import copy
+from datetime import UTC, datetime
+from typing import Any
+
+import fastavro
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from hypervisor_consumers.ring_metrics.fold import RING_EVENT_TYPES, RingFold, RingState
+from hypervisor_consumers.runtime.changelog import tables_of
+from hypervisor_consumers.runtime.columns import columns_of, origin_of
+from hypervisor_consumers.runtime.partition import Partition
+from hypervisor_consumers.runtime.window import id_number
+from hypervisor_schemas.codec import (
+    ID_CHARACTERS,
+    SINGLE_OBJECT,
+    EventDecoder,
+    confluent_framing,
+    encode_event,
+    schema_text,
+)
+from hypervisor_schemas.errors import InvalidPayload, RecordError
+from hypervisor_schemas.events import EventType, HypervisorEvent, event_type_of, type_value
+from hypervisor_schemas.timestamps import datetime_of, microseconds
+
+LAW = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+CONFLUENT = confluent_framing(7)
+DECODER = EventDecoder({7: schema_text()}.__getitem__)
+
+hexadecimal = st.integers(0, 2**64 - 1).map("{:016x}".format)
+ids = (
+    st.none()
+    | st.text(max_size=70)
+    | st.sampled_from(["", "a", "did:mesh:1", "é", "x" * 63, "x" * 64, "x" * ID_CHARACTERS])
+)
+events = st.builds(
+    HypervisorEvent,
+    event_id=hexadecimal | st.text(min_size=1, max_size=20) | st.just("A" * 16) | st.just("0_0000000000000a"),
+    event_type=st.sampled_from([*EventType]) | st.text(max_size=20).map(event_type_of),
+    timestamp=st.datetimes(timezones=st.just(UTC)) | st.datetimes(datetime(2020, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001 - hypothesis takes naive bounds
+    session_id=ids,
+    agent_did=ids,
+    causal_trace_id=ids,
+    parent_event_id=ids,
+    payload=st.dictionaries(st.text(max_size=5), st.integers(0, 9) | st.text(max_size=90), max_size=3),
+)
+
+
+def check(values: list[bytes], framing: bytes) -> bool:
+    """If there are columns, they are what the decoder gives; returns whether there are."""
+    columns = columns_of(values, framing)
+    if columns is None:
+        return False
+    assert len(columns) == len(values)
+    for at, value in enumerate(values):
+        try:
+            event = DECODER.decode(value)
+        except InvalidPayload:
+            continue  # whoever reads payloads finds out
+        assert columns.event_ids[at] == event.event_id
+        assert columns.id_numbers[at] == id_number(event.event_id)
+        assert columns.event_types[at].decode() == type_value(event.event_type)
+        assert columns.timestamps[at] == microseconds(event.timestamp)
+        assert origin_of(columns.origins[at]) == (event.session_id, event.agent_did)
+        assert columns.origins.count(columns.origins[at]) == sum(
+            (one.session_id, one.agent_did) == (event.session_id, event.agent_did)
+            for one in map(DECODER.decode, values)
+        )
+    return True
+
+
+class TestDecoding:
+    @LAW
+    @given(st.lists(events, min_size=1, max_size=8), st.sampled_from([SINGLE_OBJECT, CONFLUENT]))
+    def test_gives_what_the_decoder_gives(self, batch: list[HypervisorEvent], framing: bytes) -> None:
+        values = [encode_event(event, framing) for event in batch]
+        assert check(values, framing) == all(event.event_id.isascii() for event in batch)
+
+    @LAW
+    @given(st.lists(events, min_size=1, max_size=4), st.data())
+    def test_takes_nothing_that_the_decoder_does_not_take(self, batch: list[HypervisorEvent], data: Any) -> None:
+        values = [bytearray(encode_event(event)) for event in batch]
+        victim = data.draw(st.sampled_from(values))
+        kind = data.draw(st.sampled_from(["change", "change", "cut", "append", "insert"]))
+        at = data.draw(st.integers(0, len(victim) - 1))
+        if kind == "change":
+            victim[at] = data.draw(st.integers(0, 255))
+        elif kind == "cut":
+            del victim[at:]
+        elif kind == "append":
+            victim += data.draw(st.binary(min_size=1, max_size=9))
+        else:
+            victim[at:at] = data.draw(st.binary(min_size=1, max_size=9))
+        check([bytes(value) for value in values], SINGLE_OBJECT)
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b"",
+            b"\x00",  # an empty id
+            b"\x01",  # a negative length
+            b"\xff" * 9 + b"\x01",  # a length beyond all bounds
+            b"\x02a\x00" + b"\xff" * 12,  # a number that doesn't end
+            b"\x02a\x00\x00\x04\x00\x00\x00\x00\x00",  # a branch that the union doesn't have
+            b"\x02a\x00\x00\x80\x00\x00\x00\x00\x00",
+        ],
+    )
+    def test_takes_no_number_that_is_out_of_the_ordinary(self, body: bytes) -> None:
+        good = encode_event(HypervisorEvent("1", EventType.RING_ASSIGNED))
+        assert columns_of([good, SINGLE_OBJECT + body, good], SINGLE_OBJECT) is None
+        assert columns_of([SINGLE_OBJECT + body], SINGLE_OBJECT) is None
+
+    def test_takes_no_tombstone_and_no_other_framing(self) -> None:
+        good = encode_event(HypervisorEvent("1", EventType.RING_ASSIGNED))
+        assert columns_of([good, None], SINGLE_OBJECT) is None  # type: ignore[list-item]
+        assert columns_of([good, encode_event(HypervisorEvent(), CONFLUENT)], SINGLE_OBJECT) is None
+        assert columns_of([good, b""], SINGLE_OBJECT) is None
+        assert columns_of([good], SINGLE_OBJECT) is not None
+
+    @pytest.mark.parametrize("field", ["event_id", "session_id", "agent_did", "causal_trace_id", "parent_event_id"])
+    def test_takes_no_id_that_is_too_long(self, field: str) -> None:
+        record = {"event_id": "1", "event_type": "x", "timestamp": 0, "payload": "{}"}
+        for length in (ID_CHARACTERS, ID_CHARACTERS + 1):
+            out = io.BytesIO(SINGLE_OBJECT)
+            out.seek(0, io.SEEK_END)
+            fastavro.schemaless_writer(out, fastavro.parse_schema(json_schema()), {**record, field: "x" * length})
+            assert (columns_of([out.getvalue()], SINGLE_OBJECT) is not None) == (length == ID_CHARACTERS)
+
+    @pytest.mark.parametrize("time", [-(2**62), -(10**17), 10**18, 2**61])
+    def test_takes_no_time_that_is_no_datetime(self, time: int) -> None:
+        out = io.BytesIO(SINGLE_OBJECT)
+        out.seek(0, io.SEEK_END)
+        record = {"event_id": "1", "event_type": "x", "timestamp": time, "payload": "{}"}
+        fastavro.schemaless_writer(out, fastavro.parse_schema(json_schema()), record)
+        assert columns_of([out.getvalue()], SINGLE_OBJECT) is None
+        with pytest.raises(RecordError):
+            DECODER.decode(out.getvalue())
+
+
+def json_schema() -> Any:
+    """The schema, with times as plain numbers."""
+    schema = json.loads(schema_text())
+    schema["fields"][2]["type"] = "long"
+    return schema
+
+
+# Few of everything, so that events meet.
+ring_events = st.builds(
+    HypervisorEvent,
+    event_id=st.integers(0, 30).map("{:016x}".format),
+    event_type=st.sampled_from([*RING_EVENT_TYPES, EventType.SAGA_CREATED]),
+    timestamp=st.integers(0, 40_000_000).map(datetime_of),
+    session_id=st.sampled_from([None, "", "s", "t"]),
+    agent_did=st.sampled_from([None, "", "a", "b"]),
+    payload=st.sampled_from(
+        [{}, {"ring": 1}, {"ring": "2"}, {"to_ring": 0, "ring": 3}, {"ring": 2.0}, {"ring": None}, {"ring": 3}]
+    ),
+)
+unfit = st.builds(HypervisorEvent, event_type=st.just(EventType.RING_DEMOTED), payload=st.just({"ring": "none"}))
+batches = st.lists(ring_events, min_size=1, max_size=12) | st.lists(ring_events | unfit, min_size=1, max_size=6)
+P = Partition[RingState, Any]
+
+
+def one_by_one(partition: P, offset: int, batch: list[HypervisorEvent]) -> None:
+    for at, event in enumerate(batch, offset):
+        try:
+            partition.apply(at, event, 1000 + at % 7)
+        except InvalidPayload as error:
+            partition.reject(at, error.reason)
+
+
+def everything(partition: P) -> Any:
+    tables = [
+        {name: dict(table) for name, table in tables_of(state).items()}
+        for state in (partition.committed, partition.pending)
+    ]
+    return tables, partition.account, partition.next_offset, partition.pending.series.size
+
+
+def written(partition: P) -> Any:
+    return {key: None if value is None else json.loads(value) for key, value in partition.changes()}
+
+
+class TestFolding:
+    @LAW
+    @given(
+        st.lists(
+            st.tuples(batches, st.sampled_from(["", "", "commit", "rollback", "expire", "one by one"])), max_size=12
+        ),
+        st.sampled_from([3, 100]),
+        st.sampled_from([5, 40, 1000]),
+    )
+    def test_at_once_gives_what_one_by_one_gives(
+        self, steps: list[tuple[list[HypervisorEvent], str]], max_series: int, window: int
+    ) -> None:
+        fold = RingFold(max_series=max_series, series_ttl_ms=3)
+        fast, slow = P(0, fold, window), P(0, fold, window)
+        for partition in (fast, slow):
+            partition.begin(0)
+        shown = {}
+        for batch, then in steps:
+            offset = fast.next_offset
+            columns = columns_of([encode_event(event) for event in batch], SINGLE_OBJECT)
+            assert columns is not None
+            seen_at = [1000 + at % 7 for at in range(offset, offset + len(batch))]
+            before = everything(fast)
+            if then == "one by one" or not fast.apply_columns(offset, columns, seen_at):
+                assert everything(fast) == before
+                one_by_one(fast, offset, batch)
+            one_by_one(slow, offset, batch)
+            assert everything(fast) == everything(slow)
+            assert dict(fast.snapshot().series) == shown  # what is committed stays as it is
+            for partition in (fast, slow):
+                if then == "commit":
+                    assert list(partition.changes())
+                    partition.commit()
+                elif then == "rollback":
+                    partition.rollback()
+                elif then == "expire":
+                    partition.expire(1006)
+            assert everything(fast) == everything(slow)
+            shown = {key: copy(row) for key, row in fast.snapshot().series.items()}
+        assert written(fast) == written(slow)
