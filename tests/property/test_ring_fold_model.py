@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from prometheus_client.core import Metric
+from prometheus_client.samples import Sample
 
 from hypervisor_consumers.ring_metrics.agent_rings import (
     agent_rings,
@@ -234,13 +234,14 @@ def test_every_number_of_partitions_shows_the_same_counters_and_gauges(events, p
     assert seeds_families(split) == seeds_families({0: whole})
 
 
-def seeds_families(states: dict[int, RingState]) -> list[Metric]:
+def seeds_families(states: dict[int, RingState]) -> list[tuple[str, list[Sample]]]:
     """All but the histogram and the service's own, which are per partition."""
     rows = {
         partition: {(row.agent_did, row.session_id): row for row in agent_rings(state.series.present())}
         for partition, state in states.items()
     }
-    return ring_families(states, rows, now=10.0)[:5]
+    families = ring_families(states, rows, now=10.0)[:5]
+    return [(family.name, sorted(family.samples, key=str)) for family in families]
 
 
 @LAW

@@ -43,7 +43,7 @@ def health(clock: Clock) -> Health:
 def client(health: Health) -> Iterator[httpx.Client]:
     router = fastapi.APIRouter(prefix="/v1")
     router.add_api_route("/more", lambda: {"more": True})
-    server = HttpServer(make_app("words", health, [Words()], [router]), "127.0.0.1", 0)
+    server = HttpServer(make_app("words", health, Words().collect, [router]), "127.0.0.1", 0)
     with httpx.Client(base_url=server.url, trust_env=False) as client:
         yield client
     server.close()
@@ -105,23 +105,32 @@ def test_a_port_that_is_taken_is_a_setting_error(health: Health):
         port = taken.getsockname()[1]
 
         with pytest.raises(SettingError, match=rf"^--port {port} on 127.0.0.1 can't be used \(.*choose another"):
-            HttpServer(make_app("words", health, []), "127.0.0.1", port)
+            HttpServer(make_app("words", health, list), "127.0.0.1", port)
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no such host"])
 def test_an_address_that_cannot_be_bound_is_a_setting_error(health: Health, host: str):
     with pytest.raises(SettingError, match=rf"^--port 0 on {host} can't be used \("):
-        HttpServer(make_app("words", health, []), host, 0)
+        HttpServer(make_app("words", health, list), host, 0)
 
 
 def test_after_closing_the_port_is_free(health: Health):
-    server = HttpServer(make_app("words", health, []), "127.0.0.1", 0)
+    server = HttpServer(make_app("words", health, list), "127.0.0.1", 0)
     port = int(server.url.rpartition(":")[2])
     assert httpx.get(f"{server.url}/healthz", trust_env=False).status_code == 200
 
     server.close()
 
     socket.create_server(("127.0.0.1", port)).close()
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "identity"])
+def test_metrics_are_compressed_for_who_asks_for_it(client: httpx.Client, encoding: str):
+    answer = client.get("/metrics", headers={"accept-encoding": encoding})
+
+    assert answer.headers.get("content-encoding", "identity") == encoding
+    assert answer.headers["vary"] == "accept, accept-encoding"
+    assert answer.text.startswith("# HELP words_total Words heard.\n")
 
 
 class Numbers:
@@ -150,7 +159,7 @@ def numbers() -> Numbers:
 
 @pytest.fixture
 def numbers_client(health: Health, numbers: Numbers) -> Iterator[httpx.Client]:
-    server = HttpServer(make_app("numbers", health, [numbers], may_show=numbers.may_show), "127.0.0.1", 0)
+    server = HttpServer(make_app("numbers", health, numbers.collect, may_show=numbers.may_show), "127.0.0.1", 0)
     with httpx.Client(base_url=server.url, trust_env=False) as client:
         yield client
     server.close()

@@ -1,18 +1,16 @@
 """The exact exposition text of ring-metrics."""
 
-from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from itertools import groupby
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry
-from prometheus_client.core import Metric
-from prometheus_client.exposition import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from hypervisor_consumers.ring_metrics.agent_rings import agent_rings
 from hypervisor_consumers.ring_metrics.families import ring_families
 from hypervisor_consumers.ring_metrics.fold import OVERFLOW, EndedElevations, RingFold, RingState
+from hypervisor_consumers.runtime.exposition import Exposition
 from hypervisor_schemas.agent_rings import AgentRing
 from hypervisor_schemas.events import EventType, HypervisorEvent
 from hypervisor_schemas.topics import partition_of
@@ -52,13 +50,13 @@ def rows_of(states: dict[int, RingState]) -> dict[int, dict[tuple[str, str], Age
 
 
 def text_of(states: dict[int, RingState], **options: Any) -> str:
-    class Service:
-        def collect(self) -> Iterable[Metric]:
-            return ring_families(states, rows_of(states), NOW, **options)
-
-    registry = CollectorRegistry()
-    registry.register(Service())
-    return generate_latest(registry).decode()
+    """The families in their order, and the series of each sorted, but not the buckets of a histogram."""
+    text, _ = Exposition().write(ring_families(states, rows_of(states), NOW, **options), "")
+    lines: list[str] = []
+    for name, group in groupby(text.decode().splitlines(), lambda line: line.partition("{")[0]):
+        family = list(group)
+        lines += family if name.startswith("#") or name.endswith("_bucket") else sorted(family)
+    return "\n".join(lines) + "\n"
 
 
 def lines_of(name: str, text: str) -> list[str]:
@@ -87,10 +85,10 @@ def test_the_whole_text_of_two_partitions():
 # HELP agent_hypervisor_ring_transitions_total Ring assignments, elevations, demotions and expired elevations.
 # TYPE agent_hypervisor_ring_transitions_total counter
 agent_hypervisor_ring_transitions_total{agent_did="did:mesh:a",event_type="ring.assigned",session_id="s1"} 1.0
-agent_hypervisor_ring_transitions_total{agent_did="did:mesh:b",event_type="ring.assigned",session_id="s2"} 1.0
-agent_hypervisor_ring_transitions_total{agent_did="did:mesh:b",event_type="ring.demoted",session_id="s2"} 1.0
 agent_hypervisor_ring_transitions_total{agent_did="did:mesh:a",event_type="ring.elevated",session_id="s1"} 1.0
 agent_hypervisor_ring_transitions_total{agent_did="did:mesh:a",event_type="ring.elevated",session_id="s2"} 1.0
+agent_hypervisor_ring_transitions_total{agent_did="did:mesh:b",event_type="ring.assigned",session_id="s2"} 1.0
+agent_hypervisor_ring_transitions_total{agent_did="did:mesh:b",event_type="ring.demoted",session_id="s2"} 1.0
 agent_hypervisor_ring_transitions_total{agent_did="did:mesh:b",event_type="ring.elevated",session_id="s2"} 1.0
 # HELP agent_hypervisor_ring_breaches_total Attempts to act beyond the capabilities of a ring.
 # TYPE agent_hypervisor_ring_breaches_total counter
@@ -140,8 +138,8 @@ agent_hypervisor_ring_elevation_seconds_sum{partition="10"} 2.0
 # HELP hypervisor_telemetry_series_overflow_total Ring events of series beyond TELEMETRY_MAX_SERIES: \
 counted in the overflow series, or their ring is not kept.
 # TYPE hypervisor_telemetry_series_overflow_total counter
-hypervisor_telemetry_series_overflow_total{partition="2"} 0.0
 hypervisor_telemetry_series_overflow_total{partition="10"} 0.0
+hypervisor_telemetry_series_overflow_total{partition="2"} 0.0
 # HELP hypervisor_telemetry_series Series of ring metrics that this copy shows.
 # TYPE hypervisor_telemetry_series gauge
 hypervisor_telemetry_series 42.0
@@ -191,9 +189,9 @@ def test_events_without_agent_and_session_are_counted_per_partition():
     text = text_of(states)
     assert lines_of("agent_hypervisor_ring_breaches_total", text) == [
         'agent_hypervisor_ring_breaches_total{agent_did="a",session_id="unknown"} 1.0',
-        'agent_hypervisor_ring_breaches_total{agent_did="unknown",session_id="s"} 1.0',
         'agent_hypervisor_ring_breaches_total{agent_did="unknown",partition="1",session_id="unknown"} 2.0',
         'agent_hypervisor_ring_breaches_total{agent_did="unknown",partition="3",session_id="unknown"} 1.0',
+        'agent_hypervisor_ring_breaches_total{agent_did="unknown",session_id="s"} 1.0',
     ]
     assert lines_of("agent_hypervisor_ring_transitions_total", text) == [
         'agent_hypervisor_ring_transitions_total{agent_did="unknown",event_type="ring.assigned",partition="3",'
@@ -356,7 +354,7 @@ LABELLED = [
 def test_labels_can_be_left_out_and_what_then_spans_partitions_says_so(labels, lines):
     state = folded(*LABELLED, fold=RingFold(labels=labels))
     text = text_of({4: state}, labels=labels)
-    assert lines_of(TRANSITIONS, text) + lines_of(BREACHES, text) == lines
+    assert sorted(lines_of(TRANSITIONS, text) + lines_of(BREACHES, text)) == sorted(lines)
     assert lines_of("agent_hypervisor_ring_current", text) == ['agent_hypervisor_ring_current{agent_did="a"} 1.0']
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TypeAlias
 
@@ -12,7 +12,6 @@ from prometheus_client.core import (
     HistogramMetricFamily,
     Metric,
 )
-from prometheus_client.samples import Sample
 
 from hypervisor_consumers.ring_metrics.agent_rings import current_rings, elevation_seconds, elevations_active
 from hypervisor_consumers.ring_metrics.fold import (
@@ -35,6 +34,7 @@ from hypervisor_consumers.ring_metrics.names import (
     SERIES_OVERFLOW,
     RingMetric,
 )
+from hypervisor_consumers.runtime.exposition import Row, RowFamily
 from hypervisor_schemas.agent_rings import AgentRing
 from hypervisor_schemas.topics import partition_of
 
@@ -80,7 +80,7 @@ def ring_families(
         _elevation_histogram(states),
         _overflow(states),
     ]
-    shown = sum(len(family.samples) for family in families)
+    shown = sum(len(family.rows if isinstance(family, RowFamily) else family.samples) for family in families)
     return [*families, GaugeMetricFamily(SERIES.name, SERIES.help, value=shown)]
 
 
@@ -90,8 +90,12 @@ def _counted(
     keeps_agent, keeps_session = "agent_did" in labels, "session_id" in labels
     for partition, state in states.items():
         label = (str(partition),)
+        is_plain = keeps_agent and keeps_session and home_partitions is None
         for key, series in state.series.present():
             agent, session = key
+            if is_plain and agent and session not in _NOT_KNOWN and key != OVERFLOW:
+                yield key, series  # as nearly all are
+                continue
             # With a label left out, keys that have it hold no counts, or those of former labels.
             if (bool(agent) != keeps_agent or bool(session) != keeps_session) and key != OVERFLOW:
                 continue
@@ -118,40 +122,43 @@ def _home(record_key: str, partitions: int) -> int:
     return partition_of(record_key.encode(), partitions)
 
 
-def _transitions(counted: list[tuple[_LabelValues, RingSeries]], labels: Collection[str]) -> Metric:
+def _transitions(counted: list[tuple[_LabelValues, RingSeries]], labels: Collection[str]) -> RowFamily:
     if "event_type" not in labels:
-        return _counter(RING_TRANSITIONS, labels, ((kept, sum(series.transitions)) for kept, series in counted))
-    by_type = (
-        ((kind, *kept), count)
-        for kept, series in counted
-        for kind, count in zip(TRANSITION_TYPES, series.transitions, strict=True)
-        if count
+        return _counter(RING_TRANSITIONS, labels, [(kept, sum(series.transitions)) for kept, series in counted])
+    assigned, elevated, demoted, expired = TRANSITION_TYPES
+    # A loop for each: most series have few of them, and there may be many series.
+    return _counter(
+        RING_TRANSITIONS,
+        labels,
+        [
+            *[((assigned, *kept), series.assigned) for kept, series in counted if series.assigned],
+            *[((elevated, *kept), series.elevated) for kept, series in counted if series.elevated],
+            *[((demoted, *kept), series.demoted) for kept, series in counted if series.demoted],
+            *[((expired, *kept), series.elevation_expired) for kept, series in counted if series.elevation_expired],
+        ],
     )
-    return _counter(RING_TRANSITIONS, labels, by_type)
 
 
-def _breaches(counted: list[tuple[_LabelValues, RingSeries]], labels: Collection[str]) -> Metric:
-    return _counter(RING_BREACHES, labels, ((kept, series.breaches) for kept, series in counted))
+def _breaches(counted: list[tuple[_LabelValues, RingSeries]], labels: Collection[str]) -> RowFamily:
+    return _counter(RING_BREACHES, labels, [(kept, series.breaches) for kept, series in counted if series.breaches])
 
 
-def _counter(metric: RingMetric, labels: Collection[str], counts: Iterable[tuple[_LabelValues, int]]) -> Metric:
-    totals: dict[_LabelValues, int] = {}
-    for label_values, count in counts:
-        if count:
-            totals[label_values] = totals.get(label_values, 0) + count
+def _counter(metric: RingMetric, labels: Collection[str], counts: Sequence[Row]) -> RowFamily:
+    # Most series have no `partition`.
     names = (*(label for label in metric.labels if label in labels), "partition")
-    family = CounterMetricFamily(metric.name, metric.help)
-    for label_values, total in sorted(totals.items()):
-        # Not strict: most series have no `partition`.
-        family.samples.append(Sample(metric.name, dict(zip(names, label_values, strict=False)), total))
-    return family
+    totals = dict(counts)
+    if len(totals) < len(counts) or 0 in totals.values():
+        # A label is left out, or somebody has sent a session's events to several partitions.
+        totals = {}
+        for label_values, count in counts:
+            if count:
+                totals[label_values] = totals.get(label_values, 0) + count
+    return RowFamily(metric.name, metric.help, metric.type, names, list(totals.items()))
 
 
-def _gauge(metric: RingMetric, values: Mapping[str, float]) -> Metric:
-    family = GaugeMetricFamily(metric.name, metric.help, labels=metric.labels)
-    for agent, value in sorted(values.items()):
-        family.add_metric([agent], value)
-    return family
+def _gauge(metric: RingMetric, values: Mapping[str, float]) -> RowFamily:
+    rows: list[Row] = [((agent,), value) for agent, value in values.items()]
+    return RowFamily(metric.name, metric.help, metric.type, metric.labels, rows)
 
 
 def _elevation_histogram(states: Mapping[int, RingState]) -> Metric:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import socket
 import threading
 from collections.abc import Callable, Iterable
 
 import fastapi
 import uvicorn
-from prometheus_client import CollectorRegistry
-from prometheus_client.exposition import choose_encoder
-from prometheus_client.registry import Collector
+from prometheus_client.metrics_core import Metric
 
+from hypervisor_consumers.runtime.exposition import Exposition
 from hypervisor_consumers.runtime.health import Health
 from hypervisor_schemas.errors import SettingError
 
@@ -22,28 +22,32 @@ __all__ = ["HttpServer", "make_app"]
 def make_app(
     service: str,
     health: Health,
-    collectors: Iterable[Collector],
+    families: Callable[[], Iterable[Metric]],
     routers: Iterable[fastapi.APIRouter] = (),
     may_show: Callable[[], bool] = lambda: True,
 ) -> fastapi.FastAPI:
-    """The web application of one service. Its registry is its own: nothing else of the process is in it.
+    """The web application of one service.
 
-    `may_show` tells whether numbers that belong to the log may be shown now; collectors leave them out if not.
+    `families` gives all of its metrics, as they are now; `may_show` tells whether numbers that belong to the log
+    may be shown now, `families` leaves them out if not.
     """
-    registry = CollectorRegistry(auto_describe=False)
-    for collector in collectors:
-        registry.register(collector)
+    exposition, one_scrape = Exposition(), threading.Lock()
     app = fastapi.FastAPI(title=f"hypervisor-telemetry {service}")
 
     @app.get("/metrics", include_in_schema=False)
     def metrics(request: fastapi.Request) -> fastapi.Response:
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
-        might_show = may_show()
-        text = encode(registry)
-        if might_show and not may_show():
-            # The process may have been frozen in the middle, and the numbers be old by now.
-            text = encode(registry)
-        return fastapi.Response(text, media_type=content_type)
+        accept = request.headers.get("accept", "")
+        with one_scrape:
+            might_show = may_show()
+            text, content_type = exposition.write(families(), accept)
+            if might_show and not may_show():
+                # The process may have been frozen in the middle, and the numbers be old by now.
+                text, content_type = exposition.write(families(), accept)
+        headers = {"vary": "accept, accept-encoding"}
+        if "gzip" in request.headers.get("accept-encoding", ""):
+            text = gzip.compress(text, 1, mtime=0)
+            headers["content-encoding"] = "gzip"
+        return fastapi.Response(text, media_type=content_type, headers=headers)
 
     @app.get("/healthz", include_in_schema=False)
     def healthz() -> fastapi.Response:

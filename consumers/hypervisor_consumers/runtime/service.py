@@ -17,7 +17,6 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import fastapi
 from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
 
 from hypervisor_consumers.runtime.asker import Asker
 from hypervisor_consumers.runtime.client import admin_settings, consumer_settings, transaction_settings
@@ -225,8 +224,10 @@ def _run(
             may_show=parts.may_show(),
         )
 
-    collectors = [_Families(parts.families), _Families(self_metrics)]
-    app = make_app(service.name, health, collectors, service.routers, parts.may_show)
+    def families() -> Iterable[Metric]:
+        return [*parts.families(), *self_metrics()]
+
+    app = make_app(service.name, health, families, service.routers, parts.may_show)
     server = HttpServer(app, host, port)
     print(f"{service.name} {server.url}", flush=True)  # noqa: T201 - for the person, or program, that started it
     ended = threading.Event()
@@ -248,14 +249,6 @@ def _run(
         ended.set()
         server.close()
     log.info("%s has left its group and stops", service.name)
-
-
-class _Families(Collector):
-    def __init__(self, families: Callable[[], Iterable[Metric]]) -> None:
-        self._families = families
-
-    def collect(self) -> Iterable[Metric]:
-        return self._families()
 
 
 def _run_or_end(run: Callable[[Callable[[], bool]], None], should_stop: Callable[[], bool]) -> None:
