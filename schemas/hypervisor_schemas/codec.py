@@ -76,6 +76,11 @@ def confluent_framing(schema_id: int) -> bytes:
     return b"\x00" + schema_id.to_bytes(4, "big")
 
 
+def _schema(mark: bytes, text: str) -> Any:
+    # The very object: what is written with another one is resolved field by field.
+    return _CURRENT if mark == SINGLE_OBJECT[2:] else _parsed(text)
+
+
 def encode_event(event: Any, framing: bytes = SINGLE_OBJECT) -> bytes:
     """One framed record. `event` has the attributes of a `HypervisorEvent`, also the package's own class.
 
@@ -133,7 +138,7 @@ class EventDecoder:
     ) -> None:
         self._schema_by_id = schema_by_id
         texts = _own_schemas() if known_schemas is None else known_schemas
-        self._by_framing = {b"\xc3\x01" + mark: _parsed(text) for mark, text in texts.items()}
+        self._by_framing = {b"\xc3\x01" + mark: _schema(mark, text) for mark, text in texts.items()}
         self._unusable: dict[bytes, str] = {}
 
     def decode(self, value: bytes | None) -> HypervisorEvent:
@@ -224,7 +229,7 @@ class EventDecoder:
             raise UnknownSchema(f"Schema id {schema_id} needs a registry; set SCHEMA_REGISTRY_URL.")
         text = self._schema_by_id(schema_id)
         try:
-            return _CURRENT if schema_fingerprint(text) == SINGLE_OBJECT[2:] else _parsed(text)
+            return _schema(schema_fingerprint(text), text)
         except Exception as error:  # noqa: BLE001 - the registry may hold a schema of any kind under this id
             # For good, as an id never gets another schema: no record of it is worth another question.
             why = self._unusable[framing] = f"Schema id {schema_id} is not an Avro schema of this event: {error}."
