@@ -72,6 +72,7 @@ def plain_reading(fleet: Fleet, count: int) -> float:
             "group.id": f"{fleet.prefix}plain",
             "auto.offset.reset": "earliest",
             "enable.auto.commit": False,
+            "fetch.queue.backoff.ms": 10,
         }
     )
     consumer.assign([TopicPartition(fleet.topic("ring"), number, 0) for number in range(PARTITIONS)])

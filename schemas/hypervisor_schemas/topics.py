@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from types import MappingProxyType
 
 from hypervisor_schemas.events import EventType, GovernanceEventType
@@ -158,6 +159,7 @@ def is_legal_prefix(prefix: str) -> bool:
     return bool(_PREFIX.fullmatch(prefix)) and len(prefix) <= 200
 
 
+@lru_cache(maxsize=65_536)
 def _murmur2(data: bytes) -> int:
     mask, multiplier = 0xFFFFFFFF, 0x5BD1E995
     value = 0x9747B28C ^ len(data)

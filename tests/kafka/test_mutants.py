@@ -138,21 +138,21 @@ MUTANTS = (
     Mutant(
         "what the commit before an abort wrote is written once more",
         "stateful",
-        "            live.sent = [*live.again, *self._records_of(place, live)]\n",
-        "            live.sent = [*self._records_of(place, live)]\n",
+        "            live.sent = [*live.again, *self._batches_of(place, live)]\n",
+        "            live.sent = [*self._batches_of(place, live)]\n",
         "test_an_abort_that_undoes_the_commit_before_it_is_made_good_by_the_next_commit",
     ),
     Mutant(
         "its dead letters, too, if the connection was lost",
         "stateful",
-        "record.topic != letters or self._transactions.was_cut_off",
-        "record.topic != letters",
+        "batch.place.topic != letters or self._transactions.was_cut_off",
+        "batch.place.topic != letters",
         "test_dead_letters_are_written_once_more_only_if_the_connection_was_lost[True]",
     ),
     Mutant(
         "its dead letters not, if it was not",
         "stateful",
-        "record.topic != letters or self._transactions.was_cut_off",
+        "batch.place.topic != letters or self._transactions.was_cut_off",
         "True",
         "test_dead_letters_are_written_once_more_only_if_the_connection_was_lost[False]",
     ),
@@ -166,8 +166,8 @@ MUTANTS = (
     Mutant(
         "a record says who wrote it",
         "transactions",
-        "headers = headers or [(WRITER, self._id.encode())]",
-        "pass",
+        "                headers = headers or [(WRITER, self._id.encode())]\n",
+        "",
         "test_what_a_dead_copy_left_open_for_ever_is_ended_in_its_name[the state]",
     ),
     Mutant(

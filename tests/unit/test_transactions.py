@@ -8,7 +8,7 @@ from confluent_kafka import KafkaError, KafkaException
 from hypervisor_consumers.runtime.memory_kafka import MemoryKafka
 from hypervisor_consumers.runtime.memory_producer import MemoryProducer
 from hypervisor_consumers.runtime.processor import Place
-from hypervisor_consumers.runtime.transactions import Outcome, OutputRecord, Transactions
+from hypervisor_consumers.runtime.transactions import Outcome, OutputBatch, Transactions
 from hypervisor_schemas import errors
 from tests.words import SOURCE, STATE, World
 
@@ -36,7 +36,7 @@ class Sender:
         self.consumer = world.consumer()
 
     def commit(self, offset: int = 1) -> Outcome:
-        record = OutputRecord(STATE, 0, b"key", str(offset).encode(), [("header", b"h")])
+        record = OutputBatch(Place(STATE, 0), [(b"key", str(offset).encode(), [("header", b"h")])])
         return self.transactions.commit([record], {HERE: offset}, self.consumer.consumer_group_metadata())
 
 
@@ -69,7 +69,9 @@ def test_offsets_alone_are_a_transaction(world: World, transactions: Transaction
 
 def test_records_without_offsets_are_never_sent(world: World, transactions: Transactions, sender: Sender):
     with pytest.raises(ValueError, match="without offsets"):
-        transactions.commit([OutputRecord(STATE, 0, b"k", b"v")], {}, sender.consumer.consumer_group_metadata())
+        transactions.commit(
+            [OutputBatch(Place(STATE, 0), [(b"k", b"v", None)])], {}, sender.consumer.consumer_group_metadata()
+        )
 
     assert world.kinds(STATE) == []
 
@@ -108,7 +110,7 @@ class TestRecordsBeforeOffsets:
     def test_that_have_no_place_in_a_topic_abort(
         self, world: World, transactions: Transactions, sender: Sender
     ) -> None:
-        record = OutputRecord(STATE, 99, b"k", b"v")
+        record = OutputBatch(Place(STATE, 99), [(b"k", b"v", None)])
         assert (
             transactions.commit([record], {HERE: 1}, sender.consumer.consumer_group_metadata()) is Outcome.ABORTED
         )

@@ -8,6 +8,7 @@ same rows come from the one state.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
 
 from hypervisor_consumers.ring_metrics.fold import OVERFLOW, UNKNOWN, AgentSession, RingSeries, RingState
 from hypervisor_consumers.runtime.contract import Home, PublicRecord, View
@@ -51,10 +52,11 @@ def publish_agent_rings(state: RingState, home: Home) -> Sequence[PublicRecord]:
     committed = state.series.base or {}
     records = []
     for key, value in state.series.items():
-        if key == _NOBODY:
+        old = committed.get(key)
+        if key == _NOBODY or (old is not None and value is not None and _shown(old) == _shown(value)):
             continue
         row = _row(key, value)
-        if row != _row(key, committed.get(key)):
+        if row != _row(key, old):
             agent, session = key
             if row is None and not home.holds(_record_key(agent, session)):
                 continue  # after the source grew, the row is another partition's
@@ -132,6 +134,12 @@ def elevation_seconds(rows: Iterable[AgentRing], now: float) -> dict[str, float]
 
 def _record_key(agent: str, session: str) -> bytes:
     return (agent if session == UNKNOWN else session).encode()
+
+
+_shown = attrgetter(
+    "ring", "ring_at", "ring_event_id", "elevated_since", "ended_at", "ended_event_id", "ended_duration"
+)
+"""What a row is made of; cheaper to compare than rows to make."""
 
 
 def _row(key: AgentSession, series: RingSeries | None) -> AgentRing | None:

@@ -52,6 +52,7 @@ class ConsumerLoop:
         topics: Full names of what is read; `row_topics` among them hold rows of public tables, not events.
         needed: Topics that must be there besides.
         commit_interval: Seconds.
+        between_turns: Called over and over, whenever nothing is half done.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class ConsumerLoop:
         watch: BrokerWatch,
         commit_interval: float,
         clock: Callable[[], float] = time.monotonic,
+        between_turns: Callable[[], None] = lambda: None,
     ) -> None:
         self._kafka = kafka
         self._settings = settings
@@ -85,6 +87,7 @@ class ConsumerLoop:
         self._flood = flood
         self._commit_interval = commit_interval
         self._clock = clock
+        self._between_turns = between_turns
         self._limited = LimitedLog(log)
         self._watch = watch
         self._assigned: set[Place] = set()
@@ -115,6 +118,7 @@ class ConsumerLoop:
                 self.subscribe()
             while not should_stop():
                 self.turn()
+                self._between_turns()
             if self._watch.answers:
                 self._commit(is_last=True)
         finally:
@@ -164,15 +168,9 @@ class ConsumerLoop:
         """Once around: read, take, commit if it is time."""
         messages = self._consumer.consume(BATCH, timeout=0.1)
         self._health.turned()
-        by_place: defaultdict[tuple[str, int], list[Any]] = defaultdict(list)
-        for message in messages:
-            error = message.error()
-            if error is None or error.code() == confluent_kafka.KafkaError._PARTITION_EOF:
-                by_place[message.topic(), message.partition()].append(message)
-            else:
-                self._reading_trouble(message.topic(), error)
-        for key, batch in by_place.items():
-            place = Place(*key)
+        if any(message.error() is not None for message in messages):
+            messages = [message for message in messages if self._is_read(message)]
+        for place, batch in _by_place(messages).items():
             if place in self._live:
                 self._take(place, self._take_together(place, batch))
         self._begin_reading(self._processor.ready())
@@ -180,6 +178,14 @@ class ConsumerLoop:
         if self._clock() >= self._next_commit:
             self._commit()
         self._look_around()
+
+    def _is_read(self, message: Any) -> bool:
+        """Whether it came from a partition; else it is an event of the client, which is dealt with."""
+        error = message.error()
+        if error is None or error.code() == confluent_kafka.KafkaError._PARTITION_EOF:
+            return True
+        self._reading_trouble(message.topic(), error)
+        return False
 
     def _take_together(self, place: Place, messages: Sequence[Any]) -> Sequence[Any]:
         """Take the events of a batch at once, if it can be done; several times as fast. Returns what is left."""
@@ -442,6 +448,26 @@ class ConsumerLoop:
 
 
 _UNSUPPORTED = confluent_kafka.KafkaError(confluent_kafka.KafkaError.UNSUPPORTED_VERSION).str()
+
+
+def _by_place(messages: Sequence[Any]) -> Mapping[Place, Sequence[Any]]:
+    """The messages of each partition, in their order."""
+    keys = [(message.topic(), message.partition()) for message in messages]
+    by_place: dict[Place, Sequence[Any]] = {}
+    at = 0
+    while at < len(keys):
+        # They come partition by partition as a rule; counting is many times as fast as looking at each.
+        end = at + keys.count(keys[at])
+        if keys[at:end].count(keys[at]) < end - at:
+            break
+        by_place[Place(*keys[at])] = messages[at:end]
+        at = end
+    else:
+        return by_place
+    mixed: defaultdict[Place, list[Any]] = defaultdict(list)
+    for key, message in zip(keys, messages, strict=True):
+        mixed[Place(*key)].append(message)
+    return mixed
 
 
 def _record_of(place: Place, message: Any) -> Record:

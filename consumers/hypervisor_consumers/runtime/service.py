@@ -22,6 +22,7 @@ from hypervisor_consumers.runtime.asker import Asker
 from hypervisor_consumers.runtime.client import admin_settings, consumer_settings, transaction_settings
 from hypervisor_consumers.runtime.contract import Fold, Output, Publish, View
 from hypervisor_consumers.runtime.flood import FloodWatch
+from hypervisor_consumers.runtime.garbage import BetweenBatches
 from hypervisor_consumers.runtime.health import Health
 from hypervisor_consumers.runtime.http import HttpServer, make_app
 from hypervisor_consumers.runtime.kafka import Kafka, RealKafka
@@ -200,6 +201,7 @@ def _run(
     kafka = RealKafka()
     parts = service.parts(Runtime(kafka, settings, prefix, decoder, ledger, environ))
     watch = BrokerWatch(Asker(kafka, settings), settings["bootstrap.servers"], health, ledger)
+    garbage = BetweenBatches()
     loop = ConsumerLoop(
         kafka=kafka,
         settings=settings,
@@ -214,6 +216,7 @@ def _run(
         flood=flood,
         watch=watch,
         commit_interval=Settings.COMMIT_INTERVAL.of(environ),
+        between_turns=garbage.look,
     )
 
     def self_metrics() -> Iterable[Metric]:
@@ -247,6 +250,7 @@ def _run(
         loop.run(stop.is_set)
     finally:
         ended.set()
+        garbage.end()
         server.close()
     log.info("%s has left its group and stops", service.name)
 

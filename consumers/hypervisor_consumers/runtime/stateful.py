@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -24,7 +24,7 @@ from hypervisor_consumers.runtime.metrics import Ledger
 from hypervisor_consumers.runtime.partition import Partition
 from hypervisor_consumers.runtime.processor import Place, Record, Result
 from hypervisor_consumers.runtime.restore import Restoration, Restorer
-from hypervisor_consumers.runtime.transactions import Outcome, OutputRecord, Transactions
+from hypervisor_consumers.runtime.transactions import Outcome, OutputBatch, OutputRecord, Transactions
 from hypervisor_schemas.dead_letters import DeadLetter
 from hypervisor_schemas.errors import OutputUnavailable, RecordError
 from hypervisor_schemas.events import HypervisorEvent
@@ -77,11 +77,11 @@ class _Live(Generic[S, O]):
     came_back: Restoration | None
     """Until it is shown."""
     hidden_until: float
-    sent: list[OutputRecord] = field(default_factory=list)
+    sent: list[OutputBatch] = field(default_factory=list)
     """What this transaction writes for it."""
-    written: list[OutputRecord] = field(default_factory=list)
+    written: list[OutputBatch] = field(default_factory=list)
     """What the last one that was committed wrote."""
-    again: list[OutputRecord] = field(default_factory=list)
+    again: list[OutputBatch] = field(default_factory=list)
     """What the next one writes first."""
     dead_letters: list[DeadLetter] = field(default_factory=list)
     outputs: list[O] = field(default_factory=list)
@@ -298,7 +298,7 @@ class StatefulProcessor(Generic[S, O]):
         self._sent = {place: live.partition for place, live in changed.items()}
         offsets = {place: live.partition.next_offset for place, live in self._live.items()} | self._row_offsets
         outcome = self._transactions.commit(
-            self._records(changed), offsets, self._consumer.consumer_group_metadata()
+            self._batches(changed), offsets, self._consumer.consumer_group_metadata()
         )
         return self._conclude(outcome)
 
@@ -315,30 +315,28 @@ class StatefulProcessor(Generic[S, O]):
         for live in self._live.values():
             live.outputs.clear()
 
-    def _records(self, changed: Mapping[Place, _Live[S, O]]) -> Iterator[OutputRecord]:
+    def _batches(self, changed: Mapping[Place, _Live[S, O]]) -> Iterator[OutputBatch]:
         for place, live in changed.items():
-            live.sent = [*live.again, *self._records_of(place, live)]
+            live.sent = [*live.again, *self._batches_of(place, live)]
             yield from live.sent
 
-    def _records_of(self, place: Place, live: _Live[S, O]) -> Iterator[OutputRecord]:
-        number = place.partition % (self._restorer.state_partitions or 1)
-        records = size = 0
-        for key, value in live.partition.changes():
-            records += 1
-            size += len(key) + len(value or b"")
-            yield OutputRecord(self._topics.state, number, key, value)
-        self._ledger.wrote(records, size)
+    def _batches_of(self, place: Place, live: _Live[S, O]) -> Iterator[OutputBatch]:
+        rows: list[OutputRecord] = [(key, value, None) for key, value in live.partition.changes()]
+        self._ledger.wrote(len(rows), sum(len(key or b"") + len(value or b"") for key, value, _ in rows))
+        yield OutputBatch(Place(self._topics.state, place.partition % (self._restorer.state_partitions or 1)), rows)
+        by_place: defaultdict[Place, list[OutputRecord]] = defaultdict(list)
         for letter in live.dead_letters:
             topic = self._topics.dead_letters
-            to = letter.partition_among(self._partitions_of(topic))
-            yield OutputRecord(topic, to, letter.key, letter.value, letter.headers())
+            to = Place(topic, letter.partition_among(self._partitions_of(topic)))
+            by_place[to].append((letter.key, letter.value, letter.headers()))
         if self._publish is not None:
             if not self._source_partitions:
                 self._source_partitions = self._partitions_of(self._topics.source, known=False)
             for public in self._publish(live.partition.pending, Home(place.partition, self._source_partitions)):
                 topic = self._topics.prefix + public.topic
-                to = partition_of(public.partition_key, self._partitions_of(topic))
-                yield OutputRecord(topic, to, public.key, public.value)
+                to = Place(topic, partition_of(public.partition_key, self._partitions_of(topic)))
+                by_place[to].append((public.key, public.value, None))
+        yield from (OutputBatch(to, records) for to, records in by_place.items())
 
     def _partitions_of(self, topic: str, *, known: bool = True) -> int:
         """How many there are; only the source may grow while the service runs.
@@ -388,7 +386,7 @@ class StatefulProcessor(Generic[S, O]):
         # are written twice; a dead letter would be there twice, so there has to be a reason to.
         letters = self._topics.dead_letters
         live.again = [
-            record for record in live.written if record.topic != letters or self._transactions.was_cut_off
+            batch for batch in live.written if batch.place.topic != letters or self._transactions.was_cut_off
         ]
         live.sent = []
         live.dead_letters.clear()

@@ -20,9 +20,9 @@ wrote it, for the case that nobody else knows, and whoever restores takes the st
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import confluent_kafka
 from confluent_kafka import KafkaException, TopicPartition
@@ -31,7 +31,7 @@ from hypervisor_consumers.runtime.kafka import Kafka
 from hypervisor_consumers.runtime.processor import Place
 from hypervisor_schemas.errors import KafkaError
 
-__all__ = ["WRITER", "Forgotten", "Outcome", "OutputRecord", "Transactions"]
+__all__ = ["WRITER", "Forgotten", "Outcome", "OutputBatch", "OutputRecord", "Transactions"]
 
 log = logging.getLogger(__name__)
 
@@ -46,14 +46,15 @@ _SWEPT = b"swept"
 """The key of records that are aborted whatever happens; a compacted topic takes none without a key."""
 
 
-class OutputRecord(NamedTuple):
-    """A record to produce, to a full topic name."""
+OutputRecord: TypeAlias = "tuple[bytes | None, bytes | None, list[tuple[str, bytes | None]] | None]"
+"""Key, value and headers of one record."""
 
-    topic: str
-    partition: int
-    key: bytes | None
-    value: bytes | None
-    headers: list[tuple[str, bytes | None]] | None = None
+
+class OutputBatch(NamedTuple):
+    """Records to produce, to one partition of a full topic name."""
+
+    place: Place
+    records: Sequence[OutputRecord]
 
 
 class Forgotten(NamedTuple):
@@ -183,11 +184,11 @@ class Transactions:
         """Whether the last transaction has no outcome yet."""
         return self._phase in {_Phase.ABORTING, _Phase.COMMITTING}
 
-    def commit(self, records: Iterable[OutputRecord], offsets: Mapping[Place, int], member: Any) -> Outcome:
+    def commit(self, batches: Iterable[OutputBatch], offsets: Mapping[Place, int], member: Any) -> Outcome:
         """One transaction.
 
         Args:
-            records: What to write, for partitions that `offsets` names.
+            batches: What to write, for partitions that `offsets` names.
             offsets: Per input partition, that of the next record; never empty.
             member: The group metadata of the consumer that read up to them.
         """
@@ -199,14 +200,9 @@ class Transactions:
         try:
             producer.begin_transaction()
             named: set[Place] = set()
-            for record in records:
-                place = Place(record.topic, record.partition)
-                headers = record.headers
-                if place not in named:
-                    named.add(place)
-                    self._written.add(place)
-                    headers = headers or [(WRITER, self._id.encode())]
-                self._produce(record, headers)
+            for place, records in batches:
+                self._produce(place, records, is_first=place not in named)
+                named.add(place)
             left = _call(producer.flush, CALL_TIMEOUT)
             if left:
                 return self._abort(f"{left} records were not taken by Kafka in {CALL_TIMEOUT:g} s")
@@ -228,20 +224,33 @@ class Transactions:
         """Let go of the producer. An open transaction is ended by Kafka after its timeout."""
         self._producer = None
 
-    def _produce(self, record: OutputRecord, headers: Any) -> None:
-        for _ in range(50):
+    def _produce(self, place: Place, records: Sequence[OutputRecord], *, is_first: bool) -> None:
+        self._written.add(place)
+        produce = self._producer.produce
+        topic, partition = place
+        for key, value, own_headers in records:
+            headers = own_headers
+            if is_first:
+                headers = headers or [(WRITER, self._id.encode())]
+                is_first = False
             try:
-                self._producer.produce(
-                    record.topic,
-                    value=record.value,
-                    key=record.key,
-                    partition=record.partition,
-                    headers=headers,
-                )
+                # By position, where it can be: this runs for every row that changed.
+                if headers is None:
+                    produce(topic, value, key, partition)
+                else:
+                    produce(topic, value, key, partition, headers=headers)
             except BufferError:
-                _call(self._producer.poll, CALL_TIMEOUT / 50)
-            else:
-                return
+                self._produce_later(topic, value, key, partition, headers)
+
+    def _produce_later(self, *record: Any) -> None:
+        *where_and_what, headers = record
+        for _ in range(50):
+            _call(self._producer.poll, CALL_TIMEOUT / 50)
+            try:
+                self._producer.produce(*where_and_what, headers=headers)
+            except BufferError:
+                continue
+            return
         raise KafkaException(confluent_kafka.KafkaError(confluent_kafka.KafkaError._QUEUE_FULL))
 
     def _abort(self, reason: str) -> Outcome:

@@ -1,0 +1,46 @@
+"""Python's cyclic garbage collection, between batches instead of in the middle of them.
+
+By itself it begins whenever some hundred objects were made, a thousand times a second in a batch, and looks at what
+was made lately, which is all in use. A service makes next to no cycles; without it a batch takes two thirds of the
+time.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+
+__all__ = ["BetweenBatches"]
+
+YOUNG_EVERY, ALL_EVERY = 1.0, 60.0
+"""Seconds."""
+
+
+class BetweenBatches:
+    """From the first `look` on, garbage is collected in `look` and nowhere else in this process."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._next_young = self._next_all = 0.0
+
+    def look(self) -> None:
+        """Collect, if it is time; called once a turn."""
+        now = self._clock()
+        if not self._next_all:
+            # What is there by now stays: modules, routes, clients.
+            gc.collect()
+            gc.freeze()
+            gc.disable()
+            self._next_young, self._next_all = now + YOUNG_EVERY, now + ALL_EVERY
+        elif now >= self._next_all:
+            gc.collect()
+            self._next_young, self._next_all = now + YOUNG_EVERY, now + ALL_EVERY
+        elif now >= self._next_young:
+            gc.collect(1)
+            self._next_young = now + YOUNG_EVERY
+
+    def end(self) -> None:
+        """Leave it to Python again."""
+        gc.unfreeze()
+        gc.enable()

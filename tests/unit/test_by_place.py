@@ -1,0 +1,33 @@
+"""Messages are told apart by partition, however they come."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hypervisor_consumers.runtime.loop import _by_place
+from hypervisor_consumers.runtime.processor import Place
+
+
+class Message(NamedTuple):
+    key: tuple[str, int]
+    number: int
+
+    def topic(self) -> str:
+        return self.key[0]
+
+    def partition(self) -> int:
+        return self.key[1]
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 2)), max_size=12), st.booleans())
+def test_every_message_is_with_its_partition_in_the_order_it_came(
+    keys: list[tuple[str, int]], in_runs: bool
+) -> None:
+    messages = [Message(key, number) for number, key in enumerate(sorted(keys) if in_runs else keys)]
+    found = _by_place(messages)
+    assert {place: list(batch) for place, batch in found.items()} == {
+        Place(*key): [message for message in messages if message.key == key] for key in keys
+    }
