@@ -16,6 +16,7 @@ from hypervisor_consumers.runtime.loop import ConsumerLoop
 from hypervisor_consumers.runtime.metrics import Ledger
 from hypervisor_consumers.runtime.service import Runtime, StatefulService
 from hypervisor_consumers.runtime.stateful import StatefulProcessor
+from hypervisor_consumers.runtime.taking import Taker
 from hypervisor_consumers.runtime.watch import BrokerWatch
 from hypervisor_schemas.codec import EventDecoder
 
@@ -119,18 +120,28 @@ class Copy:
         self.processor: StatefulProcessor[RingState, Never] = parts.processor
         self.restorer = parts.restorer
         self.watch = BrokerWatch(Asker(self.kafka, settings), self.bootstrap_servers, self.health, self.ledger)
+        flood = FloodWatch(0.5, 1000)
+        taker = Taker(
+            service="ring-metrics",
+            row_topics=parts.row_topics,
+            processor=parts.processor,
+            decoder=decoder,
+            health=self.health,
+            flood=flood,
+            watch=self.watch,
+            **loop_clock,
+        )
         self.loop = ConsumerLoop(
             kafka=self.kafka,
             settings=settings,
-            service="ring-metrics",
             topics=parts.topics,
             row_topics=parts.row_topics,
             needed=parts.needed,
             processor=parts.processor,
-            decoder=decoder,
+            taker=taker,
             health=self.health,
             ledger=self.ledger,
-            flood=FloodWatch(0.5, 1000),
+            flood=flood,
             watch=self.watch,
             commit_interval=0.0,
             **loop_clock,

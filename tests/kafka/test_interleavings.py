@@ -13,7 +13,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from hypervisor_consumers.ring_metrics.fold import RingFold
-from hypervisor_consumers.runtime import loop
+from hypervisor_consumers.runtime import taking
 from hypervisor_consumers.runtime.processor import Place
 from tests.copies import DEAD_LETTERS, RINGS, SOURCE, STATE, Copy
 from tests.kafka.worlds import InMemory, Real, World, event, outcomes, refused_for_good, running_copy, timed_out
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @pytest.fixture(params=["memory", "together", pytest.param("real", marks=pytest.mark.kafka)])
 def world(request: pytest.FixtureRequest, topic_prefix: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     if request.param == "together":  # in memory, and whatever can be is decoded and folded at once
-        monkeypatch.setattr(loop, "WORTH_IT", 1)
+        monkeypatch.setattr(taking, "WORTH_IT", 1)
     it = Real(request.getfixturevalue("kafka"), topic_prefix) if request.param == "real" else InMemory()
     yield it
     for copy in it.copies:

@@ -102,8 +102,7 @@ MUTANTS = (
     Mutant(
         "an abort seeks back",
         "loop",
-        "                self._positions[place] = offset\n"
-        "                self._consumer.seek(TopicPartition(*place, offset))\n",
+        "                self._taker.read_again(place, offset)\n",
         "                pass\n",
         "TestCommitting::test_an_aborted_transaction_leaves_no_trace_in_counts_and_known_ids[memory]",
     ),
@@ -187,8 +186,8 @@ MUTANTS = (
     Mutant(
         "records are folded while their partition is owned",
         "loop",
-        "            self._live.discard(place)\n            self._positions.pop(place, None)",
-        "            self._positions.pop(place, None)",
+        "            self._live.discard(place)\n            self._taker.forget(place)",
+        "            self._taker.forget(place)",
         "TestOwning::test_records_that_came_with_the_loss_of_their_partition_are_not_folded",
     ),
     Mutant(
@@ -200,7 +199,7 @@ MUTANTS = (
     ),
     Mutant(
         "a gap is believed when the log was asked twice",
-        "loop",
+        "taking",
         "        if offset > expected and self._doubted.pop(place, None) != expected:\n",
         "        if False:\n",
         "TestOwning::test_a_client_that_begins_to_read_at_a_wrong_place_loses_nothing[memory]",

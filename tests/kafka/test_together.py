@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from confluent_kafka import Producer
 
-from hypervisor_consumers.runtime import loop
+from hypervisor_consumers.runtime import taking
 from hypervisor_schemas.codec import EventDecoder, encode_event
 from hypervisor_schemas.events import EventType, HypervisorEvent
 from tests.copies import SOURCE
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
-MANY = 3 * loop.WORTH_IT
+MANY = 3 * taking.WORTH_IT
 
 
 @pytest.fixture(params=["memory", pytest.param("real", marks=pytest.mark.kafka)])
@@ -51,7 +51,7 @@ def test_a_batch_of_new_events_is_taken_at_once(world: World, one_by_one: list[s
     world.settled(copy, MANY + 1)
     assert copy.results() == Counter(applied=MANY + 1)
     # What came first may have come alone.
-    assert len(one_by_one) < loop.WORTH_IT
+    assert len(one_by_one) < taking.WORTH_IT
 
 
 @pytest.mark.parametrize("odd", ["junk", "duplicate", "unfit", "header"])

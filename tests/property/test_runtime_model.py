@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from hypervisor_consumers.ring_metrics.agent_rings import agent_rings
-from hypervisor_consumers.runtime import loop
+from hypervisor_consumers.runtime import taking
 from hypervisor_consumers.runtime.memory_kafka import MemoryKafka
 from hypervisor_consumers.runtime.memory_log import Kind
 from hypervisor_schemas.codec import encode_event
@@ -40,7 +40,7 @@ class Fleet(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.worth_it = loop.WORTH_IT
+        self.worth_it = taking.WORTH_IT
         self.clock = Clock()
         self.kafka = MemoryKafka(self.clock)
         for topic in (SOURCE, STATE, RINGS, DEAD_LETTERS):
@@ -56,7 +56,7 @@ class Fleet(RuleBasedStateMachine):
 
     @initialize(worth_it=st.sampled_from([1, 2, 1000]))
     def begin(self, worth_it: int) -> None:
-        loop.WORTH_IT = worth_it  # decoded and folded at once, or one by one
+        taking.WORTH_IT = worth_it  # decoded and folded at once, or one by one
         self.start_copy()
         self.move([0] * 2 * PARTITIONS)
 
@@ -176,7 +176,7 @@ class Fleet(RuleBasedStateMachine):
             if self.copies:
                 self.come_to_rest()
         finally:
-            loop.WORTH_IT = self.worth_it
+            taking.WORTH_IT = self.worth_it
 
     def come_to_rest(self) -> None:
         self.kafka.back()

@@ -11,16 +11,15 @@ from typing import Any
 import confluent_kafka
 from confluent_kafka import KafkaException, TopicPartition
 
-from hypervisor_consumers.runtime.columns import columns_of
+from hypervisor_consumers.runtime.backoff import Backoff
 from hypervisor_consumers.runtime.flood import FloodWatch
 from hypervisor_consumers.runtime.health import Health
-from hypervisor_consumers.runtime.kafka import Kafka, headers_of
+from hypervisor_consumers.runtime.kafka import Kafka
 from hypervisor_consumers.runtime.metrics import Ledger
-from hypervisor_consumers.runtime.processor import Place, Processor, Record
+from hypervisor_consumers.runtime.processor import Place, Processor
+from hypervisor_consumers.runtime.taking import Taker
 from hypervisor_consumers.runtime.watch import BrokerWatch
-from hypervisor_schemas.codec import EventDecoder
-from hypervisor_schemas.dead_letters import replay_for
-from hypervisor_schemas.errors import KafkaError, OutputUnavailable, RecordError, RegistryUnavailable
+from hypervisor_schemas.errors import KafkaError, OutputUnavailable
 from hypervisor_schemas.limited_log import LimitedLog
 
 __all__ = ["ConsumerLoop"]
@@ -28,29 +27,24 @@ __all__ = ["ConsumerLoop"]
 log = logging.getLogger(__name__)
 
 BATCH = 1000
-WORTH_IT = 20
-"""Records of one partition from which on taking them together is faster."""
-
 NOTHING_CAME_AFTER = 10.0
 """Seconds in the group, Kafka answering, after which a copy without partitions is one that gets none for now."""
 
 _TROUBLE_LASTS = 60.0
-_FIRST_WAIT, _LONGEST_WAIT = 0.2, 5.0
 
 
 class ConsumerLoop:
-    """Reads topics as one member of a group, decodes, and drives a processor.
+    """Reads topics as one member of a group, and drives a processor.
 
-    A record that can't be used goes to the processor as a dead letter, is logged (the first of each kind at once,
-    with its place), and stops nothing. What the processor can't make safe, and a registry that doesn't answer, are
-    waited for: reading stops, the group is kept, `/readyz` says so.
+    What the processor can't make safe, and a registry that doesn't answer, are waited for: reading stops, the group
+    is kept, `/readyz` says so.
 
     Args:
         kafka: Where the clients come from.
         settings: The consumer's.
-        service: The service's name, as replayed dead letters know it.
         topics: Full names of what is read; `row_topics` among them hold rows of public tables, not events.
         needed: Topics that must be there besides.
+        taker: Takes what is read of live partitions.
         commit_interval: Seconds.
         between_turns: Called over and over, whenever nothing is half done.
     """
@@ -60,12 +54,11 @@ class ConsumerLoop:
         *,
         kafka: Kafka,
         settings: Mapping[str, Any],
-        service: str,
         topics: Sequence[str],
         row_topics: Collection[str] = (),
         needed: Sequence[str] = (),
         processor: Processor,
-        decoder: EventDecoder,
+        taker: Taker,
         health: Health,
         ledger: Ledger,
         flood: FloodWatch,
@@ -76,12 +69,11 @@ class ConsumerLoop:
     ) -> None:
         self._kafka = kafka
         self._settings = settings
-        self._service = service
         self._topics = list(topics)
         self._row_topics = frozenset(row_topics)
         self._needed = [*topics, *needed]
         self._processor = processor
-        self._decoder = decoder
+        self._taker = taker
         self._health = health
         self._ledger = ledger
         self._flood = flood
@@ -93,11 +85,7 @@ class ConsumerLoop:
         self._assigned: set[Place] = set()
         self._live: set[Place] = set()
         """The assigned partitions that are read; the others are being restored."""
-        self._positions: dict[Place, int] = {}
-        """Of the live partitions with events: the offset that has to come next."""
-        self._doubted: dict[Place, int] = {}
-        self._waits: dict[Place, _Wait] = {}
-        self._commit_wait: _Wait | None = None
+        self._commit_wait: Backoff | None = None
         self._next_commit = 0.0
         self._joined = False
         self._waiting_since = clock()
@@ -128,6 +116,7 @@ class ConsumerLoop:
         """Make the consumer; it joins no group yet."""
         self._consumer = self._kafka.consumer({**self._settings, "error_cb": self._connection_trouble})
         self._processor.start(self._consumer)
+        self._taker.start(self._consumer)
 
     def subscribe(self) -> None:
         """Join the group."""
@@ -172,9 +161,12 @@ class ConsumerLoop:
             messages = [message for message in messages if self._is_read(message)]
         for place, batch in _by_place(messages).items():
             if place in self._live:
-                self._take(place, self._take_together(place, batch))
+                self._taker.take(place, batch)
         self._begin_reading(self._processor.ready())
-        self._resume_after_waits()
+        due = self._taker.due()
+        # While commits are waited for too, resuming is left to them.
+        if due and self._commit_wait is None:
+            self._consumer.resume([TopicPartition(*place) for place in due])
         if self._clock() >= self._next_commit:
             self._commit()
         self._look_around()
@@ -186,138 +178,6 @@ class ConsumerLoop:
             return True
         self._reading_trouble(message.topic(), error)
         return False
-
-    def _take_together(self, place: Place, messages: Sequence[Any]) -> Sequence[Any]:
-        """Take the events of a batch at once, if it can be done; several times as fast. Returns what is left."""
-        can_be = self._processor.takes_columns and place in self._positions and place not in self._waits
-        batch = messages if messages[-1].error() is None else messages[:-1]  # without the log's end
-        if not can_be or len(batch) < WORTH_IT or not self._take_batch(place, batch):
-            return messages
-        self._health.better(place.topic)
-        self._positions[place] += len(batch)
-        self._flood.batch(len(batch), 0, 0)
-        return messages[len(batch) :]
-
-    def _take_batch(self, place: Place, batch: Sequence[Any]) -> bool:
-        first = self._positions[place]
-        if batch[0].offset() != first or batch[-1].offset() != first + len(batch) - 1:
-            return False
-        # An event of the client in between has a value, too, but none that begins as a record does.
-        values = [message.value() for message in batch]
-        try:
-            framing = self._decoder.framing_of(values[0])
-        except (RecordError, RegistryUnavailable):
-            return False
-        columns = None if framing is None else columns_of(values, framing)
-        if columns is None or any(message.headers() for message in batch):
-            return False
-        published = [message.timestamp()[1] for message in batch]
-        return min(published) > 0 and self._processor.apply_columns(place, first, columns, published)
-
-    def _take(self, place: Place, batch: Sequence[Any]) -> None:
-        if not batch:
-            return
-        self._health.better(place.topic)
-        taken = bad = bad_at_end = 0
-        is_row = place.topic in self._row_topics
-        for message in batch:
-            offset = message.offset()
-            if not is_row and not self._follows(place, offset):
-                break
-            if message.error() is not None:
-                self._processor.advanced(place, offset)
-                continue
-            record = _record_of(place, message)
-            try:
-                is_bad = not (self._take_row(record) if is_row else self._take_event(record))
-            except RegistryUnavailable as error:
-                self._wait_with(place, record.offset, error)
-                break
-            taken += 1
-            if not is_row:
-                self._positions[place] = offset + 1
-            bad += is_bad
-            bad_at_end = bad_at_end + 1 if is_bad else 0
-            if self._waits:
-                self._end_wait(place)
-        if taken and not is_row:
-            self._flood.batch(taken, bad, bad_at_end)
-
-    def _follows(self, place: Place, offset: int) -> bool:
-        """Whether this is what has to come next. A gap is believed when the log was asked twice.
-
-        Offsets without a record are rare: markers of transactions, what retention took away. A client that began to
-        read at a wrong place looks the same, and its records would be lost without a trace in the account.
-        """
-        expected = self._positions[place]
-        if offset > expected and self._doubted.pop(place, None) != expected:
-            self._doubted[place] = expected
-        elif offset >= expected:
-            begin = self._watch.begins.get(place, 0)
-            if begin > expected:
-                self._processor.lost(place, min(begin, offset))
-            self._positions[place] = offset
-            return True
-        log.info("%s %d goes on at offset %d, %d was expected; it is read again", *place, offset, expected)
-        self._consumer.seek(TopicPartition(*place, expected))
-        return False
-
-    def _take_event(self, record: Record) -> bool:
-        """Returns whether the record could be used."""
-        receiver = replay_for(record.headers)
-        if receiver is not None and receiver != self._service:
-            self._processor.ignore(record)
-            return True
-        try:
-            self._processor.apply(record, self._decoder.decode(record.value))
-        except RecordError as error:
-            self._processor.reject(record, error)
-            self._say_bad(record, error, "It is in the dead letters")
-            return False
-        return True
-
-    def _take_row(self, record: Record) -> bool:
-        try:
-            self._processor.row(record)
-        except RecordError as error:
-            self._say_bad(record, error, "A row was passed over")
-            return False
-        return True
-
-    def _say_bad(self, record: Record, error: RecordError, what: str) -> None:
-        self._limited.log(
-            logging.WARNING,
-            error.reason,
-            "A record can't be used (%s), topic %s, partition %d, offset %d: %s %s.",
-            error.reason,
-            *record.place,
-            record.offset,
-            error,
-            what,
-        )
-
-    def _wait_with(self, place: Place, offset: int, error: Exception) -> None:
-        """Stop at this record and try it again after a while."""
-        sentence = f"{error} Partitions with records that need it wait."
-        self._health.trouble("registry", sentence)
-        self._limited.log(logging.WARNING, "registry", "%s", sentence)
-        wait = self._waits.setdefault(place, _Wait(self._clock()))
-        wait.again(self._clock())
-        self._consumer.seek(TopicPartition(*place, offset))
-        self._consumer.pause([TopicPartition(*place)])
-
-    def _resume_after_waits(self) -> None:
-        now = self._clock()
-        for place, wait in self._waits.items():
-            if wait.is_pausing and now >= wait.until:
-                wait.is_pausing = False
-                # While commits are waited for too, resuming is left to them.
-                if self._commit_wait is None:
-                    self._consumer.resume([TopicPartition(*place)])
-
-    def _end_wait(self, place: Place) -> None:
-        if self._waits.pop(place, None) is not None and not self._waits:
-            self._health.better("registry")
 
     def _commit(self, *, is_last: bool = False) -> None:
         now = self._clock()
@@ -343,26 +203,26 @@ class ConsumerLoop:
         self._limited.log(logging.WARNING, "commit", "%s", sentence)
         now = self._clock()
         if self._commit_wait is None:
-            self._commit_wait = _Wait(now)
+            self._commit_wait = Backoff(now)
             self._consumer.pause([TopicPartition(*place) for place in self._live])
         self._commit_wait.again(now)
 
     def _read_again(self, places: Mapping[Place, int | None]) -> None:
         for place, offset in places.items():
-            self._end_wait(place)
             if offset is None:
+                self._taker.forget(place)
                 self._live.discard(place)
                 self._consumer.incremental_unassign([TopicPartition(*place)])
             else:
-                self._positions[place] = offset
-                self._consumer.seek(TopicPartition(*place, offset))
+                self._taker.read_again(place, offset)
 
     def _begin_reading(self, restored: Mapping[Place, int]) -> None:
         if restored:
             starts = [TopicPartition(*place, offset) for place, offset in restored.items()]
             self._consumer.incremental_assign(starts)
             self._live.update(restored)
-            self._positions |= restored
+            for place, offset in restored.items():
+                self._taker.begin(place, offset)
             # A partition that was paused when it went comes back so.
             if self._commit_wait is None:
                 self._consumer.resume(starts)
@@ -371,8 +231,7 @@ class ConsumerLoop:
             log.info("%d of %d partitions are restored", len(self._live), len(self._assigned))
 
     def _readable(self) -> list[TopicPartition]:
-        waiting = {place for place, wait in self._waits.items() if wait.is_pausing}
-        return [TopicPartition(*place) for place in self._live - waiting]
+        return [TopicPartition(*place) for place in self._live - self._taker.waiting]
 
     def _look_around(self) -> None:
         self._watch.places = [place for place in self._live if place.topic not in self._row_topics]
@@ -416,9 +275,7 @@ class ConsumerLoop:
         for place in places:
             self._assigned.discard(place)
             self._live.discard(place)
-            self._positions.pop(place, None)
-            self._doubted.pop(place, None)
-            self._end_wait(place)
+            self._taker.forget(place)
         self._ledger.rebalanced(went=places)
         log.info("%d partitions went, %d left", len(places), len(self._assigned))
 
@@ -468,23 +325,3 @@ def _by_place(messages: Sequence[Any]) -> Mapping[Place, Sequence[Any]]:
     for key, message in zip(keys, messages, strict=True):
         mixed[Place(*key)].append(message)
     return mixed
-
-
-def _record_of(place: Place, message: Any) -> Record:
-    return Record(
-        place, message.offset(), message.key(), message.value(), headers_of(message), message.timestamp()[1]
-    )
-
-
-class _Wait:
-    """Waiting before another try, each time twice as long."""
-
-    def __init__(self, now: float) -> None:
-        self.until = now
-        self.is_pausing = False
-        self._seconds = _FIRST_WAIT
-
-    def again(self, now: float) -> None:
-        self.until = now + self._seconds
-        self.is_pausing = True
-        self._seconds = min(2 * self._seconds, _LONGEST_WAIT)

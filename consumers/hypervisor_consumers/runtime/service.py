@@ -33,6 +33,7 @@ from hypervisor_consumers.runtime.patience import PatientLookup
 from hypervisor_consumers.runtime.processor import Processor
 from hypervisor_consumers.runtime.restore import Restorer
 from hypervisor_consumers.runtime.stateful import Shown, StatefulProcessor, StatefulTopics
+from hypervisor_consumers.runtime.taking import Taker
 from hypervisor_consumers.runtime.transactions import Transactions
 from hypervisor_consumers.runtime.watch import BrokerWatch
 from hypervisor_schemas.codec import EventDecoder
@@ -201,16 +202,24 @@ def _run(
     kafka = RealKafka()
     parts = service.parts(Runtime(kafka, settings, prefix, decoder, ledger, environ))
     watch = BrokerWatch(Asker(kafka, settings), settings["bootstrap.servers"], health, ledger)
+    taker = Taker(
+        service=service.name,
+        row_topics=parts.row_topics,
+        processor=parts.processor,
+        decoder=decoder,
+        health=health,
+        flood=flood,
+        watch=watch,
+    )
     garbage = BetweenBatches()
     loop = ConsumerLoop(
         kafka=kafka,
         settings=settings,
-        service=service.name,
         topics=parts.topics,
         row_topics=parts.row_topics,
         needed=parts.needed,
         processor=parts.processor,
-        decoder=decoder,
+        taker=taker,
         health=health,
         ledger=ledger,
         flood=flood,
