@@ -288,19 +288,23 @@ def _end_a_stalled_process(health: Health, should_stop: Callable[[], bool]) -> N
 
 @contextmanager
 def _stopping_on_signals() -> Iterator[threading.Event]:
-    """Gives an event that SIGTERM and SIGINT set. To be entered before other threads begin."""
+    """Gives an event that SIGTERM and SIGINT set."""
     stop, ended = threading.Event(), threading.Event()
-    numbers = {signal.SIGTERM, signal.SIGINT}
+    # A handler in Python would run only when the main thread's call of librdkafka, 5 s perhaps, has returned; the
+    # number of the signal is written at once, whichever thread it comes to. (To block signals instead would take
+    # all threads: numpy has some of its own from its import on.)
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    old_writer = signal.set_wakeup_fd(writer)
     # A background shell may have one ignored.
-    handlers = {number: signal.signal(number, signal.SIG_DFL) for number in numbers}
-    # A handler would run only when the main thread's call of librdkafka, 5 s perhaps, has returned.
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    handlers = {number: signal.signal(number, _is_noted) for number in (signal.SIGTERM, signal.SIGINT)}
 
     def wait() -> None:
-        signal.sigwait(numbers)
-        stop.set()
-        if not ended.wait(STOP_WITHIN):
-            _give_up()
+        while number := os.read(reader, 1):
+            if number[0] in handlers:
+                stop.set()
+                if not ended.wait(STOP_WITHIN):
+                    _give_up()
 
     waiter = threading.Thread(target=wait, name="signals", daemon=True)
     waiter.start()
@@ -308,12 +312,16 @@ def _stopping_on_signals() -> Iterator[threading.Event]:
         yield stop
     finally:
         ended.set()
-        if not stop.is_set():
-            signal.pthread_kill(waiter.ident or 0, signal.SIGTERM)  # it waits for one
-        waiter.join()
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.set_wakeup_fd(old_writer)
+        os.close(writer)
+        waiter.join()
+        os.close(reader)
+
+
+def _is_noted(_number: int, _frame: object) -> None:
+    """The signal has been written to the pipe."""
 
 
 def _give_up() -> None:
