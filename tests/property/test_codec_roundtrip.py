@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hypervisor_schemas import codec
 from hypervisor_schemas.codec import (
     SINGLE_OBJECT,
     EventDecoder,
@@ -124,6 +125,31 @@ def test_any_event_comes_back_the_same_in_either_framing(event, framing):
     assert back == event
     assert type(back.event_type) is type(event.event_type)
     assert back.timestamp.utcoffset() == timedelta(0)
+
+
+@LAW
+@given(events() | events(ids=st.text(min_size=60, max_size=70)), framings)
+def test_the_bytes_are_those_that_fastavro_writes(event, framing):
+    out = io.BytesIO()
+    record = {
+        **event.to_dict(),
+        "timestamp": (event.timestamp - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1),
+        "payload": to_json(event.payload),
+    }
+    schema = json.loads(schema_text())
+    schema["fields"][2]["type"] = "long"
+    fastavro.schemaless_writer(out, fastavro.parse_schema(schema), record)
+    assert encode_event(event, framing) == framing + out.getvalue()
+
+
+@LAW
+@given(
+    st.integers(-(2**63), 2**63 - 1) | st.integers(0, 63).map(lambda bit: 1 << bit).map(lambda n: min(n, 2**63 - 1))
+)
+def test_any_number_is_written_as_fastavro_writes_it(number):
+    out = io.BytesIO()
+    fastavro.schemaless_writer(out, "long", number)
+    assert codec._long(number) == out.getvalue()
 
 
 @LAW
