@@ -95,12 +95,12 @@ class AgentRingsView(View):
 
 def current_rings(rows: Iterable[AgentRing]) -> dict[str, int]:
     """Every agent's ring: the one with the greatest event time over its sessions, then the greatest event id."""
-    return _latest((row.agent_did, row.changed_at, row.event_id, row.ring) for row in rows)
+    return _latest(map(_change_of, rows))
 
 
 def ended_durations(rows: Iterable[AgentRing]) -> dict[str, float]:
     """Every agent's elevation that ended last over its sessions (then the greatest event id), in seconds."""
-    ended = _latest((row.agent_did, row.ended_at, row.ended_event_id, row.ended_duration) for row in rows)
+    ended = _latest(map(_end_of, rows))
     return {agent: duration / 1e6 for agent, duration in ended.items()}
 
 
@@ -135,6 +135,9 @@ def elevation_seconds(rows: Iterable[AgentRing], now: float) -> dict[str, float]
 def _record_key(agent: str, session: str) -> bytes:
     return (agent if session == UNKNOWN else session).encode()
 
+
+_change_of = attrgetter("agent_did", "changed_at", "event_id", "ring")
+_end_of = attrgetter("agent_did", "ended_at", "ended_event_id", "ended_duration")
 
 _shown = attrgetter(
     "ring", "ring_at", "ring_event_id", "elevated_since", "ended_at", "ended_event_id", "ended_duration"

@@ -34,11 +34,11 @@ from hypervisor_consumers.ring_metrics.names import (
     SERIES_OVERFLOW,
     RingMetric,
 )
-from hypervisor_consumers.runtime.exposition import Row, RowFamily
+from hypervisor_consumers.runtime.exposition import Row, RowFamily, TextFamily
 from hypervisor_schemas.agent_rings import AgentRing
 from hypervisor_schemas.topics import partition_of
 
-__all__ = ["ring_families"]
+__all__ = ["is_in_one_place", "ring_families"]
 
 _NOT_KNOWN = frozenset({"", UNKNOWN})
 
@@ -53,6 +53,7 @@ def ring_families(
     *,
     labels: Collection[str] = RING_TRANSITIONS.labels,
     home_partitions: int | None = None,
+    counters: Sequence[TextFamily] | None = None,
 ) -> list[Metric]:
     """All metrics of the service, in a fixed order.
 
@@ -68,20 +69,36 @@ def ring_families(
         home_partitions: How many partitions the source had before it grew; None if it never has, which spares a
             hash per series. Sessions have moved since: only where a session was at first do its series go without
             the label `partition`.
+        counters: Both counters, if they have been written already.
     """
-    counted = list(_counted(states, labels, home_partitions))
     of_agents = [row for partition_rows in rows.values() for row in partition_rows.values()]
-    families = [
-        _transitions(counted, labels),
-        _breaches(counted, labels),
+    families: list[Metric] = [
+        *(counters or _counters(states, labels, home_partitions)),
         _gauge(CURRENT_RING, current_rings(of_agents)),
         _gauge(ELEVATION_DURATION, elevation_seconds(of_agents, now)),
         _gauge(ELEVATIONS_ACTIVE, elevations_active(of_agents)),
         _elevation_histogram(states),
         _overflow(states),
     ]
-    shown = sum(len(family.rows if isinstance(family, RowFamily) else family.samples) for family in families)
+    shown = sum(map(_count, families))
     return [*families, GaugeMetricFamily(SERIES.name, SERIES.help, value=shown)]
+
+
+def _count(family: Metric) -> int:
+    match family:
+        case TextFamily():
+            return family.count
+        case RowFamily():
+            return len(family.rows)
+        case _:
+            return len(family.samples)
+
+
+def _counters(
+    states: Mapping[int, RingState], labels: Collection[str], home_partitions: int | None
+) -> tuple[RowFamily, RowFamily]:
+    counted = list(_counted(states, labels, home_partitions))
+    return _transitions(counted, labels), _breaches(counted, labels)
 
 
 def _counted(
@@ -100,10 +117,11 @@ def _counted(
             if (bool(agent) != keeps_agent or bool(session) != keeps_session) and key != OVERFLOW:
                 continue
             kept = key if keeps_agent and keeps_session else (agent,) * keeps_agent + (session,) * keeps_session
-            yield kept if _is_in_one_place(key, partition, home_partitions) else kept + label, series
+            yield kept if is_in_one_place(key, partition, home_partitions) else kept + label, series
 
 
-def _is_in_one_place(key: AgentSession, partition: int, home_partitions: int | None) -> bool:
+def is_in_one_place(key: AgentSession, partition: int, home_partitions: int | None) -> bool:
+    """Whether the series lies in no other partition, and so goes without the label `partition`."""
     agent, session = key
     if session not in _NOT_KNOWN:
         record_key = session

@@ -11,6 +11,8 @@ from prometheus_client.metrics_core import Metric
 from hypervisor_consumers.ring_metrics.agent_rings import AgentRingsView, publish_agent_rings
 from hypervisor_consumers.ring_metrics.families import ring_families
 from hypervisor_consumers.ring_metrics.fold import RingFold, RingState
+from hypervisor_consumers.ring_metrics.lines import CounterLines
+from hypervisor_consumers.ring_metrics.names import RING_TRANSITIONS
 from hypervisor_consumers.runtime.service import StatefulService
 from hypervisor_consumers.runtime.stateful import Shown
 from hypervisor_schemas.settings import Settings
@@ -23,10 +25,17 @@ DEFAULT_PORT = 8000
 def ring_metrics_service(environ: Mapping[str, str]) -> StatefulService[RingState, Never]:
     """Ring events to `/metrics`."""
     labels = Settings.RING_LABELS.of(environ)
+    lines = CounterLines() if set(labels) == set(RING_TRANSITIONS.labels) else None
 
     def families(shown: Shown[RingState]) -> Iterable[Metric]:
+        counters = None if lines is None else lines.families(shown.states, shown.state_partitions)
         return ring_families(
-            shown.states, shown.rows, time.time(), labels=labels, home_partitions=shown.state_partitions
+            shown.states,
+            shown.rows,
+            time.time(),
+            labels=labels,
+            home_partitions=shown.state_partitions,
+            counters=counters,
         )
 
     return StatefulService(

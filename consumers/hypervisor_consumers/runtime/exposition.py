@@ -13,7 +13,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Sample
 
-__all__ = ["Exposition", "Row", "RowFamily"]
+__all__ = ["Exposition", "Row", "RowFamily", "TextFamily", "escaped"]
 
 Row: TypeAlias = tuple[tuple[str, ...], float]
 """Label values, and the number."""
@@ -49,6 +49,16 @@ class RowFamily(Metric):
         """The base class begins with none."""
 
 
+class TextFamily(Metric):
+    """A family whose series are text already, each line with its end. `count` is how many they are."""
+
+    def __init__(self, name: str, text: str, kind: str) -> None:
+        super().__init__(name.removesuffix("_total") if kind == "counter" else name, text, kind)
+        self.series = name
+        self.lines: list[str] = []
+        self.count = 0
+
+
 class Exposition:
     """Writes families as text, and remembers the text of labels. For one thread at a time."""
 
@@ -66,7 +76,9 @@ class Exposition:
         is_open = content_type.startswith("application/openmetrics-text")
         parts = []
         for family in families:
-            if isinstance(family, RowFamily):
+            if isinstance(family, TextFamily):
+                parts.append("".join([_head(family, is_open=is_open), *family.lines]).encode())
+            elif isinstance(family, RowFamily):
                 parts.append("".join(self._lines(family, is_open=is_open)).encode())
             else:
                 parts.append(encode(_Only(family)).removesuffix(_END))
@@ -75,11 +87,7 @@ class Exposition:
         return b"".join(parts), content_type
 
     def _lines(self, family: RowFamily, *, is_open: bool) -> Iterator[str]:
-        # Prometheus' own format names a counter's family as its series, OpenMetrics without the ending.
-        name = family.name if is_open else family.series
-        about = family.documentation.replace("\\", r"\\").replace("\n", r"\n")
-        text = about.replace('"', r"\"") if is_open else about
-        yield f"# HELP {name} {text}\n# TYPE {name} {family.type}\n"
+        yield _head(family, is_open=is_open)
         known = self._known.setdefault(family.series, _Starts(family.series))
         if len(known) > 2 * len(family.rows) + 1000:
             known.clear()  # most of them are gone
@@ -89,6 +97,14 @@ class Exposition:
             f"{known[values]}{number}.0\n" if type(number) is int else f"{known[values]}{number}\n"
             for values, number in family.rows
         ]
+
+
+def _head(family: RowFamily | TextFamily, *, is_open: bool) -> str:
+    # Prometheus' own format names a counter's family as its series, OpenMetrics without the ending.
+    name = family.name if is_open else family.series
+    about = family.documentation.replace("\\", r"\\").replace("\n", r"\n")
+    text = about.replace('"', r"\"") if is_open else about
+    return f"# HELP {name} {text}\n# TYPE {name} {family.type}\n"
 
 
 class _Starts(dict[tuple[str, ...], str]):
@@ -101,7 +117,7 @@ class _Starts(dict[tuple[str, ...], str]):
 
     def __missing__(self, values: tuple[str, ...]) -> str:
         # By name, as prometheus-client has them.
-        pairs = sorted(f'{name}="{_escaped(value)}"' for name, value in zip(self.labels, values, strict=False))
+        pairs = sorted(f'{name}="{escaped(value)}"' for name, value in zip(self.labels, values, strict=False))
         labels = f"{{{','.join(pairs)}}}" if pairs else ""
         start = self[values] = f"{self._series}{labels} "
         return start
@@ -118,5 +134,6 @@ class _Only:
         return (self._family,)
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """A label's value as it stands between the quotes."""
     return text.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
