@@ -1,4 +1,4 @@
-"""The state of a service, and what can happen to it: a source that grew, a changelog or offsets changed by hand."""
+"""The state of a service, and what can happen to it: a source that grew, a state or an offset changed by hand."""
 
 from __future__ import annotations
 
