@@ -1,180 +1,75 @@
-"""`make bench`: what runs in an agent's process, beside the real `agent-hypervisor` package.
+"""`make bench`: run the cases, show the table, keep the figures.
 
-Rounds in turn, so that a machine that drifts drifts for both; medians, and the ratio of the medians. Nothing here
-passes or fails: figures of a loaded machine mean little, their ratios a little more.
+    python -m bench [--full] [--only CASE ...] [--list]
+
+Nothing here passes or fails: figures of a loaded machine mean little, their ratios a little more. What can't run
+here says why.
 """
 
 from __future__ import annotations
 
-import statistics
+import argparse
+import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import ExitStack
+from pathlib import Path
 
-from hypervisor import observability as package
-from rich import box
 from rich.console import Console
-from rich.table import Table
 
-import hypervisor_telemetry as ours
-from hypervisor_consumers.ring_metrics.fold import RingFold
-from hypervisor_consumers.saga_spans.fold import SagaFold
-from hypervisor_schemas.codec import EventDecoder, encode_event
-
-ROUNDS = 7
-STORED = 100_000
-
-
-@dataclass(frozen=True)
-class Row:
-    """`ours` and `theirs` do the same work `times` times; None where the package has nothing like it."""
-
-    what: str
-    times: int
-    ours: Callable[[int], object]
-    theirs: Callable[[int], object] | None = None
-
-
-def rows() -> list[Row]:
-    """The pairs, with what they need made beforehand."""
-    return [
-        Row("create an event", 20_000, creating(ours), creating(package)),
-        Row("emit, no subscriber", 20_000, emitting(ours), emitting(package)),
-        Row("emit, a ring collector", 10_000, collecting(ours), collecting(package)),
-        Row(f"query session + type in {STORED:,}", 20, querying(ours), querying(package)),
-        Row("encode to framed Avro", 10_000, encoding()),
-        Row("decode from framed Avro", 10_000, decoding()),
-        Row("fold a ring event", 20_000, folding_rings()),
-        Row("fold a saga step", 20_000, folding_sagas()),
-    ]
-
-
-def ring_event(library: object, number: int) -> object:
-    return library.HypervisorEvent(  # type: ignore[attr-defined]
-        event_type=library.EventType.RING_ASSIGNED,  # type: ignore[attr-defined]
-        session_id=f"session-{number % 1000}",
-        agent_did=f"did:mesh:agent-{number % 100}",
-        payload={"ring": number % 4, "reason": "bench"},
-    )
-
-
-def creating(library: object) -> Callable[[int], object]:
-    def run(times: int) -> None:
-        for number in range(times):
-            ring_event(library, number)
-
-    return run
-
-
-def emitting(library: object) -> Callable[[int], object]:
-    events = [ring_event(library, number) for number in range(1000)]
-
-    def run(times: int) -> None:
-        bus = library.HypervisorEventBus()  # type: ignore[attr-defined]
-        for number in range(times):
-            bus.emit(events[number % 1000])
-
-    return run
-
-
-def collecting(library: object) -> Callable[[int], object]:
-    events = [ring_event(library, number) for number in range(1000)]
-
-    def run(times: int) -> None:
-        bus = library.HypervisorEventBus()  # type: ignore[attr-defined]
-        library.RingMetricsCollector(bus)  # type: ignore[attr-defined]
-        for number in range(times):
-            bus.emit(events[number % 1000])
-
-    return run
-
-
-def querying(library: object) -> Callable[[int], object]:
-    bus = library.HypervisorEventBus()  # type: ignore[attr-defined]
-    for number in range(STORED):
-        bus.emit(ring_event(library, number))
-
-    def run(times: int) -> None:
-        for number in range(times):
-            bus.query(
-                event_type=library.EventType.RING_ASSIGNED,  # type: ignore[attr-defined]
-                session_id=f"session-{number}",
-                limit=10,
-            )
-
-    return run
-
-
-def encoding() -> Callable[[int], object]:
-    event = ring_event(ours, 1)
-    return lambda times: [encode_event(event) for _ in range(times)]
-
-
-def decoding() -> Callable[[int], object]:
-    value = encode_event(ring_event(ours, 1))
-    decode = EventDecoder().decode
-    return lambda times: [decode(value) for _ in range(times)]
-
-
-def folding_rings() -> Callable[[int], object]:
-    fold = RingFold()
-    events = [ring_event(ours, number) for number in range(1000)]
-
-    def run(times: int) -> None:
-        state = fold.new_state()
-        for number in range(times):
-            fold.apply(state, events[number % 1000])  # type: ignore[arg-type]
-
-    return run
-
-
-def folding_sagas() -> Callable[[int], object]:
-    fold = SagaFold()
-    kinds = (ours.EventType.SAGA_STEP_STARTED, ours.EventType.SAGA_STEP_COMMITTED)
-    events = [
-        ours.HypervisorEvent(
-            event_type=kinds[number % 2],
-            session_id=f"s{number // 2}",
-            payload={"saga_id": "deploy", "step_id": "1", "step_action": "validate"},
-        )
-        for number in range(1000)
-    ]
-
-    def run(times: int) -> None:
-        state = fold.new_state()
-        for number in range(times):
-            fold.apply(state, events[number % 1000])
-
-    return run
-
-
-def micros(work: Callable[[int], object], times: int) -> float:
-    begun = time.perf_counter()
-    work(times)
-    return (time.perf_counter() - begun) / times * 1e6
+from bench.cases import CASES, case
+from bench.report import machine, save, table
+from bench.row import Curve, Row
+from bench.setting import Setting
 
 
 def main() -> None:
-    """Run every row and show the table."""
-    table = Table(title=f"Microseconds each, medians of {ROUNDS} rounds", box=box.SIMPLE)
-    for column in ("what", "ours", "agent-hypervisor", "times faster"):
-        table.add_column(column, justify="left" if column == "what" else "right")
+    options = _options()
     console = Console()
-    for row in rows():
-        mine, theirs = [], []
-        for _ in range(ROUNDS):
-            mine.append(micros(row.ours, row.times))
-            if row.theirs is not None:
-                theirs.append(micros(row.theirs, row.times))
-        figure = statistics.median(mine)
-        beside = statistics.median(theirs) if theirs else None
-        table.add_row(
-            row.what,
-            f"{figure:.2f}",
-            "" if beside is None else f"{beside:.2f}",
-            "" if beside is None else f"{beside / figure:.1f}",
-        )
-    console.print(table)
+    if not console.is_terminal:
+        console = Console(width=180)  # for a file, or a log
+    if options.list:
+        for name, about in CASES.items():
+            console.print(f"{name:16} {about}", highlight=False)
+        return
+    rows: list[Row] = []
+    began = time.monotonic()
+    with ExitStack() as ends, console.status("") as status:
+        folder = Path(ends.enter_context(tempfile.TemporaryDirectory(prefix="hypervisor-telemetry-bench-")))
+        for name in options.only or CASES:
+            say = _Saying(f"{name}: ", status.update, console)
+            setting = Setting(options.full, folder, say, ends)
+            found: list[Row | Curve] = []
+            for one in case(name)(setting):
+                found.append(one)
+                if isinstance(one, Row):
+                    rows.append(one)
+            save(name, found, machine(options.full))
+    console.print(table(rows))
+    console.print(f"{time.monotonic() - began:.0f} s in all; the figures are in bench/results/.")
+    console.print("Next: python -m bench.report writes docs/performance.md from them.")
+
+
+class _Saying:
+    """Progress: in place where there is a terminal, else line by line."""
+
+    def __init__(self, prefix: str, update: object, console: Console) -> None:
+        self._prefix = prefix
+        self._update = update
+        self._console = console
+
+    def __call__(self, sentence: str) -> None:
+        if self._console.is_terminal:
+            self._update(self._prefix + sentence)  # type: ignore[operator]
+        else:
+            self._console.print(self._prefix + sentence, highlight=False, soft_wrap=True)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--full", action="store_true", help="more events, more rounds, larger sizes")
+    parser.add_argument("--only", nargs="+", metavar="CASE", choices=list(CASES), help="these cases alone")
+    parser.add_argument("--list", action="store_true", help="the cases, and nothing else")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -114,7 +114,10 @@ def type_value(event_type: Any) -> str:
     return str(getattr(event_type, "value", event_type))
 
 
-@dataclass(frozen=True, slots=True)
+_ABSENT: Any = object()
+
+
+@dataclass(frozen=True, slots=True, init=False)
 class HypervisorEvent:
     """One thing that happened, immutable. `event_id` (16 hex) and `timestamp` (UTC, now) come by themselves."""
 
@@ -126,6 +129,33 @@ class HypervisorEvent:
     causal_trace_id: str | None = None
     parent_event_id: str | None = None
     payload: dict[str, Any] = field(default_factory=dict)
+
+    def __init__(  # noqa: PLR0917 - the package's order
+        self,
+        event_id: str = _ABSENT,
+        event_type: AnyEventType = EventType.SESSION_CREATED,
+        timestamp: datetime = _ABSENT,
+        session_id: str | None = None,
+        agent_did: str | None = None,
+        causal_trace_id: str | None = None,
+        parent_event_id: str | None = None,
+        payload: dict[str, Any] = _ABSENT,
+    ) -> None:
+        if event_id is _ABSENT:
+            event_id = random_hex(16)
+        if timestamp is _ABSENT:
+            timestamp = datetime.now(UTC)
+        if payload is _ABSENT:
+            payload = {}
+        # What a frozen dataclass would generate calls object.__setattr__ for each field, at twice the cost.
+        _set_event_id(self, event_id)
+        _set_event_type(self, event_type)
+        _set_timestamp(self, timestamp)
+        _set_session_id(self, session_id)
+        _set_agent_did(self, agent_did)
+        _set_causal_trace_id(self, causal_trace_id)
+        _set_parent_event_id(self, parent_event_id)
+        _set_payload(self, payload)
 
     def to_dict(self) -> dict[str, Any]:
         """All fields under their names; the type by its value, the timestamp in ISO 8601."""
@@ -162,6 +192,18 @@ class HypervisorEvent:
             given["timestamp"] = _parse_timestamp(given["timestamp"])
         return cls(**given)
 
+
+(
+    _set_event_id,
+    _set_event_type,
+    _set_timestamp,
+    _set_session_id,
+    _set_agent_did,
+    _set_causal_trace_id,
+    _set_parent_event_id,
+    _set_payload,
+) = (vars(HypervisorEvent)[name].__set__ for name in HypervisorEvent.__slots__)
+"""The slots themselves: a frozen class refuses `self.event_id = …`."""
 
 _TEXT = (str, type(None))
 _FIELDS: Mapping[str, tuple[type, ...]] = {

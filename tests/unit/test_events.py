@@ -199,3 +199,24 @@ def test_from_dict_names_the_field_that_is_wrong(change, sentence):
 def test_from_dict_asks_for_a_type_that_is_missing():
     with pytest.raises(ValueError, match="event_type is missing"):
         HypervisorEvent.from_dict({"session_id": "s"})
+
+
+def test_what_is_given_stays_even_if_it_is_none():
+    event = HypervisorEvent(event_id=None, timestamp=None, payload=None)
+    assert (event.event_id, event.timestamp, event.payload) == (None, None, None)
+
+
+def test_a_field_is_replaced_in_a_copy_as_dataclasses_do_it():
+    event = HypervisorEvent(event_type=EventType.VFS_WRITE, session_id="s", payload={"path": "/a"})
+    other = dataclasses.replace(event, session_id="t")
+    assert (event.session_id, other.session_id, dataclasses.replace(other, session_id="s")) == ("s", "t", event)
+
+
+def test_an_event_of_a_subclass_is_made_alike():
+    class Marked(HypervisorEvent):
+        mark = "x"
+
+    event = Marked(session_id="s")
+    assert (event.session_id, event.mark, len(event.event_id)) == ("s", "x", 16)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        event.session_id = "t"
