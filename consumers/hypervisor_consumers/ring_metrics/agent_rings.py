@@ -53,15 +53,17 @@ def publish_agent_rings(state: RingState, home: Home) -> Sequence[PublicRecord]:
     records = []
     for key, value in state.series.items():
         old = committed.get(key)
-        if key == _NOBODY or (old is not None and value is not None and _shown(old) == _shown(value)):
+        if key == _NOBODY or (old is not None and value is not None and not _differ(old, value)):
             continue
         row = _row(key, value)
-        if row != _row(key, old):
-            agent, session = key
-            if row is None and not home.holds(_record_key(agent, session)):
-                continue  # after the source grew, the row is another partition's
-            encoded = None if row is None else encode_value(row)
-            records.append(PublicRecord(TOPIC, partition_key(agent), encode_key(agent, session), encoded))
+        agent, session = key
+        if row is not None:
+            encoded = encode_value(row)
+        elif _row(key, old) is None or not home.holds(_record_key(agent, session)):
+            continue  # there was none; or after the source grew, it is another partition's
+        else:
+            encoded = None
+        records.append(PublicRecord(TOPIC, partition_key(agent), encode_key(agent, session), encoded))
     return records
 
 
@@ -142,7 +144,12 @@ _end_of = attrgetter("agent_did", "ended_at", "ended_event_id", "ended_duration"
 _shown = attrgetter(
     "ring", "ring_at", "ring_event_id", "elevated_since", "ended_at", "ended_event_id", "ended_duration"
 )
-"""What a row is made of; cheaper to compare than rows to make."""
+"""What a row is made of; cheaper to compare than rows to make. Without a ring, or an end, their values are none."""
+
+
+def _differ(old: RingSeries, new: RingSeries) -> bool:
+    """Whether the rows of two series of one key do. As a rule each event that names a ring changes the row."""
+    return old.ring_event_id != new.ring_event_id or _shown(old) != _shown(new)
 
 
 def _row(key: AgentSession, series: RingSeries | None) -> AgentRing | None:

@@ -34,11 +34,17 @@ def changes_of(partition: int, tables: Mapping[str, Table[Any, Any]]) -> Iterato
     """One record for every row that changed; the tables lie over what is committed."""
     for name, table in tables.items():
         committed = table.base or {}
+        begin = _encode([partition, name])[:-1]
         for key, value in table.items():
             if value is not None:
-                yield _encode([partition, name, *key]), _encode(value)
+                yield _key(begin, key), _encode(value)
             elif key in committed:
-                yield _encode([partition, name, *key]), None
+                yield _key(begin, key), None
+
+
+def _key(begin: bytes, key: tuple[Any, ...]) -> bytes:
+    """As `[partition, table, *key]` in one; the beginning is the same for all rows of a table."""
+    return begin + b"," + _encode(key)[1:] if key else begin + b"]"
 
 
 def load_change(

@@ -126,17 +126,15 @@ def _columns_of(values: Sequence[bytes], framing: bytes) -> EventColumns:
     payloads = fields.text()
     _expect((fields.at == fields.ends).all())
 
-    # One character a byte, so that positions are the same; what is not ASCII is looked at again.
-    text = data.decode("latin-1")
+    event_ids, id_numbers = fields.hexadecimal(ids) or _other_ids(data, ids)
     columns = EventColumns(
-        event_ids=(event_ids := [text[begin:end] for begin, end in _pairs(*ids)]),
-        id_numbers=fields.hexadecimal(ids) or list(map(id_number, event_ids)),
+        event_ids=event_ids,
+        id_numbers=id_numbers,
         event_types=_slices(data, *types),
         timestamps=timestamps.tolist(),
         origins=_slices(data, origins, agents_end),
         payloads=_slices(data, *payloads),
     )
-    _expect("".join(columns.event_ids).isascii())
     if not b"".join(columns.origins).isascii():
         for origin in columns.origins:
             origin_of(origin)
@@ -168,15 +166,17 @@ class _Fields:
         _expect((self.at <= self.ends).all())
         return _Span(begins, self.at)
 
-    def hexadecimal(self, span: _Span) -> list[int]:
-        """The numbers that are written with sixteen hexadecimal digits, if all are; else none."""
+    def hexadecimal(self, span: _Span) -> tuple[list[str], list[int]] | None:
+        """The texts, and the numbers that they are, if all are written with sixteen hexadecimal digits."""
         if not (span.ends - span.begins == len(_SIXTEEN)).all():
-            return []
-        digits = _DIGITS[self._bytes[span.begins[:, None] + _SIXTEEN]]
+            return None
+        characters = self._bytes[span.begins[:, None] + _SIXTEEN]
+        digits = _DIGITS[characters]
         if (digits == _NO_DIGIT).any():
-            return []
+            return None
+        texts: list[str] = characters.astype(np.uint32).view(f"U{len(_SIXTEEN)}")[:, 0].tolist()
         numbers: list[int] = (digits[:, ::2] << 4 | digits[:, 1::2]).view(">u8")[:, 0].tolist()
-        return numbers
+        return texts, numbers
 
     def optional_text(self) -> _Span | None:
         """A union of null and a string, an id. Absent ones are empty; None: all are."""
@@ -229,6 +229,11 @@ class _Fields:
         self.at = at
         _expect((at <= self.ends).all())
         return _signed(number)
+
+
+def _other_ids(data: bytes, span: _Span) -> tuple[list[str], list[int]]:
+    texts = [text.decode() for text in _slices(data, *span)]
+    return texts, list(map(id_number, texts))
 
 
 def _signed(number: npt.NDArray[np.uint64]) -> _Numbers:

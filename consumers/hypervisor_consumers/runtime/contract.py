@@ -91,11 +91,10 @@ class Table(dict[K, "V | None"], Generic[K, V]):
         base = self.base
         if base is None:
             return
-        for key, value in self.items():
-            if value is None:
-                base.pop(key, None)
-            else:
-                base[key] = value
+        removed = [key for key, value in self.items() if value is None]
+        base.update(self)  # hashes no key again
+        for key in removed:
+            del base[key]
         self.discard_changes()
 
 

@@ -321,8 +321,12 @@ class StatefulProcessor(Generic[S, O]):
             yield from live.sent
 
     def _batches_of(self, place: Place, live: _Live[S, O]) -> Iterator[OutputBatch]:
-        rows: list[OutputRecord] = [(key, value, None) for key, value in live.partition.changes()]
-        self._ledger.wrote(len(rows), sum(len(key or b"") + len(value or b"") for key, value, _ in rows))
+        rows: list[OutputRecord] = []
+        size = 0
+        for key, value in live.partition.changes():
+            rows.append((key, value, None))
+            size += len(key) + (0 if value is None else len(value))
+        self._ledger.wrote(len(rows), size)
         yield OutputBatch(Place(self._topics.state, place.partition % (self._restorer.state_partitions or 1)), rows)
         by_place: defaultdict[Place, list[OutputRecord]] = defaultdict(list)
         for letter in live.dead_letters:
@@ -332,10 +336,17 @@ class StatefulProcessor(Generic[S, O]):
         if self._publish is not None:
             if not self._source_partitions:
                 self._source_partitions = self._partitions_of(self._topics.source, known=False)
-            for public in self._publish(live.partition.pending, Home(place.partition, self._source_partitions)):
-                topic = self._topics.prefix + public.topic
-                to = Place(topic, partition_of(public.partition_key, self._partitions_of(topic)))
-                by_place[to].append((public.key, public.value, None))
+            home = Home(place.partition, self._source_partitions)
+            by_topic: dict[str, list[list[OutputRecord]]] = {}
+            for name, partition_key, key, value in self._publish(live.partition.pending, home):
+                partitions = by_topic.get(name)
+                if partitions is None:
+                    count = self._partitions_of(self._topics.prefix + name)
+                    partitions = by_topic[name] = [[] for _ in range(count)]
+                partitions[partition_of(partition_key, len(partitions))].append((key, value, None))
+            for name, partitions in by_topic.items():
+                topic = self._topics.prefix + name
+                by_place |= {Place(topic, n): records for n, records in enumerate(partitions) if records}
         yield from (OutputBatch(to, records) for to, records in by_place.items())
 
     def _partitions_of(self, topic: str, *, known: bool = True) -> int:

@@ -13,7 +13,7 @@ from hypervisor_consumers.runtime.backoff import Backoff
 from hypervisor_consumers.runtime.columns import columns_of
 from hypervisor_consumers.runtime.flood import FloodWatch
 from hypervisor_consumers.runtime.health import Health
-from hypervisor_consumers.runtime.kafka import headers_of
+from hypervisor_consumers.runtime.kafka import any_headers, headers_of
 from hypervisor_consumers.runtime.processor import Place, Processor, Record
 from hypervisor_consumers.runtime.watch import BrokerWatch
 from hypervisor_schemas.codec import EventDecoder
@@ -126,7 +126,7 @@ class Taker:
         except (RecordError, RegistryUnavailable):
             return False
         columns = None if framing is None else columns_of(values, framing)
-        if columns is None or any(message.headers() for message in batch):
+        if columns is None or any_headers(batch):
             return False
         published = [message.timestamp()[1] for message in batch]
         return min(published) > 0 and self._processor.apply_columns(place, first, columns, published)
