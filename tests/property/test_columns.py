@@ -226,3 +226,59 @@ class TestFolding:
             assert everything(fast) == everything(slow)
             shown = {key: copy(row) for key, row in fast.snapshot().series.items()}
         assert written(fast) == written(slow)
+
+
+PIECES = [
+    '{"ring":2,"reason":"x"}',
+    '{"to_ring":"1","ring":null}',
+    '{"ring":1.0,"z":[true,{"y":-1.5e-7}]}',
+    '{"ring":"1.0","to_ring":true}',
+    '{"ring":1,"ring":"2","to_ring":0e0}',
+    '{"z":1e40,"ring":3}',
+    '{"z":1e400,"ring":3}',
+    '{"z":12E+00400,"ring":3}',
+    '{"z":' + "9" * 310 + ".5}",
+    '{"z":' + "9" * 310 + "}",
+    '{"r\\u0069ng":2}',
+    ' {"ring" : -0 } ',
+    '[{"ring":1}]',
+    '{"ring":[1]}',
+    '{"ring":"\\ud800"}',
+    '{"z":' + "[" * 2000 + "]" * 2000 + "}",
+]
+changes = st.tuples(
+    st.integers(0, 400), st.integers(0, 2), st.sampled_from(["", *'{}[]",:\\01239.eE+- tn\x00\x7f\xe9'])
+)
+
+
+class TestPayloads:
+    @settings(LAW, max_examples=400)
+    @given(st.sampled_from(PIECES), st.lists(changes, max_size=3))
+    def test_a_text_is_read_as_one_by_one_or_not_at_all(
+        self, text: str, wanted: list[tuple[int, int, str]]
+    ) -> None:
+        for at, removed, added in wanted:
+            place = at % (len(text) + 1)
+            text = text[:place] + added + text[place + removed :]
+        out = io.BytesIO(SINGLE_OBJECT)
+        out.seek(0, io.SEEK_END)
+        record = {"event_id": "1", "event_type": "ring.assigned", "timestamp": 0, "payload": text}
+        fastavro.schemaless_writer(out, fastavro.parse_schema(json_schema()), record)
+        columns = columns_of([out.getvalue()], SINGLE_OBJECT)
+        assert columns is not None
+        fast, slow = P(0, RingFold(), 10), P(0, RingFold(), 10)
+        for partition in (fast, slow):
+            partition.begin(0)
+        if fast.apply_columns(0, columns, [1000]):
+            slow.apply(0, DECODER.decode(out.getvalue()), 1000)
+            assert everything(fast) == everything(slow)
+
+    def test_an_ordinary_text_is_read(self) -> None:
+        texts = ('{"ring":"2"}', '{"z":1e40}', '{"z":1.5E-21,"ring":1.0}', '{"reason":"10e100 steps"}')
+        batch = [HypervisorEvent(event_type=EventType.RING_ASSIGNED, payload=json.loads(text)) for text in texts]
+        for number, event in enumerate(batch):
+            partition = P(0, RingFold(), 10)
+            partition.begin(0)
+            columns = columns_of([encode_event(event)], SINGLE_OBJECT)
+            assert columns is not None
+            assert partition.apply_columns(0, columns, [1000]) == (number < 3)

@@ -43,8 +43,8 @@ def test_the_whole_text_of_two_partitions():
     ledger.committed(A, Account(5, 11, {"undecodable": 1, "applied": 5}, 1_500_000))
     ledger.ended(A, 12)
     ledger.kafka_says(A, 11)
-    ledger.concluded("committed", {999_500: 2, 400_000: 1}, 1_000_000)
-    ledger.concluded("aborted")
+    ledger.concluded("committed", 0.03, {999_500: 2, 400_000: 1}, 1_000_000)
+    ledger.concluded("aborted", 5.5)
     ledger.wrote(3, 120)
 
     assert (
@@ -123,6 +123,23 @@ partitions were restored).
 hypervisor_telemetry_transactions_total{outcome="committed"} 1.0
 hypervisor_telemetry_transactions_total{outcome="aborted"} 1.0
 hypervisor_telemetry_transactions_total{outcome="unknown"} 0.0
+# HELP hypervisor_telemetry_transaction_seconds Time that a transaction took, from building its records until its \
+outcome was known; nothing is read then.
+# TYPE hypervisor_telemetry_transaction_seconds histogram
+hypervisor_telemetry_transaction_seconds_bucket{le="0.005"} 0.0
+hypervisor_telemetry_transaction_seconds_bucket{le="0.01"} 0.0
+hypervisor_telemetry_transaction_seconds_bucket{le="0.02"} 0.0
+hypervisor_telemetry_transaction_seconds_bucket{le="0.05"} 1.0
+hypervisor_telemetry_transaction_seconds_bucket{le="0.1"} 1.0
+hypervisor_telemetry_transaction_seconds_bucket{le="0.2"} 1.0
+hypervisor_telemetry_transaction_seconds_bucket{le="0.5"} 1.0
+hypervisor_telemetry_transaction_seconds_bucket{le="1.0"} 1.0
+hypervisor_telemetry_transaction_seconds_bucket{le="2.0"} 1.0
+hypervisor_telemetry_transaction_seconds_bucket{le="5.0"} 1.0
+hypervisor_telemetry_transaction_seconds_bucket{le="10.0"} 2.0
+hypervisor_telemetry_transaction_seconds_bucket{le="+Inf"} 2.0
+hypervisor_telemetry_transaction_seconds_count 2.0
+hypervisor_telemetry_transaction_seconds_sum 5.53
 # HELP hypervisor_telemetry_changelog_records_total Records that this process has written to the changelog of its \
 state.
 # TYPE hypervisor_telemetry_changelog_records_total counter
@@ -283,7 +300,7 @@ class TestTheDifference:
 
 def test_a_latency_is_never_negative_and_counted_per_record():
     ledger = Ledger()
-    ledger.concluded("committed", {2000: 3, 900: 2}, 1000)
+    ledger.concluded("committed", 0.03, {2000: 3, 900: 2}, 1000)
     assert series(ledger, "latency_seconds_sum") == {"": 0.2}
     assert series(ledger, "latency_seconds_count") == {"": 5}
     buckets = series(ledger, "latency_seconds_bucket")

@@ -139,6 +139,7 @@ class Indexer:
         moved = {place: one for place, one in self._open.items() if one.next_offset != one.stored}
         if not moved:
             return {}
+        began = self._now()
         self._dead_letters.flush()
         try:
             self._store.write(self._rows, {place: (one.stored, one.next_offset) for place, one in moved.items()})
@@ -146,14 +147,14 @@ class Indexer:
             self._forget_what_is_there(moved)
             raise OutputUnavailable(str(error)) from error
         self._rows.clear()
-        now = int(self._now() * 1000)
+        now = self._now()
         published: Counter[int] = Counter()
         for place, one in moved.items():
             one.stored = one.next_offset
             published.update(one.published)
             one.published.clear()
             self._ledger.committed(place, one.tally.account())
-        self._ledger.concluded("committed", published, now)
+        self._ledger.concluded("committed", max(0.0, now - began), published, int(now * 1000))
         self._tell_kafka(moved, is_last)
         return {}
 

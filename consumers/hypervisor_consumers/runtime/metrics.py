@@ -90,6 +90,12 @@ TRANSACTIONS = SelfMetric(
     ("outcome",),
     "Transactions of this process: committed, aborted, unknown (its partitions were restored).",
 )
+TRANSACTION_SECONDS = SelfMetric(
+    "hypervisor_telemetry_transaction_seconds",
+    "histogram",
+    (),
+    "Time that a transaction took, from building its records until its outcome was known; nothing is read then.",
+)
 CHANGELOG_RECORDS = SelfMetric(
     "hypervisor_telemetry_changelog_records_total",
     "counter",
@@ -129,6 +135,7 @@ SELF_METRICS = (
     RESTORE_SECONDS,
     LATENCY,
     TRANSACTIONS,
+    TRANSACTION_SECONDS,
     CHANGELOG_RECORDS,
     CHANGELOG_BYTES,
     REBALANCES,
@@ -138,6 +145,7 @@ SELF_METRICS = (
 
 _LATENCY_BOUNDS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
 _RESTORE_BOUNDS = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0)
+_TRANSACTION_BOUNDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _REMEMBERED_COMMITS = 1000
 """Kafka is asked every few seconds, commits are many times as frequent: its answer is one of the last so many."""
 
@@ -182,6 +190,7 @@ class Ledger:
         self._entries: dict[Place, _Entry] = {}
         self._restores = _Histogram(RESTORE_SECONDS, _RESTORE_BOUNDS)
         self._latencies = _Histogram(LATENCY, _LATENCY_BOUNDS)
+        self._transactions = _Histogram(TRANSACTION_SECONDS, _TRANSACTION_BOUNDS)
         self._outcomes: Counter[str] = Counter()
         self._rebalances = self._changelog_records = self._changelog_bytes = 0
 
@@ -234,10 +243,13 @@ class Ledger:
                 entry.distance = committed - entry.account.first_offset
                 entry.difference = entry.distance - accounted
 
-    def concluded(self, outcome: str, published: Mapping[int, int] | None = None, now: int = 0) -> None:
+    def concluded(
+        self, outcome: str, seconds: float, published: Mapping[int, int] | None = None, now: int = 0
+    ) -> None:
         """A transaction ended; `published`: times of publishing (ms) of its records, and how many of each."""
         with self._lock:
             self._outcomes[outcome] += 1
+            self._transactions.add(seconds)
             for at, records in (published or {}).items():
                 self._latencies.add(max(0, now - at) / 1000, records)
 
@@ -287,6 +299,7 @@ class Ledger:
                 self._restores.family(),
                 self._latencies.family(),
                 transactions,
+                self._transactions.family(),
                 _single(CHANGELOG_RECORDS, self._changelog_records),
                 _single(CHANGELOG_BYTES, self._changelog_bytes),
                 _single(REBALANCES, self._rebalances),

@@ -378,7 +378,8 @@ class StatefulProcessor(Generic[S, O]):
                     live.dead_letters.clear()
                     live.written, live.sent, live.again = live.sent, [], []
                 self._lease.renew(self._began)
-        self._ledger.concluded(outcome.value, published, int(self._now() * 1000))
+        took = self._lease.now() - self._began
+        self._ledger.concluded(outcome.value, took, published, int(self._now() * 1000))
         if outcome is Outcome.COMMITTED:
             self._show()
             for place, partition in self._sent.items():

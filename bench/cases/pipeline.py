@@ -1,0 +1,147 @@
+"""`ring-metrics` end to end, beside other stream processors on the same topic with the same work.
+
+What is measured of those that commit to Kafka is how their group's committed offsets advance; so start-up and
+restoring don't count, and ours, Kafka Streams and plain reading are all measured over the same stretch of the
+topic, behind the events that a JVM takes to get warm. The others have no such phase and get fewer events; those
+that end by themselves say how long they took, from the first to the last.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+
+from confluent_kafka import Consumer, KafkaException, TopicPartition
+from confluent_kafka.admin import NewTopic
+
+from bench.load import SERIES, Record, read_plainly, ring_records, write_plainly
+from bench.peers.running import PEERS, SCHEMA_ID, Peer, counted, report, start, why_not
+from bench.row import Row
+from bench.setting import Setting
+from hypervisor_schemas.codec import SINGLE_OBJECT, confluent_framing
+from tests.services import Fleet
+
+OURS, PLAIN = "ring-metrics", "plain consume()"
+PARTITIONS = 8
+WARM_UP = max(peer.warm_up for peer in PEERS)
+PATIENCE = 120.0
+AIMS = {"Kafka Streams": (1.5, 2), "Quix": (6, 8), PLAIN: (0.25, 0.4)}
+"""Floor and goal, by how the name begins."""
+
+
+def measure(setting: Setting) -> Iterable[Row]:
+    count, fewer = (3_000_000, 1_000_000) if setting.full else (1_200_000, 250_000)
+    setting.say(f"making {count:,} events")
+    records = ring_records(count)
+    peers = list(PEERS)
+    for peer in PEERS:
+        if (why := why_not(peer)) is not None:
+            setting.say(f"{peer.name} is left out: {why}")
+            peers.remove(peer)
+    figures: dict[str, list[float]] = {}
+    for number in range(setting.rounds):
+        with setting.fleet(PARTITIONS) as fleet:
+            works = _prepared(fleet, records, fewer, peers)
+            for name, work in works.items():
+                setting.say(f"round {number + 1} of {setting.rounds}: {name}")
+                figures.setdefault(name, []).append(work())
+    yield from _rows(figures, count, len(records[0][1]))
+
+
+def _prepared(
+    fleet: Fleet, records: Sequence[Record], fewer: int, peers: Sequence[Peer]
+) -> dict[str, Callable[[], float]]:
+    """Writes what is to be read; returns what gives each one's events per second."""
+    many, few, confluent = fleet.topic("ring"), f"{fleet.prefix}few", f"{fleet.prefix}confluent"
+    made = fleet.admin.create_topics([NewTopic(topic, PARTITIONS, 1) for topic in (few, confluent)])
+    for done in made.values():
+        done.result(30)
+    write_plainly(fleet, many, records)
+    write_plainly(fleet, few, records[:fewer])
+    framing = confluent_framing(SCHEMA_ID)
+    write_plainly(
+        fleet, confluent, [(key, framing + value[len(SINGLE_OBJECT) :]) for key, value in records[:fewer]]
+    )
+    works: dict[str, Callable[[], float]] = {
+        PLAIN: lambda: (len(records) - WARM_UP) / read_plainly(fleet, many, PARTITIONS, len(records), WARM_UP),
+        OURS: partial(_ours, fleet, len(records)),
+    }
+    for peer in peers:
+        topic, count = (confluent, fewer) if peer.confluent_wire else (few, fewer)
+        works[peer.name] = partial(_peer, fleet, peer, *((many, len(records)) if peer.warm_up else (topic, count)))
+    return works
+
+
+def _rows(figures: dict[str, list[float]], count: int, size: int) -> Iterator[Row]:
+    ours = figures.pop(OURS)
+    what = f"{OURS}, exactly-once, one process"
+    notes = {peer.name: peer.not_equal for peer in PEERS} | {
+        PLAIN: f"{count:,} events of {size} bytes, {SERIES:,} series, {PARTITIONS} partitions; behind the first "
+        f"{WARM_UP:,}."
+    }
+    for name, theirs in figures.items():
+        floor, goal = next((aim for begin, aim in AIMS.items() if name.startswith(begin)), (None, None))
+        yield Row(what, "events/s", ours, name, theirs, floor, goal, notes[name])
+
+
+def _ours(fleet: Fleet, count: int) -> float:
+    service = fleet.start(OURS)
+    try:
+        return working_off(fleet, fleet.prefix + OURS, fleet.topic("ring"), count, WARM_UP)
+    finally:
+        service.close()
+
+
+def _peer(fleet: Fleet, peer: Peer, topic: str, count: int) -> float:
+    group = f"{fleet.prefix}{peer.name.split()[0].lower()}"
+    kafka = fleet.bootstrap_servers
+    child = start(peer, bootstrap=kafka, topic=topic, group=group, events=count, folder=fleet.folder)
+    try:
+        if peer.ends:
+            said = report(child)
+            rate, result = said.events / said.seconds, said.counted
+        else:
+            rate = working_off(fleet, group, topic, count, peer.warm_up)
+            child.stop()
+            result = counted(peer, bootstrap=kafka, topic=topic, group=group)
+    finally:
+        child.stop()
+    if result != count:
+        raise AssertionError(f"{peer.name} has counted {result:,} of {count:,} events")
+    return rate
+
+
+def working_off(fleet: Fleet, group: str, topic: str, count: int, skipped: int = 0) -> float:
+    """Events per second, by the offsets that the group commits, once more than `skipped` are.
+
+    Raises:
+        TimeoutError: Nothing was committed for so many seconds.
+    """
+    asker = Consumer({"bootstrap.servers": fleet.bootstrap_servers, "group.id": group, "log_level": 0})
+    partitions = asker.list_topics(topic, timeout=30).topics[topic].partitions
+    places = [TopicPartition(topic, number) for number in partitions]
+    began = first = last = 0.0
+    moved = time.perf_counter()
+    while True:
+        done = _committed(asker, places)
+        now = time.perf_counter()
+        if done > last:
+            last, moved = done, now
+        if done > skipped and not began:
+            began, first = now, done
+        if done >= count:
+            asker.close()
+            return (done - first) / (now - began)
+        if now > moved + PATIENCE:
+            raise TimeoutError(
+                f"{group} has committed {done:,} of {count:,} events, and nothing for {PATIENCE:g} s"
+            )
+        time.sleep(0.02)  # asked often enough, and not all the time
+
+
+def _committed(asker: Consumer, places: list[TopicPartition]) -> int:
+    try:
+        return sum(max(0, one.offset) for one in asker.committed(places, timeout=10))
+    except KafkaException:
+        return 0  # as long as the group's coordinator is only being found
