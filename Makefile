@@ -3,9 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# What the benchmarks compare with, and matplotlib: apart, as one of them pins an older confluent-kafka.
+PEERS := .venv-peers
+PEERS_INSTALLED := $(PEERS)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all chaos lint format docs bench lock clean
+.PHONY: help demo test test-all chaos lint format docs bench bench-full lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -45,12 +48,24 @@ format: $(INSTALLED) ## apply the formatter and the safe fixes
 docs: $(INSTALLED) ## write the generated tables of docs/ anew
 	@$(BIN)/python -m tests.generate_docs
 
-bench: $(INSTALLED) ## the benchmarks, side by side with the alternatives
+$(PEERS_INSTALLED): bench/peers/requirements.lock | $(INSTALLED)
+	@echo "Making $(PEERS) from bench/peers/requirements.lock (once, about a minute) ..."
+	@$(PYTHON) -m venv --clear $(PEERS)
+	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+bench: $(PEERS_INSTALLED) ## the benchmarks, side by side with the alternatives; about ten minutes
 	@$(BIN)/python -m bench $(ARGS)
+
+bench-full: $(PEERS_INSTALLED) ## the same with more events, more rounds and larger sizes
+	@$(BIN)/python -m bench --full $(ARGS)
 
 lock: $(INSTALLED) ## resolve requirements.lock anew from pyproject.toml
 	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --custom-compile-command "make lock" --upgrade --quiet --output-file requirements.lock
+	@$(BIN)/uv pip compile bench/peers/requirements.in --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --custom-compile-command "make lock" --upgrade --quiet \
+	  --output-file bench/peers/requirements.lock
 
-clean: ## remove .venv and the caches
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist
+clean: ## remove the virtual environments and the caches
+	rm -rf $(VENV) $(PEERS) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist

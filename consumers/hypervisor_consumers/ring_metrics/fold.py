@@ -317,24 +317,25 @@ def _count_end(state: RingState, row: RingSeries, code: int, at: int, event_id: 
 
 
 _read_payload = msgspec.json.Decoder(RingPayload, strict=False).decode
+_read_all = msgspec.json.Decoder().decode
 
-# It passes over fields that it doesn't know, and looks as closely at them as who reads them, but for one thing:
+# The first passes over fields that it doesn't know, and looks as closely at them as the second, but for one thing:
 # whether a number has a place in a float. One that has none has an exponent of three digits, or hundreds of digits.
 _ALIKE = bytes.maketrans(b"123456789E", b"000000000e")
-_TOO_LARGE = (b"0e000", b"0e+000", b"0e-000", b"0" * 200)
+_LARGE_EXPONENT, _MANY_DIGITS = b"0e000", b"0" * 200
 
 
 def _rings_of(payloads: Sequence[bytes]) -> list[int | None] | None:
-    """The ring of each payload, as `apply` reads it; None: one may be none of a ring event's."""
-    different = set(payloads)  # many are alike as a rule
-    digits = b" ".join(different).translate(_ALIKE)
-    if any(large in digits for large in _TOO_LARGE):
-        return None
+    """The ring of each payload, as `apply` reads it; None: one is none of a ring event's."""
+    digits = b" ".join(payloads).translate(_ALIKE, b"+-")
     try:
-        rings = {payload: _read_payload(payload).new_ring for payload in different}
+        if _LARGE_EXPONENT in digits or _MANY_DIGITS in digits:
+            for payload in payloads:
+                _read_all(payload)
+        read = list(map(_read_payload, payloads))
     except (msgspec.MsgspecError, RecursionError):
         return None
-    return [rings[payload] for payload in payloads]
+    return [one.ring if one.to_ring is None else one.to_ring for one in read]
 
 
 def _changed(old: RingSeries, counts: _Counts, move: _Move, seen_at: int) -> RingSeries:
