@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Collection, Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Never, TypeAlias
 
@@ -254,7 +253,7 @@ class RingFold(Fold[RingState, Never]):
                 series.add(key, row)
             else:
                 # What is there may be committed, and shown.
-                row = series[key] = copy(old)
+                row = series[key] = old.__copy__()  # copy() takes twice as long
             scratch[key] = row
         scratch[origin] = row
         return row

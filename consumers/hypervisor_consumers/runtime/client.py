@@ -38,6 +38,11 @@ def consumer_settings(kafka: Mapping[str, str], group: str) -> dict[str, Any]:
         "reconnect.backoff.max.ms": 2000,
         # By default a partition that is read faster than it is fetched rests for a second: a third of the speed.
         "fetch.queue.backoff.ms": 10,
+        # What is read ahead should still be in the processor's cache when its turn comes; with the 64 MiB of the
+        # default every event costs a quarter more. At 160 bytes these are 25,000 events.
+        "queued.max.messages.kbytes": 4096,
+        "fetch.max.bytes": 4 * 1024 * 1024,
+        "max.partition.fetch.bytes": 256 * 1024,
         **kafka,
         **protocol,
         "group.id": group,
