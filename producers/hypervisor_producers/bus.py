@@ -17,7 +17,7 @@ from itertools import islice
 from typing import TypeAlias
 from weakref import WeakSet
 
-from hypervisor_schemas.events import HypervisorEvent, type_value
+from hypervisor_schemas.events import EventType, HypervisorEvent, type_value
 from hypervisor_schemas.limited_log import LimitedLog
 
 __all__ = ["EventHandler", "HypervisorEventBus"]
@@ -67,7 +67,9 @@ class HypervisorEventBus:
         Handlers run here, after the lock is released, in the order they subscribed; they may emit and subscribe.
         One that raises is logged and counted, the others and the caller go on.
         """
-        event_type, session_id, agent_did = type_value(event.event_type), event.session_id, event.agent_did
+        kind, session_id, agent_did = event.event_type, event.session_id, event.agent_did
+        # An enum's `value` is a property in Python code: a tenth of an emit.
+        event_type = kind._value_ if type(kind) is EventType else type_value(kind)
         with self._lock:
             # Look up first, append afterwards: a key that can't be hashed raises here, and nothing has changed.
             of_agent = None if agent_did is None else self._by_agent[agent_did]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeAlias
 from weakref import WeakSet
 
 import confluent_kafka
@@ -49,9 +50,16 @@ _WORTH_ANOTHER_PRODUCER = frozenset(
 
 # How long one turn of the serving thread waits for news, and so how long flush() and close() may go unheard.
 _TURN = 0.1
+# After a turn that had news, unless the queue is filling up: acknowledgements come partition by partition, and each
+# one would wake this thread, which then wants the interpreter from the agent's own.
+_REST = 0.02
 # Purged messages come back from librdkafka's own threads; nothing waits for the network here.
 _PURGE_SECONDS = 0.5
 _LONGEST_PAUSE = 60.0
+
+
+DeliveryReport: TypeAlias = Callable[[Any, Any], None]
+"""Gets the error, or None, and the message."""
 
 
 class ProducerClient:
@@ -69,7 +77,8 @@ class ProducerClient:
         self.enqueued = 0
         self.delivered = 0
         self.failed = 0
-        self._offsets: dict[tuple[str, int], int] = {}
+        self._last_offsets: dict[str, dict[int, int]] = {}
+        self._reports: dict[str, DeliveryReport] = {}
         self._limited = LimitedLog(log)
         # Reentrant: a signal handler may publish, flush or close while its own thread is inside.
         self._lock = threading.RLock()
@@ -86,10 +95,11 @@ class ProducerClient:
             **_DEFAULTS,
             **settings,
             **_FIXED,
-            "on_delivery": self._acknowledged,
             "error_cb": self._trouble,
             "logger": _quiet_logger(),
         }
+        self._most = _bound(self._settings["queue.buffering.max.messages"])
+        self._was_full = False
         self._producer: Any = None
         _clients.add(self)
         try:
@@ -111,16 +121,18 @@ class ProducerClient:
             if self._give_up_at is not None:
                 return False
             producer = self._producer
+            report = self._reports.get(topic) or self._report_of(topic)
             # Counted first: an acknowledgement must never be ahead of its event. Taken back for produce's own
             # errors only: what a signal handler raises may come after the event is in the queue.
             self.enqueued += 1
             try:
                 if headers:
-                    producer.produce(topic, value, key, headers=list(headers.items()))
+                    producer.produce(topic, value, key, -1, report, headers=list(headers.items()))
                 else:
-                    producer.produce(topic, value, key)
-            except (BufferError, confluent_kafka.KafkaException, TypeError, ValueError):
+                    producer.produce(topic, value, key, -1, report)
+            except (BufferError, confluent_kafka.KafkaException, TypeError, ValueError) as error:
                 self.enqueued -= 1
+                self._was_full = self._was_full or isinstance(error, BufferError)
                 raise
         return True
 
@@ -134,6 +146,11 @@ class ProducerClient:
         """How many are neither acknowledged nor given up."""
         return self.enqueued - self.delivered - self.failed
 
+    @property
+    def is_full(self) -> bool:
+        """Whether `produce` has refused an event for want of room, and would refuse whatever it is given now."""
+        return self._was_full and self.queued >= self._most
+
     def flush(self, timeout: float) -> int:
         """Wait for acknowledgements, at most `timeout` seconds. Returns how many are still missing."""
         with self._lock:
@@ -146,7 +163,11 @@ class ProducerClient:
 
     def offsets(self) -> dict[tuple[str, int], int]:
         """Per topic and partition, the offset after the last acknowledged event."""
-        return dict(self._offsets)
+        return {
+            (topic, partition): offset + 1
+            for topic, last in list(self._last_offsets.items())
+            for partition, offset in last.copy().items()
+        }
 
     def close(self, timeout: float) -> None:
         """Take no more events, flush for `timeout` seconds, fail what remains, let go of the connection."""
@@ -186,8 +207,8 @@ class ProducerClient:
         try:
             if hurry:
                 self._producer.flush(seconds)
-            else:
-                self._producer.poll(seconds)
+            elif self._producer.poll(seconds) and self.queued <= self._most // 2:
+                time.sleep(_REST)
         except confluent_kafka.KafkaException as error:
             # Not by error_cb: confluent-kafka raises fatal errors from here.
             fatal = error.args[0]
@@ -251,17 +272,33 @@ class ProducerClient:
 
     def _send_again(self, message: Any) -> None:
         try:
-            self._producer.produce(message.topic(), message.value(), message.key(), headers=message.headers())
+            self._producer.produce(
+                message.topic(),
+                message.value(),
+                message.key(),
+                on_delivery=self._reports[message.topic()],
+                headers=message.headers(),
+            )
         except (BufferError, confluent_kafka.KafkaException):
             self.failed += 1
 
-    def _acknowledged(self, error: Any, message: Any) -> None:
-        if error is None:
+    def _report_of(self, topic: str) -> DeliveryReport:
+        """What librdkafka calls for each event of this topic. A function per topic, as asking for it costs more."""
+        last_offsets = self._last_offsets.setdefault(topic, {})
+
+        def report(error: Any, message: Any) -> None:
+            if error is not None:
+                self._not_delivered(error, message)
+                return
             self.delivered += 1
             # librdkafka doesn't know it where a broker has only said that it had the message already.
             if (offset := message.offset()) is not None:
-                self._offsets[message.topic(), message.partition()] = offset + 1
-        elif error.code() in _WORTH_ANOTHER_PRODUCER and not self._gave_up:
+                last_offsets[message.partition()] = offset
+
+        return self._reports.setdefault(topic, report)
+
+    def _not_delivered(self, error: Any, message: Any) -> None:
+        if error.code() in _WORTH_ANOTHER_PRODUCER and not self._gave_up:
             self._unsent.append(message)
         else:
             self.failed += 1
@@ -271,6 +308,14 @@ class ProducerClient:
 
     def _trouble(self, error: Any) -> None:
         self._limited.log(logging.WARNING, error.name(), "Kafka: %s", error.str())
+
+
+def _bound(messages: str | int) -> int:
+    """librdkafka takes 0 for no bound, and numbers that Python doesn't: those it knows alone."""
+    try:
+        return int(messages) or sys.maxsize
+    except ValueError:
+        return sys.maxsize
 
 
 def _quiet_logger() -> logging.Logger:

@@ -169,23 +169,18 @@ class EventPublisher:
 
     def _enqueue(self, event: Any) -> bool:
         """False: the client was closed meanwhile. Raises for every other reason not to take the event."""
-        client = self._client
-        if client is None:
-            try:
-                client = self._client_of_this_process()
-            except Exception as error:
-                raise _NoClientHere from error
-        event_type = type_value(event.event_type)
+        client = self._client or self._client_after_a_fork()
+        if client.is_full:
+            # Before it is encoded: what a long outage drops should cost the agent next to nothing.
+            raise BufferError
+        kind = event.event_type
+        event_type = kind._value_ if type(kind) is EventType else type_value(kind)
         category, topic = self._places.get(event_type) or self._place_of(event_type)
         value = encode_event(event, self._framing.current)
         if len(value) > self._max_bytes:
             raise EventTooLarge(f"its {len(value)} bytes are more than {self._max_bytes}")
-        return client.produce(
-            topic,
-            record_key(category, event.session_id, event.agent_did, event.event_id),
-            value,
-            _traceparent(event) if self._traceparent else None,
-        )
+        key = record_key(category, event.session_id, event.agent_did, event.event_id)
+        return client.produce(topic, key, value, _traceparent(event) if self._traceparent else None)
 
     def _client_of_this_process(self) -> ProducerClient:
         with self._lock:
@@ -194,6 +189,12 @@ class EventPublisher:
                 self._framing.look_for_id(self._stop_looking)
                 _flush_before_a_worker_process_ends()
             return self._client
+
+    def _client_after_a_fork(self) -> ProducerClient:
+        try:
+            return self._client_of_this_process()
+        except Exception as error:
+            raise _NoClientHere from error
 
     def _place_of(self, event_type: str) -> tuple[str, str]:
         return category_of(event_type), event_topic(self._prefix, event_type)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Callable, Mapping
-from functools import cache, lru_cache
+from functools import cache, partial
 from importlib.resources import files
 from typing import Any
 
@@ -17,10 +17,11 @@ import fastavro
 import msgspec
 from fastavro.schema import fingerprint, to_parsing_canonical_form
 
+from hypervisor_schemas.avro_fields import LENGTHS, Remembered, long_bytes, optional_bytes, string_bytes, time_bytes
 from hypervisor_schemas.errors import InvalidPayload, UndecodableRecord, UnknownSchema
-from hypervisor_schemas.events import HypervisorEvent, event_type_of, type_value
-from hypervisor_schemas.payload_json import to_json
-from hypervisor_schemas.timestamps import datetime_of, microseconds
+from hypervisor_schemas.events import EventType, HypervisorEvent, event_type_of, type_value
+from hypervisor_schemas.payload_json import to_json_bytes
+from hypervisor_schemas.timestamps import datetime_of
 
 __all__ = [
     "ID_CHARACTERS",
@@ -88,77 +89,46 @@ def encode_event(event: Any, framing: bytes = SINGLE_OBJECT) -> bytes:
         TypeError, ValueError, OverflowError: A field can't be what it has to be: a timestamp that is no datetime,
             an absent `event_id`, an id of more than `ID_CHARACTERS`. The payload never is the reason.
     """
-    event_id = _optional(event.event_id)
+    event_id = event.event_id
+    if type(event_id) is not str or not event_id.isascii():
+        event_id = _optional(event_id)
     if not event_id:
         raise ValueError("event_id is empty; every event needs an id of its own, as events of one id count once")
-    _check_length("event_id", event_id, ValueError)
-    # Field by field in the schema's order, the same bytes as fastavro's in a quarter of its time.
+    if len(event_id) > ID_CHARACTERS:
+        _check_length("event_id", event_id, ValueError)
+    event_id = event_id.encode()
+    event_type, session_id, agent_did = event.event_type, event.session_id, event.agent_did
+    trace_id, parent_id = event.causal_trace_id, event.parent_event_id
+    payload = to_json_bytes(event.payload)
+    # Field by field in the schema's order, the same bytes as fastavro's in a fifth of its time. Only None and
+    # exact strings are looked up: of a stranger's own class, equality may mean anything.
     return b"".join(
         (
             framing,
-            _string(event_id),
-            _known_string(_text(type_value(event.event_type))),
-            _long(microseconds(event.timestamp)),
-            _known_id("session_id", _optional(event.session_id)),
-            _known_id("agent_did", _optional(event.agent_did)),
-            _id("causal_trace_id", _optional(event.causal_trace_id)),
-            _id("parent_event_id", _optional(event.parent_event_id)),
-            _string(to_json(event.payload)),
+            LENGTHS[len(event_id)],
+            event_id,
+            _types[event_type if type(event_type) is EventType else type_value(event_type)],
+            time_bytes(event.timestamp),
+            _sessions[session_id if session_id is None or type(session_id) is str else str(session_id)],
+            _agents[agent_did if agent_did is None or type(agent_did) is str else str(agent_did)],
+            b"\x00\x00"
+            if trace_id is None and parent_id is None
+            else _id("causal_trace_id", trace_id) + _id("parent_event_id", parent_id),
+            LENGTHS[len(payload)] if len(payload) < len(LENGTHS) else long_bytes(len(payload)),
+            payload,
         )
     )
 
 
-def _string(text: str) -> bytes:
-    data = text.encode()
-    return _long(len(data)) + data
-
-
-def _id(name: str, text: str | None) -> bytes:
-    """A union of null and string."""
-    if text is None:
-        return b"\x00"
+def _id(name: str, value: Any) -> bytes:
+    text = _optional(value)
     _check_length(name, text, ValueError)
-    return b"\x02" + _string(text)
+    return optional_bytes(text)
 
 
-# An agent's events are of few types, sessions and agents.
-_known_string = lru_cache(maxsize=256)(_string)
-_known_id = lru_cache(maxsize=4096)(_id)
-
-
-def _long(number: int) -> bytes:
-    """A zigzag varint; 64 bits."""
-    if 0 <= number < len(_LONGS):
-        return _LONGS[number]
-    left = (number << 1) ^ (number >> 63)
-    if 1 << 49 <= left < 1 << 56:
-        # The times of 1987 to 2112.
-        return bytes(
-            (
-                left & 0x7F | 0x80,
-                left >> 7 & 0x7F | 0x80,
-                left >> 14 & 0x7F | 0x80,
-                left >> 21 & 0x7F | 0x80,
-                left >> 28 & 0x7F | 0x80,
-                left >> 35 & 0x7F | 0x80,
-                left >> 42 & 0x7F | 0x80,
-                left >> 49,
-            )
-        )
-    return _any_long(left)
-
-
-def _any_long(left: int) -> bytes:
-    out = bytearray()
-    while left >= 0x80:
-        out.append(left & 0x7F | 0x80)
-        left >>= 7
-    out.append(left)
-    return bytes(out)
-
-
-_LONGS = tuple(_any_long(number << 1) for number in range(8192))
-"""The lengths of nearly all strings."""
+_types = Remembered(lambda event_type: string_bytes(_text(type_value(event_type))))
+_sessions = Remembered(partial(_id, "session_id"))
+_agents = Remembered(partial(_id, "agent_did"))
 
 
 def _check_length(name: str, value: str | None, kind: type[Exception]) -> None:

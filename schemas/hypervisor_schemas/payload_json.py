@@ -11,34 +11,61 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["to_json"]
+__all__ = ["to_json", "to_json_bytes"]
 
 _MAX_DEPTH = 64
 # A value takes two bytes of text at least: more than these don't fit into an event of the default 900 KiB.
 _MAX_VALUES = 500_000
 _AS_THEY_ARE = frozenset({str, int, bool, type(None)})
+_TEXT = frozenset({str})
+# No more than 64 ** 3 values altogether: far below the bounds above.
+_PLAIN_DEPTH, _PLAIN_WIDTH = 2, 64
 _SCALARS = (str, int, float, type(None), datetime, date, time, bytes, bytearray, memoryview)
 _CONTAINERS = (dict, list, tuple, set, frozenset, Mapping)
 _encode = msgspec.json.Encoder().encode
 
 
 def to_json(payload: Any) -> str:
-    """`payload` as a JSON object.
+    """`payload` as the text of a JSON object.
 
     NaN and infinities become "NaN", "Infinity", "-Infinity"; datetimes ISO 8601; enums their value; bytes
     base64; lone surrogates "?"; sets and tuples arrays; anything else `str()`. A payload that is no mapping is
     wrapped as `{"value": …}`, None is `{}`. A container inside itself, one below 64 others and one after the
     first 500,000 values are written as a remark in their place.
     """
+    return to_json_bytes(payload).decode()
+
+
+def to_json_bytes(payload: Any) -> bytes:
+    """The same in UTF-8."""
     try:
-        if type(payload) is dict and all(type(value) in _AS_THEY_ARE for value in payload.values()):
-            return _encode(payload).decode()
+        if type(payload) is dict:
+            for value in payload.values():
+                if type(value) not in _AS_THEY_ARE and not _is_plain(value, len(payload), _PLAIN_DEPTH):
+                    break
+            else:
+                return _encode(payload)
     except Exception:  # noqa: BLE001, S110 - a key or a string that JSON can't hold: the careful way takes it
         pass
     if payload is None:
-        return "{}"
+        return b"{}"
     cleaned = _Cleaner().clean(payload)
-    return _encode(cleaned if isinstance(cleaned, dict) else {"value": cleaned}).decode()
+    return _encode(cleaned if isinstance(cleaned, dict) else {"value": cleaned})
+
+
+def _is_plain(value: Any, beside: int, depth: int) -> bool:
+    """Whether JSON has it as it is, and it is small enough to be sure of that by looking at all of it."""
+    kind = type(value)
+    if kind is float:
+        return math.isfinite(value)
+    if (kind is not dict and kind is not list) or depth == 0 or max(beside, len(value)) > _PLAIN_WIDTH:
+        return False
+    inner = value
+    if kind is dict:
+        if not _TEXT.issuperset(map(type, value)):
+            return False
+        inner = value.values()
+    return all(type(each) in _AS_THEY_ARE or _is_plain(each, len(value), depth - 1) for each in inner)
 
 
 class _Cleaner:

@@ -139,7 +139,12 @@ def record_key(category: str, session_id: str | None, agent_did: str | None, eve
     """The Kafka key of an event, UTF-8; an empty string counts as absent. None if all three are."""
     first, second = (agent_did, session_id) if category == "governance" else (session_id, agent_did)
     key = first or second or event_id
-    return key.encode("utf-8", "replace") if key else None
+    if not key:
+        return None
+    try:
+        return key.encode()
+    except UnicodeEncodeError:
+        return key.encode("utf-8", "replace")
 
 
 def partition_of(key: bytes, partitions: int) -> int:

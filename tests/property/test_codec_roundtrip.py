@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hypervisor_schemas import codec
+from hypervisor_schemas.avro_fields import long_bytes, time_bytes
 from hypervisor_schemas.codec import (
     SINGLE_OBJECT,
     EventDecoder,
@@ -22,6 +22,7 @@ from hypervisor_schemas.codec import (
 from hypervisor_schemas.errors import InvalidPayload, UndecodableRecord, UnknownSchema
 from hypervisor_schemas.events import EventType, GovernanceEventType, HypervisorEvent, event_type_of
 from hypervisor_schemas.payload_json import to_json
+from hypervisor_schemas.timestamps import microseconds
 
 LAW = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
 
@@ -149,7 +150,20 @@ def test_the_bytes_are_those_that_fastavro_writes(event, framing):
 def test_any_number_is_written_as_fastavro_writes_it(number):
     out = io.BytesIO()
     fastavro.schemaless_writer(out, "long", number)
-    assert codec._long(number) == out.getvalue()
+    assert long_bytes(number) == out.getvalue()
+
+
+near_times = st.builds(
+    lambda begin, steps: [begin + timedelta(microseconds=sum(steps[: at + 1])) for at in range(len(steps))],
+    st.datetimes(datetime(1960, 1, 1), datetime(2150, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001 - likewise
+    st.lists(st.integers(-(1 << 29), 1 << 29) | st.integers(-3, 3).map(lambda spans: spans << 27), max_size=8),
+)
+
+
+@LAW
+@given(near_times | st.lists(moments, max_size=5))
+def test_a_time_is_written_alike_whatever_times_came_before_it(times):
+    assert [time_bytes(each) for each in times] == [long_bytes(microseconds(each)) for each in times]
 
 
 @LAW
@@ -171,6 +185,13 @@ def test_no_payload_is_a_reason_not_to_encode_and_every_one_decodes_to_an_object
 def test_what_is_written_as_json_is_a_fixed_point(payload):
     once = to_json(payload)
     assert to_json(json.loads(once)) == once
+
+
+@LAW
+@given(json_objects)
+def test_a_payload_is_written_alike_whether_it_is_cleaned_or_needs_no_cleaning(payload):
+    # A tuple needs it, and what stands beside it.
+    assert to_json({**payload, "\0": ()}) == to_json({**payload, "\0": []})
 
 
 @LAW

@@ -95,6 +95,16 @@ class TestKafkaIsAway:
         assert publisher.stats().enqueued == 100
         assert publisher.stats().dropped == {"queue_full": 150}
 
+    def test_what_a_full_queue_has_no_room_for_is_not_even_read(self, make):
+        publisher = make(KAFKA_QUEUE_BUFFERING_MAX_MESSAGES="1")
+        assert [publisher.publish(event()) for _ in range(2)] == [True, False]
+        assert not publisher.publish(Raises())
+        assert publisher.stats().dropped == {"queue_full": 2}
+
+    def test_a_bound_that_only_librdkafka_can_read_holds_too(self, make):
+        publisher = make(KAFKA_QUEUE_BUFFERING_MAX_MESSAGES="0x10")
+        assert [publisher.publish(event()) for _ in range(20)] == [True] * 16 + [False] * 4
+
     def test_the_queue_is_bounded_in_bytes_too(self, make):
         publisher = make(KAFKA_QUEUE_BUFFERING_MAX_KBYTES="100")
         taken = sum(publisher.publish(event(payload={"text": "x" * 1000})) for _ in range(250))

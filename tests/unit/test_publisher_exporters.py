@@ -36,8 +36,8 @@ def publish(publisher: EventPublisher, count: int) -> None:
 def test_the_exact_text_for_prometheus(publisher):
     registry = CollectorRegistry()
     registry.register(PublisherCollector(publisher))
-    publish(publisher, 5)
     publisher.publish(None)
+    publish(publisher, 5)
     assert generate_latest(registry).decode() == exposition(enqueued=3, failed=0, full=2, queued=3)
     publisher.close(0)
     assert generate_latest(registry).decode() == exposition(enqueued=3, failed=3, full=2, queued=0)
@@ -71,8 +71,8 @@ def test_the_instruments_of_opentelemetry(publisher):
     reader = InMemoryMetricReader()
     provider = MeterProvider(metric_readers=[reader])
     observe_publisher(publisher, provider.get_meter("agent"))
-    publish(publisher, 5)
     publisher.publish(None)
+    publish(publisher, 5)
     shown = collected(reader)
     provider.shutdown()
     assert shown == {
