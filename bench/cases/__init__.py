@@ -10,6 +10,15 @@ from bench.setting import Case
 __all__ = ["CASES", "case"]
 
 CASES: Mapping[str, str] = {
+    "pipeline": "ring-metrics end to end",
+    "growth": "ring-metrics as work grows",
+    "commit_interval": "ring-metrics by commit interval",
+    "delay": "from emit() to /metrics",
+    "publishing": "publish(), sustained and acknowledged",
+    "emitting": "one emit() with a publisher attached",
+    "scraping": "a scrape of /metrics",
+    "restoring": "restoring the state of ring-metrics",
+    "memory": "memory",
     "in_process": "what runs in an agent's process",
 }
 """By module, what a person reads while it runs; in the order of the table."""

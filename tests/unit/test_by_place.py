@@ -7,7 +7,7 @@ from typing import NamedTuple
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hypervisor_consumers.runtime.loop import _by_place
+from hypervisor_consumers.runtime.batches import by_place
 from hypervisor_consumers.runtime.processor import Place
 
 
@@ -27,7 +27,7 @@ def test_every_message_is_with_its_partition_in_the_order_it_came(
     keys: list[tuple[str, int]], in_runs: bool
 ) -> None:
     messages = [Message(key, number) for number, key in enumerate(sorted(keys) if in_runs else keys)]
-    found = _by_place(messages)
+    found = by_place(messages)
     assert {place: list(batch) for place, batch in found.items()} == {
         Place(*key): [message for message in messages if message.key == key] for key in keys
     }

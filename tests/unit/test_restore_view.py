@@ -8,7 +8,7 @@ import pytest
 from confluent_kafka import TopicPartition
 
 from hypervisor_consumers.runtime.processor import Place
-from hypervisor_schemas.errors import OutputUnavailable
+from hypervisor_schemas.errors import OutputUnavailable, RecordError
 from tests.restoring import Workshop
 from tests.words import TABLE, WordView, World, published_words, started
 
@@ -21,10 +21,19 @@ def world() -> World:
     return World()
 
 
+class Lenient(WordView):
+    """Takes keys with spaces around them, and no word for a number."""
+
+    def apply(self, rows: dict[Any, Any], key: bytes | None, value: bytes | None) -> None:
+        if key is not None and value == b"?":
+            raise RecordError("That is no number.")
+        super().apply(rows, None if key is None else key.strip(), value)
+
+
 class TestTheView:
     def restore(self, world: World) -> tuple[Workshop, Callable[[], tuple[Any, Any]]]:
         workshop = Workshop(world)
-        view = WordView()
+        view = Lenient()
         place = Place(TABLE, 1)
         workshop.restorer.begin(place, (view, view.new_rows()))
         return workshop, lambda: (workshop.done[place].into[1], workshop.done[place].offset)  # type: ignore[index]
@@ -49,6 +58,25 @@ class TestTheView:
         workshop.step(3)
         assert found() == ({"a": 1}, 2)
         assert f"{TABLE}: A row has no key." in caplog.text
+
+    def test_keeps_the_row_before_one_that_cannot_be_used(self, world: World) -> None:
+        for key, value in (("a", "1"), ("b", "1"), ("a", "?"), ("b", None), ("c", "?")):
+            world.kafka.append(TABLE, 1, value, key=key)
+        workshop, found = self.restore(world)
+        workshop.step(6)
+        assert found() == ({"a": 1}, 5)
+
+    @pytest.mark.parametrize(
+        ("last", "rows"), [(("a ", None), {}), ((" a", "3"), {"a": 3}), (("a", "4"), {"a": 4})]
+    )
+    def test_has_the_last_row_of_a_key_that_was_written_in_two_ways(
+        self, world: World, last: tuple[str, str | None], rows: dict[str, int]
+    ) -> None:
+        for key, value in ((" a", "1"), ("a", "2"), last):
+            world.kafka.append(TABLE, 1, value, key=key)
+        workshop, found = self.restore(world)
+        workshop.step(6)
+        assert found() == (rows, 3)
 
     def test_has_all_that_was_committed_before_and_waits_for_what_is_open(self, world: World) -> None:
         copy = started(world, 0, publish=published_words)

@@ -54,6 +54,7 @@ def ring_families(
     labels: Collection[str] = RING_TRANSITIONS.labels,
     home_partitions: int | None = None,
     counters: Sequence[TextFamily] | None = None,
+    gauges: Sequence[TextFamily] | None = None,
 ) -> list[Metric]:
     """All metrics of the service, in a fixed order.
 
@@ -70,13 +71,11 @@ def ring_families(
             hash per series. Sessions have moved since: only where a session was at first do its series go without
             the label `partition`.
         counters: Both counters, if they have been written already.
+        gauges: The three gauges per agent, if they have.
     """
-    of_agents = [row for partition_rows in rows.values() for row in partition_rows.values()]
     families: list[Metric] = [
         *(counters or _counters(states, labels, home_partitions)),
-        _gauge(CURRENT_RING, current_rings(of_agents)),
-        _gauge(ELEVATION_DURATION, elevation_seconds(of_agents, now)),
-        _gauge(ELEVATIONS_ACTIVE, elevations_active(of_agents)),
+        *(gauges or _gauges(rows, now)),
         _elevation_histogram(states),
         _overflow(states),
     ]
@@ -117,7 +116,7 @@ def _counted(
             if (bool(agent) != keeps_agent or bool(session) != keeps_session) and key != OVERFLOW:
                 continue
             kept = key if keeps_agent and keeps_session else (agent,) * keeps_agent + (session,) * keeps_session
-            yield kept if is_in_one_place(key, partition, home_partitions) else kept + label, series
+            yield kept if _is_in_one_place(key, partition, home_partitions) else kept + label, series
 
 
 def is_in_one_place(key: AgentSession, partition: int, home_partitions: int | None) -> bool:
@@ -131,13 +130,11 @@ def is_in_one_place(key: AgentSession, partition: int, home_partitions: int | No
         return False
     if key == OVERFLOW:
         return False
-    return home_partitions is None or _home(record_key, home_partitions) == partition
+    return home_partitions is None or partition_of(record_key.encode(), home_partitions) == partition
 
 
-@lru_cache(maxsize=1_000_000)
-def _home(record_key: str, partitions: int) -> int:
-    # A hash of every series at every scrape would be most of a scrape's cost.
-    return partition_of(record_key.encode(), partitions)
+# A hash of every series at every scrape would be most of a scrape's cost.
+_is_in_one_place = lru_cache(maxsize=1_000_000)(is_in_one_place)
 
 
 def _transitions(counted: list[tuple[_LabelValues, RingSeries]], labels: Collection[str]) -> RowFamily:
@@ -172,6 +169,15 @@ def _counter(metric: RingMetric, labels: Collection[str], counts: Sequence[Row])
             if count:
                 totals[label_values] = totals.get(label_values, 0) + count
     return RowFamily(metric.name, metric.help, metric.type, names, list(totals.items()))
+
+
+def _gauges(rows: Mapping[int, Mapping[AgentSession, AgentRing]], now: float) -> tuple[RowFamily, ...]:
+    of_agents = [row for partition_rows in rows.values() for row in partition_rows.values()]
+    return (
+        _gauge(CURRENT_RING, current_rings(of_agents)),
+        _gauge(ELEVATION_DURATION, elevation_seconds(of_agents, now)),
+        _gauge(ELEVATIONS_ACTIVE, elevations_active(of_agents)),
+    )
 
 
 def _gauge(metric: RingMetric, values: Mapping[str, float]) -> RowFamily:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Collection, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Never, TypeAlias
 
@@ -253,7 +254,7 @@ class RingFold(Fold[RingState, Never]):
                 series.add(key, row)
             else:
                 # What is there may be committed, and shown.
-                row = series[key] = old.__copy__()  # copy() takes twice as long
+                row = series[key] = copy(old)
             scratch[key] = row
         scratch[origin] = row
         return row

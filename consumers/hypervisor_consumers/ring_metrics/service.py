@@ -8,6 +8,7 @@ from typing import Never
 
 from prometheus_client.metrics_core import Metric
 
+from hypervisor_consumers.ring_metrics.agent_lines import AgentLines
 from hypervisor_consumers.ring_metrics.agent_rings import AgentRingsView, publish_agent_rings
 from hypervisor_consumers.ring_metrics.families import ring_families
 from hypervisor_consumers.ring_metrics.fold import RingFold, RingState
@@ -25,17 +26,19 @@ DEFAULT_PORT = 8000
 def ring_metrics_service(environ: Mapping[str, str]) -> StatefulService[RingState, Never]:
     """Ring events to `/metrics`."""
     labels = Settings.RING_LABELS.of(environ)
-    lines = CounterLines() if set(labels) == set(RING_TRANSITIONS.labels) else None
+    counters = CounterLines() if set(labels) == set(RING_TRANSITIONS.labels) else None
+    gauges = AgentLines()
 
     def families(shown: Shown[RingState]) -> Iterable[Metric]:
-        counters = None if lines is None else lines.families(shown.states, shown.state_partitions)
+        now = time.time()
         return ring_families(
             shown.states,
             shown.rows,
-            time.time(),
+            now,
             labels=labels,
             home_partitions=shown.state_partitions,
-            counters=counters,
+            counters=None if counters is None else counters.families(shown.states, shown.state_partitions),
+            gauges=gauges.families(shown.rows, now),
         )
 
     return StatefulService(

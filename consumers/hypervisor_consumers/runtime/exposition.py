@@ -50,13 +50,18 @@ class RowFamily(Metric):
 
 
 class TextFamily(Metric):
-    """A family whose series are text already, each line with its end. `count` is how many they are."""
+    """A family whose series are text already. `count` is how many they are."""
 
     def __init__(self, name: str, text: str, kind: str) -> None:
         super().__init__(name.removesuffix("_total") if kind == "counter" else name, text, kind)
         self.series = name
-        self.lines: list[str] = []
+        self.texts: list[bytes | bytearray] = []
         self.count = 0
+
+    def add(self, text: bytes | bytearray, count: int) -> None:
+        """So many series, each a line with its end, in UTF-8. Looked at when the family is written."""
+        self.texts.append(text)
+        self.count += count
 
 
 class Exposition:
@@ -74,10 +79,10 @@ class Exposition:
         """
         encode, content_type = choose_encoder(accept)
         is_open = content_type.startswith("application/openmetrics-text")
-        parts = []
+        parts: list[bytes | bytearray] = []
         for family in families:
             if isinstance(family, TextFamily):
-                parts.append("".join([_head(family, is_open=is_open), *family.lines]).encode())
+                parts += [_head(family, is_open=is_open).encode(), *family.texts]
             elif isinstance(family, RowFamily):
                 parts.append("".join(self._lines(family, is_open=is_open)).encode())
             else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ import confluent_kafka
 from confluent_kafka import KafkaException, TopicPartition
 
 from hypervisor_consumers.runtime.backoff import Backoff
+from hypervisor_consumers.runtime.batches import by_place
 from hypervisor_consumers.runtime.flood import FloodWatch
 from hypervisor_consumers.runtime.health import Health
 from hypervisor_consumers.runtime.kafka import Kafka
@@ -159,7 +159,7 @@ class ConsumerLoop:
         self._health.turned()
         if any([message.error() for message in messages]):  # noqa: C419 - a generator takes three times as long
             messages = [message for message in messages if self._is_read(message)]
-        for place, batch in _by_place(messages).items():
+        for place, batch in by_place(messages).items():
             if place in self._live:
                 self._taker.take(place, batch)
         self._begin_reading(self._processor.ready())
@@ -305,25 +305,3 @@ class ConsumerLoop:
 
 
 _UNSUPPORTED = confluent_kafka.KafkaError(confluent_kafka.KafkaError.UNSUPPORTED_VERSION).str()
-
-
-def _by_place(messages: Sequence[Any]) -> Mapping[Place, Sequence[Any]]:
-    """The messages of each partition, in their order."""
-    topics = [message.topic() for message in messages]
-    partitions = [message.partition() for message in messages]
-    by_place: dict[Place, Sequence[Any]] = {}
-    at = 0
-    while at < len(messages):
-        # They come partition by partition as a rule; counting is many times as fast as looking at each.
-        topic, partition = topics[at], partitions[at]
-        end = at + partitions.count(partition)
-        if partitions[at:end].count(partition) < end - at or topics[at:end].count(topic) < end - at:
-            break
-        by_place[Place(topic, partition)] = messages[at:end]
-        at = end
-    else:
-        return by_place
-    mixed: defaultdict[Place, list[Any]] = defaultdict(list)
-    for topic, partition, message in zip(topics, partitions, messages, strict=True):
-        mixed[Place(topic, partition)].append(message)
-    return mixed

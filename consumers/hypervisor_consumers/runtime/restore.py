@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
@@ -26,9 +26,10 @@ from confluent_kafka import KafkaException, TopicPartition
 
 from hypervisor_consumers.runtime.account import Account
 from hypervisor_consumers.runtime.asker import Asker
+from hypervisor_consumers.runtime.batches import by_place
 from hypervisor_consumers.runtime.client import TRANSACTION_TIMEOUT
 from hypervisor_consumers.runtime.contract import View
-from hypervisor_consumers.runtime.kafka import Kafka, headers_of
+from hypervisor_consumers.runtime.kafka import Kafka, any_headers, headers_of
 from hypervisor_consumers.runtime.partition import Partition
 from hypervisor_consumers.runtime.processor import Place
 from hypervisor_consumers.runtime.transactions import WRITER, Forgotten
@@ -50,6 +51,9 @@ FORGOTTEN_AFTER = 2 * TRANSACTION_TIMEOUT + 5
 such (10 s), and some more."""
 
 _AGAIN_AFTER = 0.2
+_ANSWER_WITHIN = 4.0
+_WAIT = 0.01
+"""Seconds that a read takes at most: it waits for the whole of a batch, also where no more will come."""
 
 
 class _Stage(Enum):
@@ -81,6 +85,10 @@ class Restoration:
     """Up to where was counted before, as far as it is known; more than what is kept, if that was undone."""
     asked_at: float = 0.0
     """When it was asked where the changelog ends, or what holds it up."""
+    last: dict[bytes | None, bytes | None] = field(default_factory=dict)
+    """Of each key that was read, the last value."""
+    one_by_one: bool = False
+    """Whether each record has to be looked at when it comes."""
     why: str = ""
     """What else is known about why it takes long."""
     error: StateError | None = None
@@ -164,7 +172,7 @@ class Restorer:
     def run(self, should_stop: Callable[[], bool]) -> None:
         """Step until told to stop; waits without work."""
         while not should_stop():
-            if not self.step():
+            if not self.step() and not any(job.reading is not None for job in self._running):
                 self._wake.wait(_AGAIN_AFTER if self._running else 1.0)
             self._wake.clear()
         self._let_go()
@@ -181,6 +189,7 @@ class Restorer:
             self._let_go()
             return False
         try:
+            self._open_reader()
             self._ask_ends(self._waiting_for(_Stage.END))
             self._ask_source(self._waiting_for(_Stage.SOURCE))
             moved = self._read()
@@ -276,7 +285,7 @@ class Restorer:
                 wanted.setdefault(kept, job)
         for kept, job in wanted.items():
             begin, end = self._asker.log_range(kept)
-            job.stage, job.asked_at = _Stage.KEPT, self._clock()
+            job.stage, job.asked_at, job.last = _Stage.KEPT, self._clock(), {}
             self._start_reading(job, kept, begin, end)
 
     def _kept_in(self, job: Restoration) -> Place:
@@ -340,13 +349,18 @@ class Restorer:
                 again,
             )
 
+    def _open_reader(self) -> None:
+        if self._reader is None:
+            reader = self._kafka.consumer(self._reader_settings)
+            # A topic that a client hears of when it is to read it begins to come half a second later.
+            reader.list_topics(timeout=_ANSWER_WITHIN)
+            self._reader = reader
+
     def _start_reading(self, job: Restoration, place: Place, begin: int, until: int) -> None:
         job.position, job.until = begin, until
         if begin >= until:
             self._reached(job)
             return
-        if self._reader is None:
-            self._reader = self._kafka.consumer(self._reader_settings)
         job.reading = place
         self._reader.incremental_assign([TopicPartition(*place, begin)])
 
@@ -359,34 +373,23 @@ class Restorer:
         reading = {job.reading: job for job in self._running if job.reading is not None}
         if not reading:
             return False
-        messages = self._reader.consume(BATCH, timeout=0.1)
-        for message in messages:
-            error = message.error()
-            if error is not None and error.code() != confluent_kafka.KafkaError._PARTITION_EOF:
-                self._reading_trouble(reading, message, error)
-                continue
-            place = Place(message.topic(), message.partition())
+        messages = self._reader.consume(BATCH, timeout=_WAIT)
+        records = messages
+        if any([message.error() for message in messages]):  # noqa: C419 - a generator takes three times as long
+            records = [message for message in messages if self._is_read(message, reading)]
+        for place, batch in by_place(records).items():
             job = reading.get(place)
-            if job is None or job.reading != place:
-                continue
-            offset = message.offset()
-            if error is None:
-                try:
-                    self._take(job, message)
-                except RegistryUnavailable as unavailable:
-                    self._say("registry", f"{unavailable} Partitions with records that need it wait.")
-                    self._stop_reading(job)
-                    job.stage, job.not_before = _Stage.SOURCE, self._clock() + 5 * _AGAIN_AFTER
-                    continue
-                except StateError as broken:
-                    self._fail(job, broken)
-                    continue
-                offset += 1
-            job.position = offset
-            if offset >= job.until:
-                self._stop_reading(job)
-                self._reached(job)
+            if job is not None and job.reading == place:
+                self._take(job, batch)
         return bool(messages)
+
+    def _is_read(self, message: Any, reading: Mapping[Place, Restoration]) -> bool:
+        """Whether it is a record or the end of a log; else it is an error, which is dealt with."""
+        error = message.error()
+        if error is None or error.code() == confluent_kafka.KafkaError._PARTITION_EOF:
+            return True
+        self._reading_trouble(reading, message, error)
+        return False
 
     def _reading_trouble(self, reading: Mapping[Place, Restoration], message: Any, error: Any) -> None:
         job = reading.get(Place(message.topic(), message.partition())) if message.topic() else None
@@ -396,35 +399,97 @@ class Restorer:
             job.stage = _Stage.END if job.stage is _Stage.KEPT else _Stage.SOURCE
         self._say("reading", f"Kafka is in trouble: {error.str()}.")
 
-    def _take(self, job: Restoration, message: Any) -> None:
-        into = job.into
-        if not isinstance(into, Partition):
-            view, rows = into
-            try:
-                view.apply(rows, message.key(), message.value())
-            except RecordError as error:
-                self._limited.log(logging.WARNING, "row", "%s: %s", job.place.topic, error)
-        elif job.stage is _Stage.KEPT:
-            into.load(message.key(), message.value())
-        elif message.offset() < job.until:
-            receiver = replay_for(headers_of(message))
+    def _take(self, job: Restoration, batch: Sequence[Any]) -> None:
+        """Take what was read of a partition, maybe up to its end."""
+        last = batch[-1]
+        if last.error() is None:
+            records, position = batch, last.offset() + 1
+        else:
+            records, position = batch[:-1], last.offset()
+        if position > job.until:
+            records = [record for record in records if record.offset() < job.until]
+        try:
+            if records:
+                self._take_records(job, records)
+            job.position = position
+            if position >= job.until:
+                self._stop_reading(job)
+                self._reached(job)
+        except RegistryUnavailable as unavailable:
+            self._say("registry", f"{unavailable} Partitions with records that need it wait.")
+            self._stop_reading(job)
+            job.stage, job.not_before = _Stage.SOURCE, self._clock() + 5 * _AGAIN_AFTER
+        except StateError as broken:
+            self._fail(job, broken)
+
+    def _take_records(self, job: Restoration, records: Sequence[Any]) -> None:
+        if job.stage is not _Stage.KEPT:
+            assert isinstance(job.into, Partition)  # noqa: S101 - only these have a window
+            self._know(job.into, records)
+        elif job.one_by_one:
+            for record in records:
+                self._put(job, record.key(), record.value())
+        else:
+            # Of each key, the last record is what is kept; in a log that is not compacted yet few are the last.
+            keys, values = [record.key() for record in records], [record.value() for record in records]
+            job.last.update(zip(keys, values, strict=True))
+
+    def _know(self, partition: Partition[Any, Any], records: Sequence[Any]) -> None:
+        is_plain = not any_headers(records)
+        for record in records:
+            receiver = None if is_plain else replay_for(headers_of(record))
             if receiver is not None and receiver != self._service:
-                return
+                continue
             try:
-                into.know(message.offset(), self._decoder.event_id(message.value()))
+                event_id = self._decoder.event_id(record.value())
             except RecordError:
-                return  # it is a dead letter, or was one
+                continue  # it is a dead letter, or was one
+            partition.know(record.offset(), event_id)
+
+    def _put(self, job: Restoration, key: bytes | None, value: bytes | None) -> bool:
+        """Put a record to what is kept; returns whether it could be used."""
+        if isinstance(job.into, Partition):
+            job.into.load(key, value)
+            return True
+        view, rows = job.into
+        try:
+            view.apply(rows, key, value)
+        except RecordError as error:
+            self._limited.log(logging.WARNING, "row", "%s: %s", job.place.topic, error)
+            return False
+        return True
 
     def _reached(self, job: Restoration) -> None:
-        if isinstance(job.into, Partition) and job.stage is _Stage.KEPT:
-            job.stage = _Stage.SOURCE
-            return
-        if isinstance(job.into, Partition):
-            job.offset = job.into.next_offset
-        else:
+        if job.stage is _Stage.KEPT and not self._put_all(job):
+            job.one_by_one, job.stage = True, _Stage.END  # once more
+        elif not isinstance(job.into, Partition):
             job.offset = job.until
+            self._done(job)
+        elif job.stage is _Stage.KEPT:
+            job.stage = _Stage.SOURCE
+        else:
+            job.offset = job.into.next_offset
+            self._done(job)
+
+    def _done(self, job: Restoration) -> None:
         job.stage = _Stage.DONE
         self._end(job)
+
+    def _put_all(self, job: Restoration) -> bool:
+        """Put the last record of each key to what is kept.
+
+        False: that is not the same as to put all of them. A row that can't be used doesn't replace the one before,
+        and a stranger may have written the same key in two ways.
+        """
+        last, job.last = job.last, {}
+        could_be = [self._put(job, key, value) for key, value in last.items()]
+        if isinstance(job.into, Partition) or not last:
+            return True
+        rows = job.into[1]
+        if all(could_be) and len(rows) == len(last) - list(last.values()).count(None):
+            return True
+        rows.clear()
+        return False
 
     def _fail(self, job: Restoration, error: StateError) -> None:
         self._stop_reading(job)

@@ -1,0 +1,122 @@
+"""How much memory is held: by `ring-metrics` with all that it may have to know, by a publisher without a broker."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from bench.load import Record, ring_event, write_plainly
+from bench.row import Row
+from bench.setting import Setting
+from hypervisor_producers.publisher import EventPublisher
+from hypervisor_schemas.codec import encode_event
+from hypervisor_schemas.events import EventType, HypervisorEvent
+from hypervisor_schemas.settings import Settings
+from tests.services import RunningService, eventually
+
+SERIES = 100_000
+PARTITIONS = 12
+WINDOW = Settings.DUPLICATE_WINDOW.default
+EVENTS = PARTITIONS * WINDOW * 19 // 10
+"""A window grows to two times its size before it begins anew; sessions don't fall evenly on partitions."""
+PATIENCE = 600.0
+SCRAPES = 5
+
+QUEUED_MESSAGES, QUEUED_BYTES = 100_000, 64 * 1024 * 1024
+"""What the publisher's queue holds at most."""
+MESSAGE_ITSELF = 256
+"""What a message takes besides its key and value, in librdkafka, rounded up."""
+
+
+def measure(setting: Setting) -> Iterable[Row]:
+    yield from _service(setting)
+    yield _publisher(setting)
+
+
+def _service(setting: Setting) -> Iterator[Row]:
+    with setting.fleet(PARTITIONS) as fleet:
+        setting.say(f"writing {EVENTS:,} events")
+        write_plainly(fleet, fleet.topic("ring"), _records(EVENTS))
+        setting.say(f"counting {EVENTS:,} events")
+        service = fleet.start("ring-metrics")
+        eventually(
+            lambda: sum(service.results(fleet.topic("ring")).values()), lambda done: done >= EVENTS, PATIENCE
+        )
+        counting = _after_scrapes(service)
+        service.terminate()
+        setting.say("restoring")
+        service = fleet.start("ring-metrics").wait_ready(PATIENCE)
+        restored = _after_scrapes(service)
+        service.terminate()
+    what = f"ring-metrics, {SERIES:,} series, {PARTITIONS} full windows of {WINDOW:,} ids"
+    note = (
+        f"Resident, after {SCRAPES} scrapes. A window holds between one and two times its size; here nearly two, "
+        f"{EVENTS:,} ids in all."
+    )
+    yield Row(what, "MB", [counting], floor=400, goal=300, note=note)
+    yield Row(f"{what}, restored", "MB", [restored], floor=400, goal=300)
+
+
+def _records(count: int) -> Iterator[Record]:
+    for number in range(count):
+        event = ring_event(number, SERIES)
+        yield (event.session_id or "").encode(), encode_event(event)
+
+
+def _after_scrapes(service: RunningService) -> float:
+    for _ in range(SCRAPES):
+        service.get("/metrics").raise_for_status()
+    return _resident(service.pid)
+
+
+def _resident(pid: int | str) -> float:
+    """Megabytes."""
+    status = Path(f"/proc/{pid}/status").read_text("ascii")
+    [kilobytes] = [line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")]
+    return int(kilobytes) * 1024 / 1e6
+
+
+def _publisher(setting: Setting) -> Row:
+    grown = []
+    for number in range(setting.rounds):
+        setting.say(f"a publisher without a broker, round {number + 1} of {setting.rounds}")
+        done = subprocess.run(
+            [sys.executable, "-m", __name__],
+            cwd=Path(__file__).parents[2],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        grown.append(float(done.stdout))
+    bound = (QUEUED_BYTES + QUEUED_MESSAGES * MESSAGE_ITSELF) / 1e6
+    note = (
+        "By how much the process grew while it published three times what the queue holds. The bound: the queue's "
+        f"{QUEUED_BYTES / 2**20:.0f} MiB, and {QUEUED_MESSAGES:,} messages of {MESSAGE_ITSELF} bytes beside."
+    )
+    return Row("a publisher, its broker gone", "MB", grown, floor=bound, note=note)
+
+
+def _publish_to_nobody() -> None:
+    """In a process of its own: prints by how many megabytes it grew."""
+    size = QUEUED_BYTES // QUEUED_MESSAGES
+    publisher = EventPublisher("127.0.0.1:1", environ={"TELEMETRY_FLUSH_TIMEOUT": "0"})
+    session = "a-session-of-an-agent"
+    without = len(encode_event(_event(session, 0))) + len(session)
+    before = _resident("self")
+    taken = sum(publisher.publish(_event(session, size - without)) for _ in range(3 * QUEUED_MESSAGES))
+    grown = _resident("self") - before
+    if taken > QUEUED_MESSAGES:
+        raise RuntimeError(f"the queue took {taken:,} events")
+    print(grown)
+    publisher.close(timeout=0)
+
+
+def _event(session: str, padding: int) -> HypervisorEvent:
+    payload = {"ring": 1, "reason": "x" * padding}
+    return HypervisorEvent(event_type=EventType.RING_ASSIGNED, session_id=session, payload=payload)
+
+
+if __name__ == "__main__":
+    _publish_to_nobody()
