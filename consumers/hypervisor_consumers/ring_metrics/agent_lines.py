@@ -39,12 +39,12 @@ class AgentLines:
             del self._kept[gone]
         try:
             for partition, of_partition in rows.items():
-                agents = self._kept.get(partition)
+                agents = self._kept.pop(partition, None)
                 if agents is None or agents.are_mostly_gone:
-                    agents = self._kept[partition] = _Agents()
+                    agents = _Agents()
                 agents.look(of_partition)
+                self._kept[partition] = agents  # not if that failed: it would be half done
         except OverflowError:
-            self._kept.clear()
             return None
         names = [agents.numbers.keys() for agents in self._kept.values()]
         if len(set().union(*names)) < sum(map(len, names)):

@@ -36,14 +36,20 @@ class CounterLines:
     ) -> tuple[TextFamily, TextFamily] | None:
         """The two counters, as `ring_families` has them; None: series of several partitions have to be added up.
 
-        (Somebody has sent events of one session to several partitions; then it stays so.)
+        (Somebody has sent events of one session to several partitions; then it stays so. Or a count is beyond 64
+        bits.)
         """
         if home_partitions != self._home_partitions:
             self._kept, self._home_partitions = {}, home_partitions
         for gone in self._kept.keys() - states.keys():
             del self._kept[gone]
-        for partition, state in states.items():
-            self._kept.setdefault(partition, _Lines(partition, home_partitions)).look(state)
+        try:
+            for partition, state in states.items():
+                kept = self._kept.pop(partition, None) or _Lines(partition, home_partitions)
+                kept.look(state)
+                self._kept[partition] = kept  # not if that failed: it would be half done
+        except OverflowError:
+            return None
         if home_partitions is None and not self._is_mixed:
             everywhere = [kept.in_one_place() for kept in self._kept.values()]
             self._is_mixed = any(one & other for one, other in combinations(everywhere, 2))

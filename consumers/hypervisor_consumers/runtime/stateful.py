@@ -11,6 +11,7 @@ import logging
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -172,8 +173,21 @@ class StatefulProcessor(Generic[S, O]):
                 else:
                     self._rows[job.place] = job.into[1]
                     self._row_offsets[job.place] = job.offset
+        if offsets:
+            self._ask_for_partitions()
         self._show()
         return offsets
+
+    def _ask_for_partitions(self) -> None:
+        # The first commit needs it. It may be one on losing partitions, within a callback of the classic protocol,
+        # and there confluent-kafka's consumer answers no questions.
+        public = [self._topics.prefix + self._view.topic] if self._view is not None else []
+        with suppress(KafkaException):  # then the commit asks
+            for topic in (self._topics.dead_letters, *public):
+                self._partitions_of(topic)
+            self._source_partitions = self._source_partitions or self._partitions_of(
+                self._topics.source, known=False
+            )
 
     def _show(self) -> None:
         """Show what was restored and has caught up with what was shown before.
@@ -422,7 +436,9 @@ class StatefulProcessor(Generic[S, O]):
         for live in self._live.values():
             if now >= live.next_expiry:
                 live.next_expiry = now + EXPIRE_EVERY
-                self._source_partitions = 0  # asked for anew, with the transaction that takes rows away
+                self._source_partitions = 0
+                with suppress(KafkaException):  # then the transaction that takes rows away asks
+                    self._source_partitions = self._partitions_of(self._topics.source, known=False)
                 live.outputs.extend(live.partition.expire(int(now * 1000)))
                 return
 
