@@ -2,6 +2,7 @@ import re
 
 import pytest
 
+from bench import report
 from hypervisor_consumers.ring_metrics.names import RING_METRICS, SERIES
 from hypervisor_consumers.runtime.metrics import RESTORED, SELF_METRICS
 from hypervisor_schemas.settings import SETTINGS
@@ -13,6 +14,12 @@ ROOT = DOCS.parent
 @pytest.mark.parametrize("name", PAGES)
 def test_a_generated_page_says_what_the_code_says(name: str) -> None:
     assert (DOCS / name).read_text("utf-8") == PAGES[name](), "run `make docs`"
+
+
+def test_the_figures_of_the_performance_page_are_those_that_were_measured() -> None:
+    text = (DOCS / "performance.md").read_text("utf-8")
+    made = text.partition(report.BEGIN)[2].partition(report.END)[0]
+    assert made == "\n" + report.page(), "run `python -m bench.report`"
 
 
 def test_every_setting_that_the_code_names_is_in_the_table() -> None:

@@ -75,3 +75,13 @@ def test_a_session_that_somebody_sends_to_two_partitions_is_added_up() -> None:
         state.series["a", "s"] = RingSeries(assigned=1)
     assert lines.families(states, None) is None
     assert lines.families(states, None) is None
+
+
+def test_a_count_beyond_64_bits_is_shown_all_the_same() -> None:
+    states, lines = {0: RingState()}, CounterLines()
+    for count, is_kept in ((1, True), (2**70, False), (2**70, False), (3, True)):
+        states[0].series["a", "s"] = RingSeries(assigned=count)
+        counters = lines.families(states, None)
+        assert (counters is not None) == is_kept
+        anew = written(ring_families(states, {}, 0.0))
+        assert written(ring_families(states, {}, 0.0, counters=counters)) == anew

@@ -27,6 +27,9 @@ __all__ = ["ConsumerLoop"]
 log = logging.getLogger(__name__)
 
 BATCH = 1000
+READ_WITHIN = 0.02
+"""Seconds that a read takes at most: it waits for the whole of a batch, also where no more will come, and a commit
+that is due waits for it."""
 NOTHING_CAME_AFTER = 10.0
 """Seconds in the group, Kafka answering, after which a copy without partitions is one that gets none for now."""
 
@@ -155,7 +158,7 @@ class ConsumerLoop:
 
     def turn(self) -> None:
         """Once around: read, take, commit if it is time."""
-        messages = self._consumer.consume(BATCH, timeout=0.1)
+        messages = self._consumer.consume(BATCH, timeout=READ_WITHIN)
         self._health.turned()
         if any([message.error() for message in messages]):  # noqa: C419 - a generator takes three times as long
             messages = [message for message in messages if self._is_read(message)]
