@@ -106,7 +106,8 @@ def page(results: Path = RESULTS) -> str:
         parts.append(f"### {about[0].upper()}{about[1:]}\n\n")
         parts.append(f"`python -m bench{_option(content)} --only {case}`; " + _words(content["machine"]) + ".\n\n")
         parts.append(_markdown(HEAD, [cells(row) for row in rows]))
-        parts.extend(f"\n{row.what}{_beside(row)}: {row.note}\n" for row in rows if row.note)
+        notes = {row.note: row for row in reversed(rows) if row.note}  # each once, with the first that has it
+        parts.extend(f"\n{row.what}{_beside(row)}: {note}\n" for note, row in reversed(notes.items()))
         parts.extend(f"\n![{curve['title']}](plots/{name})\n" for name, curve in plots(case, content["curves"]))
         parts.append("\n")
     return "".join(parts)

@@ -14,7 +14,7 @@ CASES: Mapping[str, str] = {
     "growth": "ring-metrics as work grows",
     "commit_interval": "ring-metrics by commit interval",
     "delay": "from emit() to /metrics",
-    "publishing": "publish(), sustained and acknowledged",
+    "publishing": "sustained publish(), acknowledged",
     "emitting": "one emit() with a publisher attached",
     "scraping": "a scrape of /metrics",
     "restoring": "restoring the state of ring-metrics",
