@@ -54,7 +54,7 @@ $(PEERS_INSTALLED): bench/peers/requirements.lock | $(INSTALLED)
 	@$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
-bench: $(PEERS_INSTALLED) ## the benchmarks, side by side with the alternatives; about ten minutes
+bench: $(PEERS_INSTALLED) ## the benchmarks, side by side with the alternatives; about twenty minutes
 	@$(BIN)/python -m bench $(ARGS)
 
 bench-full: $(PEERS_INSTALLED) ## the same with more events, more rounds and larger sizes
