@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -52,14 +53,14 @@ def main() -> None:
 class _Saying:
     """Progress: in place where there is a terminal, else line by line."""
 
-    def __init__(self, prefix: str, update: object, console: Console) -> None:
+    def __init__(self, prefix: str, update: Callable[[str], None], console: Console) -> None:
         self._prefix = prefix
         self._update = update
         self._console = console
 
     def __call__(self, sentence: str) -> None:
         if self._console.is_terminal:
-            self._update(self._prefix + sentence)  # type: ignore[operator]
+            self._update(self._prefix + sentence)
         else:
             self._console.print(self._prefix + sentence, highlight=False, soft_wrap=True)
 

@@ -3,22 +3,42 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 
 from hypervisor_schemas.codec import encode_event
 from hypervisor_schemas.events import HypervisorEvent
 from tests.chaos.harness import RING_EVENT_TYPES
 from tests.services import Fleet
 
-__all__ = ["Record", "read_plainly", "ring_event", "ring_records", "write_plainly"]
+__all__ = [
+    "SERIES",
+    "SETTINGS",
+    "Record",
+    "each_ring_record",
+    "producer",
+    "read_plainly",
+    "read_to_end",
+    "ring_event",
+    "ring_records",
+    "working_off",
+    "write_plainly",
+]
 
 Record = tuple[bytes, bytes]
 """Key and value."""
 
 SERIES = 10_000
+PATIENCE = 120.0
+SETTINGS: Mapping[str, str | int] = {
+    "partitioner": "murmur2_random",
+    "compression.type": "lz4",
+    "linger.ms": 20,
+    "enable.idempotence": True,
+}
+"""Of every producer here: what a publisher has by itself."""
 
 
 def ring_event(number: int, series: int = SERIES) -> HypervisorEvent:
@@ -32,21 +52,23 @@ def ring_event(number: int, series: int = SERIES) -> HypervisorEvent:
     )
 
 
+def each_ring_record(count: int, series: int = SERIES) -> Iterator[Record]:
+    for number in range(count):
+        event = ring_event(number, series)
+        yield (event.session_id or "").encode(), encode_event(event)
+
+
 @lru_cache(maxsize=2)
 def ring_records(count: int, series: int = SERIES) -> Sequence[Record]:
     """Kept, as several cases want the same."""
-    events = (ring_event(number, series) for number in range(count))
-    return [((event.session_id or "").encode(), encode_event(event)) for event in events]
+    return list(each_ring_record(count, series))
 
 
 def producer(fleet: Fleet, **settings: str | int) -> Producer:
     return Producer(
         {
             "bootstrap.servers": fleet.bootstrap_servers,
-            "partitioner": "murmur2_random",
-            "compression.type": "lz4",
-            "linger.ms": 20,
-            "enable.idempotence": True,
+            **SETTINGS,
             "queue.buffering.max.messages": 1_000_000,
             "log_level": 2,  # a coordinator that is only being found isn't worth a line
             **settings,
@@ -90,3 +112,63 @@ def read_plainly(fleet: Fleet, topic: str, partitions: int, count: int, skipped:
     took = time.perf_counter() - began
     consumer.close()
     return took
+
+
+def read_to_end(fleet: Fleet, topics: Sequence[str]) -> Iterator[Sequence[Message]]:
+    """Batches of what is committed in these topics, until their ends; the first may be long in coming."""
+    consumer = Consumer(
+        {
+            "bootstrap.servers": fleet.bootstrap_servers,
+            "group.id": f"{fleet.prefix}reader",
+            "isolation.level": "read_committed",
+            "enable.partition.eof": True,
+            "fetch.queue.backoff.ms": 10,
+            "fetch.wait.max.ms": 10,
+        }
+    )
+    known = consumer.list_topics(timeout=30).topics
+    places = [TopicPartition(topic, number, 0) for topic in topics for number in known[topic].partitions]
+    consumer.assign(places)
+    left = len(places)
+    while left:
+        messages = consumer.consume(1000, timeout=0.01)  # waits so long where there are fewer
+        records = [message for message in messages if message.error() is None]
+        left -= len(messages) - len(records)
+        if records:
+            yield records
+    consumer.close()
+
+
+def working_off(fleet: Fleet, group: str, topic: str, count: int, skipped: int = 0) -> float:
+    """Events per second, by the offsets that the group commits, once more than `skipped` are.
+
+    Raises:
+        TimeoutError: Nothing was committed for so many seconds.
+    """
+    asker = Consumer({"bootstrap.servers": fleet.bootstrap_servers, "group.id": group, "log_level": 0})
+    partitions = asker.list_topics(topic, timeout=30).topics[topic].partitions
+    places = [TopicPartition(topic, number) for number in partitions]
+    began = first = last = 0.0
+    moved = time.perf_counter()
+    while True:
+        done = _committed(asker, places)
+        now = time.perf_counter()
+        if done > last:
+            last, moved = done, now
+        if done > skipped and not began:
+            began, first = now, done
+        if done >= count:
+            asker.close()
+            return (done - first) / (now - began)
+        if now > moved + PATIENCE:
+            raise TimeoutError(
+                f"{group} has committed {done:,} of {count:,} events, and nothing for {PATIENCE:g} s"
+            )
+        time.sleep(0.02)  # asked often enough, and not all the time
+
+
+def _committed(asker: Consumer, places: list[TopicPartition]) -> int:
+    try:
+        return sum(max(0, one.offset) for one in asker.committed(places, timeout=10))
+    except KafkaException:
+        return 0  # as long as the group's coordinator is only being found

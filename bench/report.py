@@ -22,6 +22,7 @@ from rich import box
 from rich.table import Table
 
 from bench.cases import CASES
+from bench.peers.running import PYTHON
 from bench.row import Curve, Row, outcome
 from hypervisor_telemetry.local.jars import KAFKA_VERSION
 
@@ -70,7 +71,7 @@ def cells(row: Row) -> tuple[str, ...]:
     def aim(value: float | None) -> str:
         if value is None:
             return ""
-        return f"{value:g} x" if row.theirs else f"{_number(value)} {row.unit}"
+        return f"{_number(value)} x" if row.theirs else f"{_number(value)} {row.unit}"
 
     return (
         row.what,
@@ -144,7 +145,7 @@ def main() -> None:
         for name, curve in plots(file.stem, json.loads(file.read_text("utf-8"))["curves"]):
             target = ROOT / "docs" / "plots" / name
             target.parent.mkdir(exist_ok=True)
-            drawing = (str(ROOT / ".venv-peers" / "bin" / "python"), str(ROOT / "bench" / "plot.py"), str(target))
+            drawing = (str(PYTHON), str(ROOT / "bench" / "plot.py"), str(target))
             subprocess.run(drawing, input=json.dumps(curve), text=True, check=True)
             print(target.relative_to(ROOT))
 

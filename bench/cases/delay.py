@@ -62,7 +62,7 @@ def _delay(bus: HypervisorEventBus, service: RunningService, number: int) -> flo
     """Seconds until one event, of a series of its own, is shown."""
     session = f"looked-for-{number}"
     wanted = session.encode()
-    time.sleep(number * 0.0137 % 0.2)  # somewhere in the commit interval
+    time.sleep(number * 0.0137 % 0.2)  # so that events fall everywhere in the commit interval
     event = HypervisorEvent(
         event_type=EventType.RING_BREACH_DETECTED, session_id=session, agent_did="did:mesh:one", payload={}
     )

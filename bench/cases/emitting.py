@@ -108,7 +108,7 @@ def paced(emit: Emit, seconds: int) -> list[int]:
         next_at += 1 / PER_SECOND
         event = ring_event(number, SESSIONS)
         if (early := next_at - time.perf_counter()) > 0:
-            time.sleep(early)
+            time.sleep(early)  # the pace, not a wait for something
         began = time.perf_counter_ns()
         emit(event)
         times[number] = time.perf_counter_ns() - began

@@ -10,10 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
-from confluent_kafka import Consumer, TopicPartition
-
-from bench.cases.pipeline import working_off
-from bench.load import Record, producer, ring_records, write_plainly
+from bench.load import Record, producer, read_to_end, ring_records, working_off, write_plainly
 from bench.row import Curve, Row
 from bench.setting import Setting
 from tests.services import Fleet, RunningService
@@ -116,28 +113,11 @@ def _transactions(service: RunningService) -> tuple[int, float]:
 def _written(fleet: Fleet) -> list[tuple[str, int, Record]]:
     """What the service has written, in its order per partition: topic, partition, key and value."""
     topics = (f"{fleet.prefix}state.{SERVICE}", f"{fleet.prefix}agent-rings")
-    client = Consumer(
-        {
-            "bootstrap.servers": fleet.bootstrap_servers,
-            "group.id": f"{fleet.prefix}reader",
-            "enable.partition.eof": True,
-            "fetch.queue.backoff.ms": 10,
-        }
-    )
-    known = client.list_topics(timeout=30).topics
-    places = [TopicPartition(topic, number, 0) for topic in topics for number in known[topic].partitions]
-    client.assign(places)
-    written: list[tuple[str, int, Record]] = []
-    ended = 0
-    while ended < len(places):
-        for message in client.consume(1000, timeout=1):
-            if message.error() is not None:
-                ended += 1
-            else:
-                record = (message.key() or b"", message.value() or b"")
-                written.append((message.topic() or "", message.partition() or 0, record))
-    client.close()
-    return written
+    return [
+        (message.topic() or "", message.partition() or 0, (message.key() or b"", message.value() or b""))
+        for batch in read_to_end(fleet, topics)
+        for message in batch
+    ]
 
 
 def _bare(fleet: Fleet, written: Sequence[tuple[str, int, Record]], transactions: int) -> float:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from bench.load import Record, ring_event, write_plainly
+from bench.load import each_ring_record, write_plainly
 from bench.row import Row
 from bench.setting import Setting
 from hypervisor_producers.publisher import EventPublisher
@@ -38,7 +38,7 @@ def measure(setting: Setting) -> Iterable[Row]:
 def _service(setting: Setting) -> Iterator[Row]:
     with setting.fleet(PARTITIONS) as fleet:
         setting.say(f"writing {EVENTS:,} events")
-        write_plainly(fleet, fleet.topic("ring"), _records(EVENTS))
+        write_plainly(fleet, fleet.topic("ring"), each_ring_record(EVENTS, SERIES))
         setting.say(f"counting {EVENTS:,} events")
         service = fleet.start("ring-metrics")
         eventually(
@@ -57,12 +57,6 @@ def _service(setting: Setting) -> Iterator[Row]:
     )
     yield Row(what, "MB", [counting], floor=400, goal=300, note=note)
     yield Row(f"{what}, restored", "MB", [restored], floor=400, goal=300)
-
-
-def _records(count: int) -> Iterator[Record]:
-    for number in range(count):
-        event = ring_event(number, SERIES)
-        yield (event.session_id or "").encode(), encode_event(event)
 
 
 def _after_scrapes(service: RunningService) -> float:

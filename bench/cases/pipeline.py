@@ -8,14 +8,12 @@ that end by themselves say how long they took, from the first to the last.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
-from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import NewTopic
 
-from bench.load import SERIES, Record, read_plainly, ring_records, write_plainly
+from bench.load import SERIES, Record, read_plainly, ring_records, working_off, write_plainly
 from bench.peers.running import PEERS, SCHEMA_ID, Peer, counted, report, start, why_not
 from bench.row import Row
 from bench.setting import Setting
@@ -25,7 +23,6 @@ from tests.services import Fleet
 OURS, PLAIN = "ring-metrics", "plain consume()"
 PARTITIONS = 8
 WARM_UP = max(peer.warm_up for peer in PEERS)
-PATIENCE = 120.0
 AIMS = {"Kafka Streams": (1.5, 2), "Quix": (6, 8), PLAIN: (0.25, 0.4)}
 """Floor and goal, by how the name begins."""
 
@@ -70,8 +67,10 @@ def _prepared(
         OURS: partial(_ours, fleet, len(records)),
     }
     for peer in peers:
-        topic, count = (confluent, fewer) if peer.confluent_wire else (few, fewer)
-        works[peer.name] = partial(_peer, fleet, peer, *((many, len(records)) if peer.warm_up else (topic, count)))
+        if peer.warm_up:
+            works[peer.name] = partial(_peer, fleet, peer, many, len(records))
+        else:
+            works[peer.name] = partial(_peer, fleet, peer, confluent if peer.confluent_wire else few, fewer)
     return works
 
 
@@ -112,38 +111,3 @@ def _peer(fleet: Fleet, peer: Peer, topic: str, count: int) -> float:
     if result != count:
         raise AssertionError(f"{peer.name} has counted {result:,} of {count:,} events")
     return rate
-
-
-def working_off(fleet: Fleet, group: str, topic: str, count: int, skipped: int = 0) -> float:
-    """Events per second, by the offsets that the group commits, once more than `skipped` are.
-
-    Raises:
-        TimeoutError: Nothing was committed for so many seconds.
-    """
-    asker = Consumer({"bootstrap.servers": fleet.bootstrap_servers, "group.id": group, "log_level": 0})
-    partitions = asker.list_topics(topic, timeout=30).topics[topic].partitions
-    places = [TopicPartition(topic, number) for number in partitions]
-    began = first = last = 0.0
-    moved = time.perf_counter()
-    while True:
-        done = _committed(asker, places)
-        now = time.perf_counter()
-        if done > last:
-            last, moved = done, now
-        if done > skipped and not began:
-            began, first = now, done
-        if done >= count:
-            asker.close()
-            return (done - first) / (now - began)
-        if now > moved + PATIENCE:
-            raise TimeoutError(
-                f"{group} has committed {done:,} of {count:,} events, and nothing for {PATIENCE:g} s"
-            )
-        time.sleep(0.02)  # asked often enough, and not all the time
-
-
-def _committed(asker: Consumer, places: list[TopicPartition]) -> int:
-    try:
-        return sum(max(0, one.offset) for one in asker.committed(places, timeout=10))
-    except KafkaException:
-        return 0  # as long as the group's coordinator is only being found

@@ -22,7 +22,8 @@ from typing import Any
 from confluent_kafka import Producer
 
 import hypervisor_schemas
-from bench.load import ring_event, ring_records
+from bench.load import SETTINGS, ring_event, ring_records
+from bench.peers.running import HERE, PYTHON
 from bench.row import Row
 from bench.setting import Setting, in_turn
 from hypervisor_producers.publisher import EventPublisher
@@ -36,18 +37,13 @@ a hundred thousand that were made beforehand none is."""
 
 POLL_EVERY = 1_000
 QUEUE: dict[str, str | int] = {
-    "partitioner": "murmur2_random",
-    "compression.type": "lz4",
-    "linger.ms": 20,
-    "enable.idempotence": True,
+    **SETTINGS,
     "queue.buffering.max.messages": 100_000,
     "queue.buffering.max.kbytes": 64 * 1024,
 }
-"""What a publisher has by itself, for the others."""
+"""The publisher's own bounds, for the others."""
 
-ROOT = Path(__file__).parents[2]
-PEER = ROOT / "bench" / "peers" / "avro_serializer.py"
-PEERS_PYTHON = ROOT / ".venv-peers" / "bin" / "python"
+PEER = HERE / "avro_serializer.py"
 SCHEMA = Path(hypervisor_schemas.__file__).parent / "avro" / "hypervisor_event.avsc"
 
 
@@ -94,7 +90,7 @@ def measure(setting: Setting) -> Iterable[Row]:
             BARE: Side(partial(producing, fleet, records)),
             f"{BARE}, counting what is delivered": Side(partial(producing, fleet, records, counting=True)),
         }
-        if PEERS_PYTHON.exists():
+        if PYTHON.exists():
             file = setting.folder / "events.jsonl"
             file.write_text("".join(json.dumps(event.to_dict()) + "\n" for event in events))
             sides[SERIALIZER] = Side(partial(serializing, fleet, file))
@@ -123,7 +119,7 @@ def publishing(fleet: Fleet, events: Sequence[HypervisorEvent]) -> Cost:
             publish = publisher.publish
             for event in events:
                 while not publish(event):
-                    time.sleep(0.001)
+                    time.sleep(0.001)  # the queue is full; as long as the others' `poll` waits
             _must_be_empty(publisher.flush(300).pending)
 
         return _cost(len(events), run)
@@ -160,7 +156,7 @@ def producing(fleet: Fleet, records: Sequence[tuple[bytes, bytes]], *, counting:
 
 
 def serializing(fleet: Fleet, events: Path) -> Cost:
-    command = [str(PEERS_PYTHON), str(PEER), "--bootstrap", fleet.bootstrap_servers, "--topic", fleet.topic("ring")]
+    command = [str(PYTHON), str(PEER), "--bootstrap", fleet.bootstrap_servers, "--topic", fleet.topic("ring")]
     command += ["--schema", str(SCHEMA), "--events", str(events), "--settings", json.dumps(QUEUE)]
     said: dict[str, Any] = json.loads(
         subprocess.run(command, check=True, stdout=subprocess.PIPE, timeout=600).stdout
@@ -169,7 +165,7 @@ def serializing(fleet: Fleet, events: Path) -> Cost:
 
 
 def peer_version() -> str:
-    command = [str(PEERS_PYTHON), "-c", "import confluent_kafka; print(confluent_kafka.__version__)"]
+    command = [str(PYTHON), "-c", "import confluent_kafka; print(confluent_kafka.__version__)"]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 

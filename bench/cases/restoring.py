@@ -9,9 +9,8 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 import httpx
-from confluent_kafka import Consumer, TopicPartition
 
-from bench.load import ring_records, write_plainly
+from bench.load import read_to_end, ring_records, write_plainly
 from bench.row import Row
 from bench.setting import Setting
 from hypervisor_schemas.settings import Settings
@@ -90,7 +89,7 @@ def _ready_at(service: RunningService) -> float:
         while http.get("/readyz").status_code != 200:
             if time.time() > deadline:
                 raise TimeoutError(f"not restored in {PATIENCE:g} s; its log:\n{service.log}")
-            time.sleep(0.01)
+            time.sleep(0.01)  # between two looks, so that asking costs the service little
     return time.time()
 
 
@@ -106,23 +105,8 @@ def _assigned_at(service: RunningService) -> float:
 
 def _read(topics: Sequence[str], fleet: Fleet) -> tuple[float, int]:
     """Seconds of `consume()` alone, from the first record to the last, and how many there are."""
-    consumer = Consumer(
-        {
-            "bootstrap.servers": fleet.bootstrap_servers,
-            "group.id": f"{fleet.prefix}plain",
-            "isolation.level": "read_committed",
-            "enable.partition.eof": True,
-            "fetch.queue.backoff.ms": 10,
-            "fetch.wait.max.ms": 10,
-        }
-    )
-    consumer.assign([TopicPartition(topic, number, 0) for topic in topics for number in range(PARTITIONS)])
-    left, count, began = PARTITIONS * len(topics), 0, 0.0
-    while left:
-        messages = consumer.consume(1000, timeout=0.01)  # waits so long where there are fewer
-        began = began or (time.perf_counter() if messages else 0.0)
-        ends = sum([message.error() is not None for message in messages])
-        left, count = left - ends, count + len(messages) - ends
-    took = time.perf_counter() - began
-    consumer.close()
-    return took, count
+    count, began = 0, 0.0
+    for batch in read_to_end(fleet, topics):
+        began = began or time.perf_counter()
+        count += len(batch)
+    return time.perf_counter() - began, count

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 __all__ = [
+    "HERE",
     "PEERS",
+    "PYTHON",
     "SCHEMA_ID",
     "Peer",
     "PeerMissing",
@@ -38,7 +40,9 @@ __all__ = [
 ]
 
 ROOT = Path(__file__).parents[2]
+HERE = ROOT / "bench" / "peers"
 VENV = ROOT / ".venv-peers"
+PYTHON = VENV / "bin" / "python"
 SCHEMA_ID = 1
 """Of the records of a peer with `confluent_wire`: write them with `confluent_framing(SCHEMA_ID)`."""
 
@@ -81,7 +85,7 @@ class Report(msgspec.Struct, frozen=True):
 
 
 def _in_python(module: str, *options: str) -> Callable[[Sequence[str]], list[str]]:
-    return lambda arguments: [str(VENV / "bin" / "python"), "-m", f"bench.peers.{module}", *arguments, *options]
+    return lambda arguments: [str(PYTHON), "-m", f"bench.peers.{module}", *arguments, *options]
 
 
 def _count_of_sessions(row: bytes) -> int:

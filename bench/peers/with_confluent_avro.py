@@ -28,9 +28,6 @@ class OneSchema(SchemaRegistryClient):
             raise ValueError(f"a record's schema id is {schema_id}; --schema-id says {self._schema_id}")
         return self._schema
 
-    def get_latest_version(self, subject_name: str, *_: object, **__: object) -> None:
-        raise NotImplementedError("is not asked for unless use.latest.version is set")
-
 
 def main() -> None:
     given = arguments(schema_id=1)

@@ -208,7 +208,7 @@ class ProducerClient:
             if hurry:
                 self._producer.flush(seconds)
             elif self._producer.poll(seconds) and self.queued <= self._most // 2:
-                time.sleep(_REST)
+                time.sleep(_REST)  # for more news to gather, see above; who hurries gets here no more
         except confluent_kafka.KafkaException as error:
             # Not by error_cb: confluent-kafka raises fatal errors from here.
             fatal = error.args[0]
