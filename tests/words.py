@@ -11,7 +11,7 @@ import msgspec
 from confluent_kafka import TopicPartition
 
 from hypervisor_consumers.runtime.client import consumer_settings, transaction_settings
-from hypervisor_consumers.runtime.contract import Home, PublicRecord, Table, View
+from hypervisor_consumers.runtime.contract import Home, OutputCodec, PublicRecord, Refused, Table, View
 from hypervisor_consumers.runtime.lease import Lease
 from hypervisor_consumers.runtime.memory_consumer import MemoryConsumer
 from hypervisor_consumers.runtime.memory_group import Group
@@ -24,8 +24,8 @@ from hypervisor_consumers.runtime.restore import Restorer
 from hypervisor_consumers.runtime.stateful import StatefulProcessor, StatefulTopics
 from hypervisor_consumers.runtime.transactions import Transactions
 from hypervisor_schemas.codec import EventDecoder, encode_event
-from hypervisor_schemas.dead_letters import replay_for
-from hypervisor_schemas.errors import InvalidPayload, OutputUnavailable, RecordError
+from hypervisor_schemas.dead_letters import replay_for, replays_output
+from hypervisor_schemas.errors import InvalidPayload, OutputUnavailable, RecordError, UndecodableRecord
 from hypervisor_schemas.events import EventType, HypervisorEvent
 
 IDLE_MS = 1_000_000
@@ -129,16 +129,33 @@ class Shelf:
         self.delivered: list[str] = []
         self.is_full = False
         self.closed = 0
+        self.refuses: set[str] = set()
         self.look: Callable[[], object] = lambda: None
 
-    def deliver(self, outputs: Sequence[str]) -> None:
+    def deliver(self, outputs: Sequence[str]) -> Sequence[Refused]:
         self.look()
         if self.is_full:
             raise OutputUnavailable("The shelf is full.")
-        self.delivered += outputs
+        self.delivered += [word for word in outputs if word not in self.refuses]
+        return [Refused(at, f"no {word} here") for at, word in enumerate(outputs) if word in self.refuses]
 
     def close(self) -> None:
         self.closed += 1
+
+
+class WordCodec(OutputCodec[str]):
+    """Words as dead letters."""
+
+    def name(self, output: str) -> str:
+        return f"the word {output}"
+
+    def write(self, output: str) -> bytes:
+        return b"word:" + output.encode()
+
+    def read(self, data: bytes) -> str:
+        if not data.startswith(b"word:"):
+            raise UndecodableRecord("No word.")
+        return data.removeprefix(b"word:").decode()
 
 
 class World:
@@ -255,8 +272,8 @@ class Copy:
             self.restorer.step()
             self.positions |= self.processor.ready()
 
-    def read(self) -> None:
-        """Take all that is in the log of what this copy has."""
+    def read(self, *, to_the_end: bool = True) -> None:
+        """Take all that is in the log of what this copy has, and its end as Kafka tells of it."""
         for place, position in self.positions.items():
             for record in self.world.kafka.log(*place):
                 if record.offset < position or record.kind not in {Kind.PLAIN, Kind.COMMITTED}:
@@ -265,6 +282,8 @@ class Copy:
                     TakenRecord(place, record.offset, record.key, record.value, record.headers, record.timestamp)
                 )
                 self.positions[place] = record.offset + 1
+            if to_the_end:
+                self.processor.advanced(place, self.positions[place])
 
     def _take(self, record: TakenRecord) -> None:
         if record.place.topic == TABLE:
@@ -273,7 +292,10 @@ class Copy:
             self.processor.ignore(record)
         else:
             try:
-                self.processor.apply(record, self.decoder.decode(record.value))
+                if replays_output(record.headers):
+                    self.processor.redeliver(record)
+                else:
+                    self.processor.apply(record, self.decoder.decode(record.value))
             except RecordError as error:
                 self.processor.reject(record, error)
 

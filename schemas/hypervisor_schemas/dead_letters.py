@@ -6,6 +6,9 @@ Behind those come the headers below, in this order, as UTF-8 text. What stands b
 source's partition modulo the topic's partitions, so those of one source partition stay in order. The same one can
 be there twice: it is known by its `DeadLetterId`.
 
+Where it was not the record that could not be used, but what came of it that nobody took (a span), the value is that
+output as the service writes it, without a key, and a header more names it; the place is that of the record.
+
 A replayed record goes back to the place it came from, with two headers more: the service that it is for (every
 other one ignores it) and the place of the original. A replay mark stands in the dead letter's partition, written in
 the same transaction as the replayed record: no key, no value, four headers.
@@ -27,6 +30,7 @@ __all__ = [
     "read_dead_letter",
     "read_replay_mark",
     "replay_for",
+    "replays_output",
 ]
 
 Header: TypeAlias = tuple[str, bytes | None]
@@ -41,14 +45,17 @@ PARTITION = _PREFIX + "partition"
 OFFSET = _PREFIX + "offset"
 TIMESTAMP = _PREFIX + "timestamp"
 SCHEMA_ID = _PREFIX + "schema-id"
+OUTPUT = _PREFIX + "output"
 
 REPLAY_FOR = "hypervisor-replay-for"
 REPLAY_OF = "hypervisor-replay-of"
+REPLAY_OUTPUT = "hypervisor-replay-output"
 
 MARK_SERVICE = "hypervisor-replayed-service"
 MARK_TOPIC = "hypervisor-replayed-topic"
 MARK_PARTITION = "hypervisor-replayed-partition"
 MARK_OFFSET = "hypervisor-replayed-offset"
+MARK_OUTPUT = "hypervisor-replayed-output"
 _MARK = (MARK_SERVICE, MARK_TOPIC, MARK_PARTITION, MARK_OFFSET)
 
 ERROR_CHARACTERS = 1000
@@ -57,12 +64,16 @@ allows on top of the source's size."""
 
 
 class DeadLetterId(NamedTuple):
-    """What a dead letter is known by: the service, and the original's full topic name, partition and offset."""
+    """What a dead letter is known by: the service, and the original's full topic name, partition and offset.
+
+    `output` tells the outputs of one record apart; it is "" where the record itself is the dead letter.
+    """
 
     service: str
     topic: str
     partition: int
     offset: int
+    output: str = ""
 
     @property
     def place(self) -> str:
@@ -71,8 +82,9 @@ class DeadLetterId(NamedTuple):
 
     def mark_headers(self) -> list[Header]:
         """The headers of the replay mark of this dead letter; it has neither key nor value."""
-        parts: tuple[str | int, ...] = self
-        return [(name, _bytes(part)) for name, part in zip(_MARK, parts, strict=True)]
+        parts: tuple[str | int, ...] = self[:4]
+        headers: list[Header] = [(name, _bytes(part)) for name, part in zip(_MARK, parts, strict=True)]
+        return [*headers, (MARK_OUTPUT, _bytes(self.output))] if self.output else headers
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +102,7 @@ class DeadLetter:
         partition: The original's partition.
         offset: The original's offset.
         timestamp: The original's Kafka timestamp, milliseconds since 1970; negative if it has none.
+        output: What names the output that was refused; then key, value and timestamp are its own.
     """
 
     key: bytes | None
@@ -102,11 +115,12 @@ class DeadLetter:
     partition: int
     offset: int
     timestamp: int
+    output: str = ""
 
     @property
     def id(self) -> DeadLetterId:
         """What it is known by, also where it is in the topic twice."""
-        return DeadLetterId(self.service, self.topic, self.partition, self.offset)
+        return DeadLetterId(self.service, self.topic, self.partition, self.offset, self.output)
 
     @property
     def schema_id(self) -> int | None:
@@ -126,6 +140,7 @@ class DeadLetter:
             (OFFSET, self.offset),
             (TIMESTAMP, self.timestamp),
             *([] if schema_id is None else [(SCHEMA_ID, schema_id)]),
+            *([(OUTPUT, self.output)] if self.output else []),
         ]
         return [*self.original_headers, *((name, _bytes(content)) for name, content in ours)]
 
@@ -139,6 +154,7 @@ class DeadLetter:
             *(header for header in self.original_headers if not _is_ours(header[0])),
             (REPLAY_FOR, _bytes(self.service)),
             (REPLAY_OF, _bytes(self.id.place)),
+            *([(REPLAY_OUTPUT, _bytes(self.output))] if self.output else []),
         ]
 
 
@@ -161,6 +177,7 @@ def read_dead_letter(key: bytes | None, value: bytes | None, headers: Sequence[H
             partition=_count(ours[PARTITION]),
             offset=_count(ours[OFFSET]),
             timestamp=int(_text(ours[TIMESTAMP])),
+            output=_text(ours[OUTPUT]) if OUTPUT in ours else "",
         )
     except (KeyError, ValueError):
         return None
@@ -168,11 +185,13 @@ def read_dead_letter(key: bytes | None, value: bytes | None, headers: Sequence[H
 
 def read_replay_mark(headers: Sequence[Header] | None) -> DeadLetterId | None:
     """Which dead letter this record of the dead-letters topic marks as replayed; None: it is no mark."""
-    if headers is None or tuple(name for name, _ in headers) != _MARK:
+    names = tuple(name for name, _ in headers or ())
+    if names not in {_MARK, (*_MARK, MARK_OUTPUT)}:
         return None
-    service, topic, partition, offset = (content for _, content in headers)
+    service, topic, partition, offset, *output = (content for _, content in headers or ())
     try:
-        return DeadLetterId(_text(service), _text(topic), _count(partition), _count(offset))
+        which = _text(output[0]) if output else ""
+        return DeadLetterId(_text(service), _text(topic), _count(partition), _count(offset), which)
     except ValueError:
         return None
 
@@ -186,8 +205,13 @@ def replay_for(headers: Sequence[Header] | None) -> str | None:
     return None
 
 
+def replays_output(headers: Sequence[Header] | None) -> bool:
+    """Whether the value of a replayed record is an output of its service, not an event."""
+    return any(name == REPLAY_OUTPUT for name, _ in headers or ())
+
+
 def _is_ours(name: str) -> bool:
-    return name in {REPLAY_FOR, REPLAY_OF} or name.startswith(_PREFIX)
+    return name in {REPLAY_FOR, REPLAY_OF, REPLAY_OUTPUT} or name.startswith(_PREFIX)
 
 
 def _bytes(content: str | int) -> bytes:

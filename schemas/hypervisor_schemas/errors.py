@@ -5,7 +5,8 @@
     ├── RecordError              this one record can't be used; everything else goes on
     │   ├── UndecodableRecord    its bytes are not a framed HypervisorEvent
     │   ├── UnknownSchema        its schema id or fingerprint is known to nobody
-    │   └── InvalidPayload       its payload doesn't fit what its event type promises
+    │   ├── InvalidPayload       its payload doesn't fit what its event type promises
+    │   └── OutputRefused        it was used, but nobody takes what came of it
     ├── EventTooLarge            an event above TELEMETRY_MAX_EVENT_BYTES
     ├── RegistryUnavailable      the schema registry can't be reached; worth another try
     ├── OutputUnavailable        a sink or database can't take it now; worth another try
@@ -23,6 +24,7 @@ __all__ = [
     "InvalidPayload",
     "KafkaError",
     "LocalKafkaError",
+    "OutputRefused",
     "OutputUnavailable",
     "RecordError",
     "RegistryUnavailable",
@@ -70,6 +72,12 @@ class InvalidPayload(RecordError):
     reason = "invalid_payload"
 
 
+class OutputRefused(RecordError):
+    """What came of the record (a span) was refused for good by whoever should take it."""
+
+    reason = "output_refused"
+
+
 class EventTooLarge(TelemetryError):
     """The encoded event is larger than TELEMETRY_MAX_EVENT_BYTES."""
 
@@ -79,7 +87,14 @@ class RegistryUnavailable(TelemetryError):
 
 
 class OutputUnavailable(TelemetryError):
-    """A sink or a database can't take it now; nothing was kept. The same may go through later."""
+    """A sink or a database can't take it now; nothing was kept. The same may go through later.
+
+    `retry_after`: the seconds that it asks to be left alone for, where it says so.
+    """
+
+    def __init__(self, sentence: str, *, retry_after: float | None = None) -> None:
+        super().__init__(sentence)
+        self.retry_after = retry_after
 
 
 class StateError(TelemetryError):

@@ -150,6 +150,10 @@ hypervisor_telemetry_changelog_bytes_total 120.0
 # HELP hypervisor_telemetry_rebalances_total Times that partitions came to this process or went.
 # TYPE hypervisor_telemetry_rebalances_total counter
 hypervisor_telemetry_rebalances_total 1.0
+# HELP hypervisor_telemetry_outputs_refused_total Outputs (spans) of this process that were refused for good; \
+each is in the dead letters (output_refused).
+# TYPE hypervisor_telemetry_outputs_refused_total counter
+hypervisor_telemetry_outputs_refused_total 0.0
 # HELP hypervisor_telemetry_dead_letter_flood 1 while so many records can't be used that somebody has to look; \
 /readyz says how many.
 # TYPE hypervisor_telemetry_dead_letter_flood gauge

@@ -41,6 +41,22 @@ class TestIdleRows:
         copy.commit()
         assert copy.shown() == {0: {}}
 
+    def test_wait_for_what_is_still_to_be_read(self, world: World) -> None:
+        """By the clock both are idle; but when "b" was said, "a" was not yet, and more may follow in the log."""
+        copy = started(world, 0)
+        old = int(world.clock.now * 1000) - 5_000_000
+        for word, published in (("a", old), ("b", old + 900_000)):
+            world.kafka.append(SOURCE, 0, encode_event(said(word)), timestamp=published)
+        copy.read(to_the_end=False)
+        copy.commit()
+        world.clock.now += 60
+        copy.commit()
+        assert copy.shown() == {0: {"a": 1, "b": 1}}
+        copy.read()
+        world.clock.now += 60
+        copy.commit()
+        assert copy.shown() == {0: {}}
+
     def test_of_each_partition_go_apart(self, world: World) -> None:
         copy = started(world, 0, 1)
         world.say(0, "a")
@@ -92,6 +108,7 @@ class TestIdleRows:
         world.kafka.away()
         assert copy.commit() == {HERE: 1}
         world.kafka.back()
+        copy.read()
         copy.commit()
         world.clock.now += 60
         copy.commit()

@@ -22,7 +22,7 @@ from hypervisor_consumers.runtime.asker import Asker
 from hypervisor_consumers.runtime.dead_letter_writer import DeadLetterWriter
 from hypervisor_consumers.runtime.metrics import Ledger
 from hypervisor_consumers.runtime.processor import Place, Record, Result
-from hypervisor_schemas.errors import OutputUnavailable, RecordError
+from hypervisor_schemas.errors import OutputUnavailable, RecordError, UndecodableRecord
 from hypervisor_schemas.events import HypervisorEvent
 
 __all__ = ["Indexer"]
@@ -116,6 +116,14 @@ class Indexer:
     def ignore(self, record: Record) -> None:
         """Pass over a record that is for another service."""
         self._open[record.place].passed(record, Result.IGNORED.value)
+
+    def redeliver(self, record: Record) -> None:  # noqa: ARG002 - whatever it is
+        """There are no outputs here."""
+        raise UndecodableRecord("The event index has no outputs that could be delivered again.")
+
+    def keep(self) -> Mapping[Place, int | None]:
+        """There is no lease here."""
+        return {}
 
     def row(self, record: Record) -> None:
         """There are no public tables here."""

@@ -21,12 +21,24 @@ if TYPE_CHECKING:
     # It needs numpy, which an agent's install doesn't have; folds run there, too.
     from hypervisor_consumers.runtime.columns import EventColumns
 
-__all__ = ["ColumnFold", "Fold", "Home", "Output", "PublicRecord", "Publish", "Table", "View"]
+__all__ = [
+    "ColumnFold",
+    "Fold",
+    "Home",
+    "Output",
+    "OutputCodec",
+    "PublicRecord",
+    "Publish",
+    "Refused",
+    "Table",
+    "View",
+]
 
 K = TypeVar("K", bound=tuple[str, ...])
 V = TypeVar("V")
 S = TypeVar("S")
 S_contra = TypeVar("S_contra", contravariant=True)
+O = TypeVar("O")  # noqa: E741 - O for output
 O_co = TypeVar("O_co", covariant=True)
 O_contra = TypeVar("O_contra", contravariant=True)
 
@@ -143,22 +155,52 @@ class ColumnFold(Protocol[S_contra]):
         ...
 
 
+class Refused(NamedTuple):
+    """An output that will never be taken, however often it is sent."""
+
+    at: int
+    """Its place among those that were given."""
+    reason: str
+    """A sentence, the receiver's own where it has one."""
+
+
 class Output(Protocol[O_contra]):
-    """Where a fold's outputs go. Called by the runtime's one thread, before the outputs' transaction begins."""
+    """Where a fold's outputs go, before the transaction of their events begins. Called by one thread at a time."""
 
-    def deliver(self, outputs: Sequence[O_contra]) -> None:
-        """Hand over; when this returns, the outputs are as safe as this output makes them. May block.
+    def deliver(self, outputs: Sequence[O_contra]) -> Sequence[Refused]:
+        """Hand over; when this returns, the outputs are as safe as this output makes them, but for those refused.
 
-        The same outputs may come again after a crash or an aborted transaction: an output is known by its own
-        ids, not by its arrival.
+        May block for as long as one try takes, and tries once: to wait and to try again is the runtime's. The
+        same outputs may come again, after an error, a crash or an aborted transaction: an output is known by its
+        own ids, not by its arrival.
 
         Raises:
-            OSError, OutputUnavailable: Not delivered; the runtime keeps the batch and tries again.
+            OSError, OutputUnavailable: Not all are delivered; all of them come again.
         """
         ...
 
     def close(self) -> None:
         """Let go of files and connections. Called once, after the last `deliver`."""
+        ...
+
+
+class OutputCodec(Protocol[O]):
+    """How an output that was refused is kept as a dead letter, and comes back when that is replayed."""
+
+    def name(self, output: O) -> str:
+        """What tells it from others of the same event; the same for the same output."""
+        ...
+
+    def write(self, output: O) -> bytes:
+        """The whole of it."""
+        ...
+
+    def read(self, data: bytes) -> O:
+        """What `write` was given.
+
+        Raises:
+            RecordError: It can't be read.
+        """
         ...
 
 

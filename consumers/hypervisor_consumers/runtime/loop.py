@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
@@ -49,6 +50,7 @@ class ConsumerLoop:
         needed: Topics that must be there besides.
         taker: Takes what is read of live partitions.
         commit_interval: Seconds.
+        chance: Numbers from 0 to 1, so that copies that wait for the same thing don't try together.
         between_turns: Called over and over, whenever nothing is half done.
     """
 
@@ -68,6 +70,7 @@ class ConsumerLoop:
         watch: BrokerWatch,
         commit_interval: float,
         clock: Callable[[], float] = time.monotonic,
+        chance: Callable[[], float] = random.random,
         between_turns: Callable[[], None] = lambda: None,
     ) -> None:
         self._kafka = kafka
@@ -82,6 +85,7 @@ class ConsumerLoop:
         self._flood = flood
         self._commit_interval = commit_interval
         self._clock = clock
+        self._chance = chance
         self._between_turns = between_turns
         self._limited = LimitedLog(log)
         self._watch = watch
@@ -185,12 +189,16 @@ class ConsumerLoop:
     def _commit(self, *, is_last: bool = False) -> None:
         now = self._clock()
         if self._commit_wait is not None and now < self._commit_wait.until and not is_last:
+            self._read_again(self._processor.keep())
             return
         self._next_commit = now + self._commit_interval
         try:
             again = self._processor.commit(is_last=is_last)
         except (OSError, OutputUnavailable) as error:
-            self._hold(f"What was read can't be made safe now ({error}). It is tried again; nothing is lost.")
+            asked_for = getattr(error, "retry_after", None) or 0.0
+            self._hold(
+                f"What was read can't be made safe now ({error}). It is tried again; nothing is lost.", asked_for
+            )
             return
         if again:
             self._read_again(again)
@@ -200,15 +208,15 @@ class ConsumerLoop:
             self._health.better("commit")
             self._consumer.resume(self._readable())
 
-    def _hold(self, sentence: str) -> None:
-        """Stop reading until a commit goes through."""
+    def _hold(self, sentence: str, at_least: float = 0.0) -> None:
+        """Stop reading until a commit goes through; it is tried after so many seconds, or more."""
         self._health.trouble("commit", sentence)
         self._limited.log(logging.WARNING, "commit", "%s", sentence)
         now = self._clock()
         if self._commit_wait is None:
             self._commit_wait = Backoff(now)
             self._consumer.pause([TopicPartition(*place) for place in self._live])
-        self._commit_wait.again(now)
+        self._commit_wait.again(now, at_least=at_least, spread=self._chance())
 
     def _read_again(self, places: Mapping[Place, int | None]) -> None:
         for place, offset in places.items():

@@ -111,6 +111,12 @@ CHANGELOG_BYTES = SelfMetric(
 REBALANCES = SelfMetric(
     "hypervisor_telemetry_rebalances_total", "counter", (), "Times that partitions came to this process or went."
 )
+OUTPUTS_REFUSED = SelfMetric(
+    "hypervisor_telemetry_outputs_refused_total",
+    "counter",
+    (),
+    "Outputs (spans) of this process that were refused for good; each is in the dead letters (output_refused).",
+)
 FLOOD = SelfMetric(
     "hypervisor_telemetry_dead_letter_flood",
     "gauge",
@@ -139,6 +145,7 @@ SELF_METRICS = (
     CHANGELOG_RECORDS,
     CHANGELOG_BYTES,
     REBALANCES,
+    OUTPUTS_REFUSED,
     FLOOD,
     DEGRADED,
 )
@@ -192,7 +199,7 @@ class Ledger:
         self._latencies = _Histogram(LATENCY, _LATENCY_BOUNDS)
         self._transactions = _Histogram(TRANSACTION_SECONDS, _TRANSACTION_BOUNDS)
         self._outcomes: Counter[str] = Counter()
-        self._rebalances = self._changelog_records = self._changelog_bytes = 0
+        self._rebalances = self._changelog_records = self._changelog_bytes = self._outputs_refused = 0
 
     def rebalanced(self, came: Iterable[Place] = (), went: Iterable[Place] = ()) -> None:
         """Partitions came, with nothing known of them yet, or went."""
@@ -253,6 +260,11 @@ class Ledger:
             for at, records in (published or {}).items():
                 self._latencies.add(max(0, now - at) / 1000, records)
 
+    def refused(self) -> None:
+        """An output was refused for good."""
+        with self._lock:
+            self._outputs_refused += 1
+
     def wrote(self, records: int, size: int) -> None:
         """So many records of so many bytes went to the changelog."""
         with self._lock:
@@ -303,6 +315,7 @@ class Ledger:
                 _single(CHANGELOG_RECORDS, self._changelog_records),
                 _single(CHANGELOG_BYTES, self._changelog_bytes),
                 _single(REBALANCES, self._rebalances),
+                _single(OUTPUTS_REFUSED, self._outputs_refused),
                 _single(FLOOD, flood),
                 _single(DEGRADED, degraded),
             ]

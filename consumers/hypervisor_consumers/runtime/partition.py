@@ -173,6 +173,10 @@ class Partition(Generic[S, O]):
         """A record that is for another service."""
         self._tally.passed(offset, Result.IGNORED.value)
 
+    def take_output(self, offset: int) -> None:
+        """A record that holds an output, not an event: it was refused once, and its event counted then."""
+        self._tally.passed(offset, Result.APPLIED.value)
+
     def reject(self, offset: int, reason: str) -> None:
         """A record that can't be used; it becomes a dead letter."""
         self._tally.passed(offset, reason)

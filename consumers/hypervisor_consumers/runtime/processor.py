@@ -71,6 +71,14 @@ class Processor(Protocol):
         """
         ...
 
+    def redeliver(self, record: Record) -> None:
+        """Take a replayed output in place of an event.
+
+        Raises:
+            RecordError: It is none of this service's; the loop calls `reject`.
+        """
+        ...
+
     @property
     def takes_columns(self) -> bool:
         """Whether `apply_columns` is worth calling."""
@@ -118,6 +126,10 @@ class Processor(Protocol):
         Raises:
             OSError, OutputUnavailable: Not now; the loop stops reading and calls again after a while.
         """
+        ...
+
+    def keep(self) -> Mapping[Place, int | None]:
+        """Called over and over while a commit that was put off is waited for; returns as `commit` does."""
         ...
 
     @property

@@ -20,7 +20,7 @@ from prometheus_client.metrics_core import Metric
 
 from hypervisor_consumers.runtime.asker import Asker
 from hypervisor_consumers.runtime.client import admin_settings, consumer_settings, transaction_settings
-from hypervisor_consumers.runtime.contract import Fold, Output, Publish, View
+from hypervisor_consumers.runtime.contract import Fold, Output, OutputCodec, Publish, View
 from hypervisor_consumers.runtime.flood import FloodWatch
 from hypervisor_consumers.runtime.garbage import BetweenBatches
 from hypervisor_consumers.runtime.health import Health
@@ -32,7 +32,7 @@ from hypervisor_consumers.runtime.metrics import Ledger
 from hypervisor_consumers.runtime.patience import PatientLookup
 from hypervisor_consumers.runtime.processor import Processor
 from hypervisor_consumers.runtime.restore import Restorer
-from hypervisor_consumers.runtime.stateful import Shown, StatefulProcessor, StatefulTopics
+from hypervisor_consumers.runtime.stateful import EXPIRE_EVERY, Shown, StatefulProcessor, StatefulTopics
 from hypervisor_consumers.runtime.taking import Taker
 from hypervisor_consumers.runtime.transactions import Transactions
 from hypervisor_consumers.runtime.watch import BrokerWatch
@@ -115,8 +115,12 @@ class StatefulService(Generic[S, O]):
     fold: Fold[S, O]
     families: Callable[[Shown[S]], Iterable[Metric]] = lambda _: ()
     output: Output[O] | None = None
+    output_codec: OutputCodec[O] | None = None
+    """How outputs that are refused are kept; without it they are only counted and logged."""
     publish: Publish[S] | None = None
     view: View | None = None
+    expire_every: float = EXPIRE_EVERY
+    """Seconds between two looks for a partition's idle rows."""
     routers: Sequence[fastapi.APIRouter] = field(default_factory=list)
 
     def parts(self, runtime: Runtime) -> Parts:
@@ -153,8 +157,10 @@ class StatefulService(Generic[S, O]):
             window=Settings.DUPLICATE_WINDOW.of(environ),
             now=runtime.now,
             output=self.output,
+            output_codec=self.output_codec,
             publish=self.publish,
             view=self.view,
+            expire_every=self.expire_every,
         )
         return Parts(
             processor=processor,

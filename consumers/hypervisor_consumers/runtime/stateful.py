@@ -18,8 +18,9 @@ from typing import Any, Generic, TypeVar
 from confluent_kafka import KafkaException
 
 from hypervisor_consumers.runtime.columns import EventColumns
-from hypervisor_consumers.runtime.contract import ColumnFold, Fold, Home, Output, Publish, View
+from hypervisor_consumers.runtime.contract import ColumnFold, Fold, Home, Output, OutputCodec, Publish, View
 from hypervisor_consumers.runtime.dead_letter_writer import dead_letter_of
+from hypervisor_consumers.runtime.delivery import Delivery
 from hypervisor_consumers.runtime.lease import Lease
 from hypervisor_consumers.runtime.metrics import Ledger
 from hypervisor_consumers.runtime.partition import Partition
@@ -27,11 +28,12 @@ from hypervisor_consumers.runtime.processor import Place, Record, Result
 from hypervisor_consumers.runtime.restore import Restoration, Restorer
 from hypervisor_consumers.runtime.transactions import Outcome, OutputBatch, OutputRecord, Transactions
 from hypervisor_schemas.dead_letters import DeadLetter
-from hypervisor_schemas.errors import OutputUnavailable, RecordError
+from hypervisor_schemas.errors import OutputRefused, OutputUnavailable, RecordError, UndecodableRecord
 from hypervisor_schemas.events import HypervisorEvent
+from hypervisor_schemas.limited_log import LimitedLog
 from hypervisor_schemas.topics import partition_of
 
-__all__ = ["Shown", "StatefulProcessor", "StatefulTopics"]
+__all__ = ["EXPIRE_EVERY", "Shown", "StatefulProcessor", "StatefulTopics"]
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +45,10 @@ EXPIRE_EVERY = 60.0
 
 HIDDEN_AT_MOST = 5.0
 """Seconds that a restored partition with more to read waits for its first commit to be shown."""
+
+DELIVERED_WITHIN = 1.0
+DELIVERED_AT_LAST_WITHIN = 4.0
+"""Seconds that a commit waits for its outputs to be delivered, before it lets the loop turn; and a last commit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +77,7 @@ class Shown(Generic[S]):
 class _Live(Generic[S, O]):
     """A partition of the source that is read."""
 
+    place: Place
     partition: Partition[S, O]
     next_expiry: float
     came_at: int
@@ -85,7 +92,14 @@ class _Live(Generic[S, O]):
     again: list[OutputBatch] = field(default_factory=list)
     """What the next one writes first."""
     dead_letters: list[DeadLetter] = field(default_factory=list)
-    outputs: list[O] = field(default_factory=list)
+    outputs: list[tuple[int, O]] = field(default_factory=list)
+    """What has come out, and the offset that it came out of."""
+    delivered: int = 0
+    """How many of them are delivered, or refused."""
+    at_end: bool = False
+    """Whether nothing has come since the log's end was reached."""
+    heard_at: int = 0
+    """When the last record was published, in milliseconds since 1970, or it was read, if that was earlier."""
     published: Counter[int] = field(default_factory=Counter)
     """When the records that are pending were published, and how many of each time."""
 
@@ -107,8 +121,10 @@ class StatefulProcessor(Generic[S, O]):
         now: Callable[[], float],
         find_lease: Callable[[], float],
         output: Output[O] | None = None,
+        output_codec: OutputCodec[O] | None = None,
         publish: Publish[S] | None = None,
         view: View | None = None,
+        expire_every: float = EXPIRE_EVERY,
     ) -> None:
         self._fold = fold
         self._service = service
@@ -120,10 +136,15 @@ class StatefulProcessor(Generic[S, O]):
         self._window = window
         self._now = now
         self._find_lease = find_lease
-        self._output = output
+        self._delivery = None if output is None else Delivery(output)
+        self._delivering: list[tuple[_Live[S, O], int]] = []
+        """The partitions whose outputs are in the batch that is being delivered, and how many of each."""
+        self._output_codec = output_codec
+        self._expire_every = expire_every
         self._publish = publish
         self._view = view
         self._consumer: Any = None
+        self._limited = LimitedLog(log)
         self._lock = threading.Lock()
         """Held while what is shown changes, and while it is looked at."""
         self._live: dict[Place, _Live[S, O]] = {}
@@ -169,7 +190,9 @@ class StatefulProcessor(Generic[S, O]):
                 if isinstance(job.into, Partition):
                     now, counted = self._now(), job.into.account.next_offset
                     hidden_until = now + HIDDEN_AT_MOST if job.has_more else now
-                    self._live[job.place] = _Live(job.into, now + EXPIRE_EVERY, counted, job, hidden_until)
+                    self._live[job.place] = _Live(
+                        job.place, job.into, now + self._expire_every, counted, job, hidden_until
+                    )
                 else:
                     self._rows[job.place] = job.into[1]
                     self._row_offsets[job.place] = job.offset
@@ -225,9 +248,24 @@ class StatefulProcessor(Generic[S, O]):
         seen_at = min(record.published, now) if record.published > 0 else now
         result, outputs = live.partition.apply(record.offset, event, seen_at)
         if outputs:
-            live.outputs.extend(outputs)
+            live.outputs += [(record.offset, output) for output in outputs]
         self._took(live, record)
+        live.at_end, live.heard_at = False, seen_at
         return result
+
+    def redeliver(self, record: Record) -> None:
+        """An output that was refused once, and is replayed: it goes to the output as it is.
+
+        Raises:
+            RecordError: It is no output of this service.
+        """
+        if self._output_codec is None:
+            raise UndecodableRecord("This service has no outputs that could be delivered again.")
+        output = self._output_codec.read(record.value or b"")
+        live = self._live[record.place]
+        live.partition.take_output(record.offset)
+        live.outputs.append((record.offset, output))
+        self._took(live, record)
 
     @property
     def takes_columns(self) -> bool:
@@ -245,6 +283,7 @@ class StatefulProcessor(Generic[S, O]):
             return False
         live.partition.seen(published[-1])
         live.published.update(published)
+        live.at_end, live.heard_at = False, seen_at[-1]
         return True
 
     def reject(self, record: Record, error: RecordError) -> None:
@@ -277,6 +316,7 @@ class StatefulProcessor(Generic[S, O]):
         live = self._live.get(place)
         if live is not None:
             live.partition.advance(next_offset)
+            live.at_end = True
         elif place in self._row_offsets:
             self._row_offsets[place] = next_offset
 
@@ -307,7 +347,7 @@ class StatefulProcessor(Generic[S, O]):
             raise OutputUnavailable(self._transactions.reason)
         if self._lease.seconds is None:
             self._lease.seconds = self._find_lease()
-        self._deliver()
+        self._deliver(DELIVERED_AT_LAST_WITHIN if is_last else DELIVERED_WITHIN)
         self._began = self._lease.now()
         self._sent = {place: live.partition for place, live in changed.items()}
         offsets = {place: live.partition.next_offset for place, live in self._live.items()} | self._row_offsets
@@ -322,12 +362,77 @@ class StatefulProcessor(Generic[S, O]):
             letters = {Place(topic, number) for number in range(self._partitions_of(topic))}
             self._transactions.end(forgotten, letters)
 
-    def _deliver(self) -> None:
-        outputs = [output for live in self._live.values() for output in live.outputs]
-        if outputs and self._output is not None:
-            self._output.deliver(outputs)
-        for live in self._live.values():
-            live.outputs.clear()
+    def _deliver(self, seconds: float) -> None:
+        """Hand over what has come out.
+
+        Raises:
+            OSError, OutputUnavailable: Not now, or not yet.
+        """
+        delivery = self._delivery
+        while delivery is not None:
+            if not delivery.is_under_way:
+                waiting = [live for live in self._live.values() if len(live.outputs) > live.delivered]
+                if not waiting:
+                    return
+                self._delivering = [(live, len(live.outputs) - live.delivered) for live in waiting]
+                delivery.begin([output for live in waiting for _, output in live.outputs[live.delivered :]])
+            refused = delivery.wait(seconds)
+            if refused is None:
+                raise OutputUnavailable("the output takes long")
+            self._delivered({one.at: one.reason for one in refused})
+
+    def _delivered(self, refused: Mapping[int, str]) -> None:
+        """A batch is delivered, but for what is refused: the places in the batch, and why."""
+        first = 0
+        for live, count in self._delivering:
+            # The partition may have gone meanwhile, and even have come back.
+            if self._live.get(live.place) is live:
+                for at in range(count) if refused else ():
+                    if (reason := refused.get(first + at)) is not None:
+                        self._refuse(live, *live.outputs[live.delivered + at], reason)
+                live.delivered += count
+            first += count
+
+    def _refuse(self, live: _Live[S, O], offset: int, output: O, reason: str) -> None:
+        """An output that nobody takes becomes a dead letter of its own; its event was used, and counts so."""
+        self._limited.log(
+            logging.WARNING, "refused", "An output was refused, it is in the dead letters: %s", reason
+        )
+        self._ledger.refused()
+        if self._output_codec is None:
+            return
+        letter = DeadLetter(
+            key=None,
+            value=self._output_codec.write(output),
+            original_headers=(),
+            service=self._service,
+            reason=OutputRefused.reason,
+            error=reason,
+            topic=live.place.topic,
+            partition=live.place.partition,
+            offset=offset,
+            timestamp=int(self._now() * 1000),
+            output=self._output_codec.name(output),
+        )
+        live.dead_letters.append(letter)
+
+    def keep(self) -> Mapping[Place, int | None]:
+        """Renew the lease while a delivery is waited for, which may take long: what is committed is still shown.
+
+        Returns what has to be read again, as `commit` does.
+        """
+        delivery = self._delivery
+        is_waiting = delivery is not None and any(live.outputs for live in self._live.values())
+        if not is_waiting or not self._lease.is_due or self._lease.seconds is None:
+            return {}
+        if self._transactions.is_unfinished or not self._transactions.prepare():
+            return {}
+        self._began, self._sent = self._lease.now(), {}
+        offsets = {place: live.partition.account.next_offset for place, live in self._live.items()}
+        outcome = self._transactions.commit(
+            (), offsets | self._row_offsets, self._consumer.consumer_group_metadata()
+        )
+        return {} if outcome is Outcome.UNFINISHED else self._conclude(outcome)
 
     def _batches(self, changed: Mapping[Place, _Live[S, O]]) -> Iterator[OutputBatch]:
         for place, live in changed.items():
@@ -390,6 +495,7 @@ class StatefulProcessor(Generic[S, O]):
                     published.update(live.published)
                     live.published.clear()
                     live.dead_letters.clear()
+                    live.outputs, live.delivered = [], 0
                     live.written, live.sent, live.again = live.sent, [], []
                 self._lease.renew(self._began)
         took = self._lease.now() - self._began
@@ -403,6 +509,8 @@ class StatefulProcessor(Generic[S, O]):
             return {}
         log.warning("%s", self._transactions.reason)
         self._sent = {}
+        if self._delivery is not None:
+            self._delivery.abandon()
         if outcome is Outcome.ABORTED:
             return {place: self._roll_back(live) for place, live in self._live.items()}
         return self._restore_all()
@@ -416,8 +524,9 @@ class StatefulProcessor(Generic[S, O]):
         ]
         live.sent = []
         live.dead_letters.clear()
-        live.outputs.clear()
+        live.outputs, live.delivered = [], 0
         live.published.clear()
+        live.at_end = False
         return live.partition.rollback()
 
     def _restore_all(self) -> dict[Place, int | None]:
@@ -435,11 +544,14 @@ class StatefulProcessor(Generic[S, O]):
         now = self._now()
         for live in self._live.values():
             if now >= live.next_expiry:
-                live.next_expiry = now + EXPIRE_EVERY
+                live.next_expiry = now + self._expire_every
                 self._source_partitions = 0
                 with suppress(KafkaException):  # then the transaction that takes rows away asks
                     self._source_partitions = self._partitions_of(self._topics.source, known=False)
-                live.outputs.extend(live.partition.expire(int(now * 1000)))
+                # While there is more to read, no later than what was read last: an end may come yet.
+                at = int(now * 1000) if live.at_end else min(int(now * 1000), live.heard_at)
+                last = max(0, live.partition.next_offset - 1)
+                live.outputs += [(last, output) for output in live.partition.expire(at)]
                 return
 
     @property
@@ -475,5 +587,5 @@ class StatefulProcessor(Generic[S, O]):
     def close(self) -> None:
         """Close the output."""
         self._transactions.close()
-        if self._output is not None:
-            self._output.close()
+        if self._delivery is not None:
+            self._delivery.close()

@@ -17,7 +17,7 @@ from hypervisor_consumers.runtime.kafka import any_headers, headers_of
 from hypervisor_consumers.runtime.processor import Place, Processor, Record
 from hypervisor_consumers.runtime.watch import BrokerWatch
 from hypervisor_schemas.codec import EventDecoder
-from hypervisor_schemas.dead_letters import replay_for
+from hypervisor_schemas.dead_letters import replay_for, replays_output
 from hypervisor_schemas.errors import RecordError, RegistryUnavailable
 from hypervisor_schemas.limited_log import LimitedLog
 
@@ -186,7 +186,10 @@ class Taker:
             self._processor.ignore(record)
             return True
         try:
-            self._processor.apply(record, self._decoder.decode(record.value))
+            if receiver is not None and replays_output(record.headers):
+                self._processor.redeliver(record)
+            else:
+                self._processor.apply(record, self._decoder.decode(record.value))
         except RecordError as error:
             self._processor.reject(record, error)
             self._say_bad(record, error, "It is in the dead letters")

@@ -44,8 +44,9 @@ def sink_from(text: str) -> Output[SagaSpanRecord]:
 class NullSink:
     """Takes every span and keeps none."""
 
-    def deliver(self, outputs: Sequence[SagaSpanRecord]) -> None:
+    def deliver(self, outputs: Sequence[SagaSpanRecord]) -> tuple[()]:  # noqa: ARG002 - whatever they are
         """Do nothing."""
+        return ()
 
     def close(self) -> None:
         """Do nothing."""
@@ -58,12 +59,13 @@ class ConsoleSink:
         self._stream = stream
         self._encoding = stream.encoding or "utf-8"
 
-    def deliver(self, outputs: Sequence[SagaSpanRecord]) -> None:
+    def deliver(self, outputs: Sequence[SagaSpanRecord]) -> tuple[()]:
         """Write and flush."""
         text = "".join(_line(span) for span in outputs)
         # A terminal of another encoding shows what it lacks as an escape; it must not stop the service.
         self._stream.write(text.encode(self._encoding, "backslashreplace").decode(self._encoding))
         self._stream.flush()
+        return ()
 
     def close(self) -> None:
         """Nothing is held back, and the stream belongs to whoever gave it."""
@@ -107,14 +109,14 @@ class JsonlSink:
         self._path = Path(path)
         self._file: int | None = _open(self._path)
 
-    def deliver(self, outputs: Sequence[SagaSpanRecord]) -> None:
+    def deliver(self, outputs: Sequence[SagaSpanRecord]) -> tuple[()]:
         """Append and wait for the disk.
 
         Raises:
             OSError: Some or all were not written; the whole batch may come again.
         """
         if not outputs:
-            return
+            return ()
         rest = memoryview("".join(map(_json_line, outputs)).encode())
         if self._file is None:
             self._file = _open(self._path)
@@ -127,6 +129,7 @@ class JsonlSink:
             # A full disk tears a line as a crash does; opening again mends it.
             self.close()
             raise
+        return ()
 
     def close(self) -> None:
         """Close the file."""
