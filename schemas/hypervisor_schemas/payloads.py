@@ -31,7 +31,10 @@ class RingPayload(msgspec.Struct, frozen=True):
 
 
 class SagaPayload(msgspec.Struct, frozen=True):
-    """Payload of `saga.*`. `action` is accepted for `step_action`, as in the package."""
+    """Payload of `saga.*`. `action` is accepted for `step_action`, as in the package.
+
+    The fields from `error` on are read where they are of use, and passed over where they hold something else.
+    """
 
     saga_id: str | int | None = None
     step_id: str | int | None = None
@@ -40,6 +43,25 @@ class SagaPayload(msgspec.Struct, frozen=True):
     error: Any = msgspec.UNSET
     reason: Any = msgspec.UNSET
     result: Any = msgspec.UNSET
+    error_type: Any = None
+    """The kind of an error, one word."""
+    duration_seconds: Any = None
+    """Of a compensation: how long it took. Its event comes when it is over."""
+    fan_out_id: Any = None
+    """The fan-out that the event is about, or that its step is a branch of."""
+    group_id: Any = None
+    """The same, as the package's fan-outs call it."""
+    branches: Any = None
+    """Of a fan-out: the ids of the steps that are its branches; a step may also name its fan-out."""
+    policy: Any = None
+    """Of a fan-out: when it counts as done, `all_must_succeed` for instance."""
+    policy_satisfied: Any = None
+    """Of a fan-out that is resolved: false where it failed."""
+    checkpoint_id: Any = None
+    goal: Any = None
+    goal_description: Any = None
+    """The same as `goal`, as the package's checkpoints call it."""
+    goal_hash: Any = None
 
 
 T = TypeVar("T")

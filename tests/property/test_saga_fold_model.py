@@ -114,6 +114,7 @@ class Model:
             "start": event.timestamp.timestamp(),
             "trace_id": trace_id,
             "span_id": saga_span_id(trace_id, session, saga_id),
+            "causal": event.causal_trace_id or "",
             "steps": [],
         }
         self.open.append(saga)
@@ -153,6 +154,7 @@ class Model:
             trace_id=saga["trace_id"],
             span_id=step_span_id(opener.event_id) if opener else saga["span_id"],
             parent_span_id=saga["span_id"] if opener else None,
+            causal_trace_id=(opener.causal_trace_id if opener else saga["causal"]) or event.causal_trace_id or "",
         )
 
 

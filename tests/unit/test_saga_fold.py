@@ -162,6 +162,7 @@ def test_the_end_of_a_saga_is_a_span_over_all_of_it(
         trace_id=trace_id,
         span_id=saga_span_id(trace_id, "s1", "deploy"),
         parent_span_id=None,
+        causal_trace_id=CAUSAL,
     )
     assert saga.holds_nothing()
 

@@ -3,277 +3,291 @@
 - A saga is known by session and saga id. Whichever of its events comes first opens it and gives it its identity;
   a `saga.created` that comes later moves its start back, never forward. An event without a session belongs to
   the open saga of its id that was opened last.
-- `saga.completed` and `saga.escalated` end it and drop its open steps. What comes afterwards opens a new saga.
-  A saga is kept until it ends, however long that takes.
+- `saga.completed` and `saga.escalated` end it.
 - A step or saga that ends without a start has length zero, and so has one whose end lies before its start.
-- Names, states and attributes are the seed's. `action` goes before `step_action`; a saga without `saga_id` goes by
-  its causal trace id, else "unknown"; a step without `step_id` by its action. An empty text counts as absent.
-- A span's `agent.did` and `session.id` are those of the event that finished it.
+- Names, states and attributes are the seed's (`facts` tells how they are read). A span's `agent.did` and
+  `session.id` are those of the event that finished it.
+
+In an agent's process that is all, as in the package: seven of the ten event types are used, an end drops the
+saga's open steps, what comes afterwards opens a new saga, and a saga is kept until it ends. With a `timeout`, for
+a fleet, in which events come late and agents die:
+
+- `saga.fanout_started` and `saga.fanout_resolved` make a span; a step that names its fan-out, or that the fan-out
+  names, lies under it. `saga.checkpoint_saved` is an event of its step's span if that is open, else of its saga's.
+- A saga without an end is ended when the timeout has passed since its first event was published: an error span
+  that says so, and one for each of its open steps and fan-outs; all end at the saga's start plus the timeout.
+- A saga that has ended is remembered for a while: `ended` says what becomes of what comes late.
+- What comes out is counted (`totals`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
-from enum import Enum
-from typing import Any
+from itertools import islice
+from typing import TypeAlias
 
 import msgspec
 
 from hypervisor_consumers.runtime.contract import Fold
-from hypervisor_consumers.saga_spans.identity import saga_span_id, saga_trace_id, step_span_id
+from hypervisor_consumers.saga_spans.ended import Late, after_end, forget, remember
+from hypervisor_consumers.saga_spans.facts import Facts, facts_of, shortened
+from hypervisor_consumers.saga_spans.making import (
+    TIMED_OUT,
+    UNFINISHED,
+    compensation_span,
+    ended_saga_span,
+    fan_out_span,
+    step_span,
+    timed_out_span,
+    unfinished_spans,
+)
+from hypervisor_consumers.saga_spans.opening import fan_out_of, first_seen, is_fan_out_of, parent_of, started_by
 from hypervisor_consumers.saga_spans.spans import SagaSpanRecord
-from hypervisor_consumers.saga_spans.state import OpenSaga, OpenStep, SagaKey, SagaState
-from hypervisor_schemas.codec import ID_CHARACTERS
-from hypervisor_schemas.errors import InvalidPayload
+from hypervisor_consumers.saga_spans.state import Checkpoint, OpenSaga, OpenStep, SagaKey, SagaState
+from hypervisor_consumers.saga_spans.totals import LATE, Total, counted, kind_of
 from hypervisor_schemas.events import EventType, HypervisorEvent, type_value
-from hypervisor_schemas.payloads import SagaPayload, read_payload
 
-__all__ = ["SAGA_LIFECYCLE", "SagaFold"]
+__all__ = ["SAGA_EVENT_TYPES", "SAGA_LIFECYCLE", "SagaFold"]
+
+_Spans: TypeAlias = Sequence[SagaSpanRecord]
+_Change: TypeAlias = Callable[[SagaState, Facts], _Spans]
+
+_HELD_CHECKPOINTS = 16
+_HELD_FAN_OUTS = 16
+"""So many of one saga are kept, the last ones, as a saga is one record of the changelog; an older fan-out becomes a
+span as it is."""
+
+_MOST_AT_ONCE = 10_000
+"""Sagas that one look ends at most: all of it goes into one transaction."""
+
+SAGA_LIFECYCLE: tuple[EventType, ...] = (
+    EventType.SAGA_CREATED,
+    EventType.SAGA_STEP_STARTED,
+    EventType.SAGA_STEP_COMMITTED,
+    EventType.SAGA_STEP_FAILED,
+    EventType.SAGA_COMPENSATING,
+    EventType.SAGA_COMPLETED,
+    EventType.SAGA_ESCALATED,
+)
+"""The event types that spans are made of in an agent's process."""
+
+SAGA_EVENT_TYPES: tuple[EventType, ...] = (
+    *SAGA_LIFECYCLE,
+    EventType.SAGA_FANOUT_STARTED,
+    EventType.SAGA_FANOUT_RESOLVED,
+    EventType.SAGA_CHECKPOINT_SAVED,
+)
+"""Those of the service."""
 
 
 class SagaFold(Fold[SagaState, SagaSpanRecord]):
-    """The rules above, for the seven event types of `SAGA_LIFECYCLE`; every other event is ignored."""
+    """The rules above; every event of another type is ignored.
+
+    Args:
+        timeout_ms: How long a saga may go without an end; None: for ever, and nothing is remembered or counted,
+            as in an agent's process.
+        grace_ms: How long a saga that has ended is remembered.
+    """
+
+    def __init__(self, *, timeout_ms: int | None = None, grace_ms: int = 0) -> None:
+        self._timeout_ms = timeout_ms
+        self._grace_ms = grace_ms
+        changes: dict[EventType, _Change] = {
+            EventType.SAGA_CREATED: _created,
+            EventType.SAGA_STEP_STARTED: _step_started,
+            EventType.SAGA_STEP_COMMITTED: lambda state, facts: _step_ended(state, facts, "ok"),
+            EventType.SAGA_STEP_FAILED: lambda state, facts: _step_ended(state, facts, "error"),
+            EventType.SAGA_COMPENSATING: _compensating,
+            EventType.SAGA_COMPLETED: lambda state, facts: self._ended(state, facts, "completed", "complete", "ok"),
+            EventType.SAGA_ESCALATED: lambda state, facts: self._ended(
+                state, facts, "escalated", "escalate", "error"
+            ),
+            EventType.SAGA_FANOUT_STARTED: _fan_out_started,
+            EventType.SAGA_FANOUT_RESOLVED: _fan_out_resolved,
+            EventType.SAGA_CHECKPOINT_SAVED: _checkpoint_saved,
+        }
+        used = SAGA_LIFECYCLE if timeout_ms is None else SAGA_EVENT_TYPES
+        self._changes: Mapping[str, _Change] = {kind.value: changes[kind] for kind in used}
 
     def new_state(self) -> SagaState:
         """No saga is open."""
         return SagaState()
 
-    def apply(
-        self,
-        state: SagaState,
-        event: HypervisorEvent,
-        seen_at: int = 0,  # noqa: ARG002 - nothing here expires
-    ) -> Sequence[SagaSpanRecord] | None:
-        """Change `state` by one event; returns the span that it finished, if any, or None: ignored.
+    def apply(self, state: SagaState, event: HypervisorEvent, seen_at: int = 0) -> _Spans | None:
+        """Change `state` by one event; returns the spans that it finished, often none, or None: ignored.
 
         Raises:
             InvalidPayload: A field has another type than `SagaPayload` says; `state` is as it was.
         """
-        change = _CHANGES.get(type_value(event.event_type))
-        return None if change is None else change(state, _read(event))
+        kind = type_value(event.event_type)
+        return self.take(state, kind, facts_of(event, seen_at)) if kind in self._changes else None
 
-    def expire(self, state: SagaState, now: int) -> Sequence[SagaSpanRecord]:  # noqa: ARG002 - nothing expires
-        """Remove nothing: open sagas and steps are kept until they end."""
-        return ()
+    def take(self, state: SagaState, kind: str, facts: Facts) -> _Spans:
+        """Change `state` by what one event of a type that is used says. It can't fail."""
+        change = self._changes[kind]
+        if self._timeout_ms is None:
+            return change(state, facts)
+        key = _saga_key(state, facts)
+        ended = state.ended[key] if state.sagas[key] is None else None
+        if ended is None:
+            return _all_counted(state, change(state, facts))
+        outcome = after_end(state, key, ended, kind, facts)
+        if outcome is Late.COUNTED:
+            _count(state, (LATE, kind.removeprefix("saga.")), None)
+            return ()
+        if outcome is Late.NEW_RUN:
+            return _all_counted(state, [*forget(state, key, ended), *change(state, facts)])
+        assert not isinstance(outcome, Late)  # noqa: S101 - there are no more of them
+        return _all_counted(state, outcome)
+
+    def expire(self, state: SagaState, now: int) -> _Spans:
+        """End the sagas that had no end in time, forget those that ended long enough ago; at `now`, in ms."""
+        if self._timeout_ms is None:
+            return ()
+        spans: list[SagaSpanRecord] = []
+        last = now - self._timeout_ms
+        late = ((key, saga) for key, saga in state.sagas.present() if saga.seen_at <= last)
+        for key, saga in islice(late, _MOST_AT_ONCE):
+            spans += self._timed_out(state, (key[0], key[1]), saga, now)
+        done = ((key, ended) for key, ended in state.ended.present() if ended.forget_at <= now)
+        for key, ended in islice(done, _MOST_AT_ONCE):
+            spans += forget(state, (key[0], key[1]), ended)
+        return _all_counted(state, spans)
+
+    def _timed_out(self, state: SagaState, key: SagaKey, saga: OpenSaga, now: int) -> _Spans:
+        assert self._timeout_ms is not None  # noqa: S101 - nothing is timed out without
+        closed = state.close_saga(key)
+        steps = closed[1] if closed else []
+        seconds = self._timeout_ms / 1000
+        return [
+            timed_out_span(key, saga, seconds=seconds),
+            *remember(
+                state,
+                key,
+                saga,
+                steps,
+                ended_at=saga.start_time + seconds,
+                forget_at=now + max(self._timeout_ms, self._grace_ms),
+                timed_out=True,
+            ),
+        ]
+
+    def _ended(self, state: SagaState, facts: Facts, verb: str, step_action: str, status: str) -> _Spans:
+        key = _saga_key(state, facts)
+        saga, steps = state.close_saga(key) or (first_seen(facts), [])
+        span = ended_saga_span(facts, saga, verb=verb, step_action=step_action, status=status)
+        if self._timeout_ms is None:
+            return (span,)
+        forget_at = facts.seen_at + self._grace_ms
+        return [span, *remember(state, key, saga, steps, ended_at=span.end_time, forget_at=forget_at)]
 
 
-class _Facts(msgspec.Struct):
-    """What an event says, read and checked before anything changes. An absent text is empty."""
-
-    event_id: str
-    time: float
-    session_id: str
-    causal_trace_id: str
-    saga_id: str
-    step_id: str
-    action: str
-    attributes: dict[str, Any]
-    """Those that every span of this event has."""
-
-
-def _read(event: HypervisorEvent) -> _Facts:
-    payload = read_payload(event.payload, SagaPayload)
-    session_id, causal_trace_id = _text(event.session_id), _text(event.causal_trace_id)
-    agent_did = _text(event.agent_did)
-    action = _text(payload.action) or _text(payload.step_action)
-    step_id = _id("step_id", payload.step_id)
-    if not step_id:
-        _id("action", action)  # the step goes by it
-    saga_id = _id("saga_id", payload.saga_id) or causal_trace_id or "unknown"
-    attributes: dict[str, Any] = {"agent.saga.id": saga_id}
-    if agent_did:
-        attributes["agent.did"] = agent_did
-    if session_id:
-        attributes["session.id"] = session_id
-    for name, value in (("error", payload.error), ("reason", payload.reason), ("result", payload.result)):
-        if value is not msgspec.UNSET:
-            attributes[f"agent.saga.{name}"] = _described(value)
-    return _Facts(
-        event_id=_text(event.event_id),
-        time=_seconds(event.timestamp),
-        session_id=session_id,
-        causal_trace_id=causal_trace_id,
-        saga_id=saga_id,
-        step_id=step_id,
-        action=action,
-        attributes=attributes,
-    )
-
-
-def _created(state: SagaState, facts: _Facts) -> tuple[SagaSpanRecord, ...]:
+def _created(state: SagaState, facts: Facts) -> _Spans:
     key, saga = _opened(state, facts)
     if facts.time < saga.start_time:
         state.sagas[key] = msgspec.structs.replace(saga, start_time=facts.time)
     return ()
 
 
-def _step_started(state: SagaState, facts: _Facts) -> tuple[SagaSpanRecord, ...]:
+def _step_started(state: SagaState, facts: Facts) -> _Spans:
     key, saga = _opened(state, facts)
-    state.start_step(key, saga, _started_by(facts))
+    if facts.agent_did and facts.agent_did != saga.agent_did:
+        saga = state.sagas[key] = msgspec.structs.replace(saga, agent_did=shortened(facts.agent_did))
+    state.start_step(key, saga, started_by(facts, parent_of(facts, saga.fan_outs)))
     return ()
 
 
-def _step_ended(status: str) -> Callable[[SagaState, _Facts], tuple[SagaSpanRecord, ...]]:
-    def change(state: SagaState, facts: _Facts) -> tuple[SagaSpanRecord, ...]:
-        key, saga = _opened(state, facts)
-        step = state.end_step(key, saga, _step_id(facts)) or _started_by(facts)
-        return (
-            _span(
-                facts,
-                name=f"saga.step.{facts.action or facts.step_id}",
-                step_id=_step_id(facts),
-                step_action=facts.action,
-                start_time=step.start_time,
-                status=status,
-                trace_id=saga.trace_id,
-                span_id=step.span_id,
-                parent_span_id=saga.span_id,
-            ),
+def _step_ended(state: SagaState, facts: Facts, status: str) -> _Spans:
+    key, saga = _opened(state, facts)
+    step = state.end_step(key, saga, facts.step) or started_by(facts, parent_of(facts, saga.fan_outs))
+    now = state.sagas[key] or saga
+    if status == "ok":
+        state.sagas[key] = msgspec.structs.replace(now, done=now.done + 1)
+    else:
+        state.sagas[key] = msgspec.structs.replace(
+            now, failed=now.failed + 1, last_error=shortened(facts.error_text or status)
         )
+    return (step_span(facts, step, status=status, trace_id=saga.trace_id, parent_span_id=saga.span_id),)
 
-    return change
+
+def _compensating(state: SagaState, facts: Facts) -> _Spans:
+    key, saga = _opened(state, facts)
+    state.sagas[key] = msgspec.structs.replace(saga, compensated=saga.compensated + 1)
+    return (compensation_span(facts, trace_id=saga.trace_id, parent_span_id=saga.span_id),)
 
 
-def _compensating(state: SagaState, facts: _Facts) -> tuple[SagaSpanRecord, ...]:
-    _, saga = _opened(state, facts)
-    return (
-        _span(
-            facts,
-            name=f"saga.compensate.{facts.action or facts.step_id}",
-            step_id=facts.step_id or "compensation",
-            step_action=facts.action or "compensate",
-            start_time=facts.time,
-            status="compensating",
-            trace_id=saga.trace_id,
-            span_id=step_span_id(facts.event_id),
-            parent_span_id=saga.span_id,
-        ),
+def _fan_out_started(state: SagaState, facts: Facts) -> _Spans:
+    key, saga = _opened(state, facts)
+    started = fan_out_of(facts, saga.trace_id, key)
+    others = [one for one in saga.fan_outs if one.span_id != started.span_id]
+    state.sagas[key] = msgspec.structs.replace(saga, fan_outs=tuple([*others, started][-_HELD_FAN_OUTS:]))
+    return unfinished_spans(
+        key,
+        (),
+        others[: len(others) + 1 - _HELD_FAN_OUTS] if len(others) >= _HELD_FAN_OUTS else (),
+        ended_at=facts.time,
+        error_type=UNFINISHED,
+        trace_id=saga.trace_id,
+        parent_span_id=saga.span_id,
     )
 
 
-def _saga_ended(
-    verb: str, step_action: str, status: str
-) -> Callable[[SagaState, _Facts], tuple[SagaSpanRecord, ...]]:
-    def change(state: SagaState, facts: _Facts) -> tuple[SagaSpanRecord, ...]:
-        saga = state.close_saga(_saga_key(state, facts)) or _first_seen(facts)
-        return (
-            _span(
-                facts,
-                name=f"saga.{verb}.{facts.saga_id}",
-                step_id="",
-                step_action=step_action,
-                start_time=saga.start_time,
-                status=status,
-                trace_id=saga.trace_id,
-                span_id=saga.span_id,
-                parent_span_id=None,
-            ),
+def _fan_out_resolved(state: SagaState, facts: Facts) -> _Spans:
+    key, saga = _opened(state, facts)
+    fan_out = next((one for one in saga.fan_outs if is_fan_out_of(one, facts)), None)
+    if fan_out is None:
+        # By the event's id: if it was resolved before, that span has been sent.
+        fan_out = msgspec.structs.replace(
+            fan_out_of(facts, saga.trace_id, key), span_id=started_by(facts, "").span_id
         )
-
-    return change
-
-
-_CHANGES: Mapping[str, Callable[[SagaState, _Facts], tuple[SagaSpanRecord, ...]]] = {
-    "saga.created": _created,
-    "saga.step_started": _step_started,
-    "saga.step_committed": _step_ended("ok"),
-    "saga.step_failed": _step_ended("error"),
-    "saga.compensating": _compensating,
-    "saga.completed": _saga_ended("completed", "complete", "ok"),
-    "saga.escalated": _saga_ended("escalated", "escalate", "error"),
-}
-
-SAGA_LIFECYCLE: tuple[EventType, ...] = tuple(map(EventType, _CHANGES))
-"""The event types that spans are made of."""
+    else:
+        others = tuple([one for one in saga.fan_outs if one is not fan_out])
+        state.sagas[key] = msgspec.structs.replace(saga, fan_outs=others)
+    return (fan_out_span(facts, fan_out, trace_id=saga.trace_id, parent_span_id=saga.span_id),)
 
 
-def _saga_key(state: SagaState, facts: _Facts) -> SagaKey:
+def _checkpoint_saved(state: SagaState, facts: Facts) -> _Spans:
+    key, saga = _opened(state, facts)
+    checkpoint = Checkpoint(facts.time, facts.checkpoint)
+    step = state.find_step(key, saga, facts.step) if facts.step else None
+    if step is not None:
+        state.change_step(key, saga, _with(step, checkpoint))
+    else:
+        checkpoints = (*saga.checkpoints, checkpoint)[-_HELD_CHECKPOINTS:]
+        state.sagas[key] = msgspec.structs.replace(saga, checkpoints=checkpoints)
+    return ()
+
+
+def _with(step: OpenStep, checkpoint: Checkpoint) -> OpenStep:
+    return msgspec.structs.replace(step, checkpoints=(*step.checkpoints, checkpoint)[-_HELD_CHECKPOINTS:])
+
+
+def _saga_key(state: SagaState, facts: Facts) -> SagaKey:
     """The saga that the event belongs to, open or not."""
     latest = None if facts.session_id else state.latest_saga(facts.saga_id)
     return latest or (facts.session_id, facts.saga_id)
 
 
-def _opened(state: SagaState, facts: _Facts) -> tuple[SagaKey, OpenSaga]:
+def _opened(state: SagaState, facts: Facts) -> tuple[SagaKey, OpenSaga]:
     """The saga that the event belongs to; opened by this event where none of its events came before."""
     key = _saga_key(state, facts)
     saga = state.sagas[key]
-    return key, saga or state.open_saga(key, _first_seen(facts))
+    return key, saga or state.open_saga(key, first_seen(facts))
 
 
-def _first_seen(facts: _Facts) -> OpenSaga:
-    trace_id = saga_trace_id(facts.causal_trace_id, facts.session_id, facts.saga_id)
-    return OpenSaga(trace_id, saga_span_id(trace_id, facts.session_id, facts.saga_id), facts.time)
+_OWN_RESULTS = {TIMED_OUT: "timed_out", UNFINISHED: "unfinished"}
 
 
-def _started_by(facts: _Facts) -> OpenStep:
-    return OpenStep(_step_id(facts), step_span_id(facts.event_id), facts.time)
+def _all_counted(state: SagaState, spans: _Spans) -> _Spans:
+    for span in spans:
+        _count(state, (kind_of(span), _OWN_RESULTS.get(span.error_type, span.status)), span)
+    return spans
 
 
-def _step_id(facts: _Facts) -> str:
-    return facts.step_id or facts.action
-
-
-def _span(
-    facts: _Facts,
-    *,
-    name: str,
-    step_id: str,
-    step_action: str,
-    start_time: float,
-    status: str,
-    trace_id: str,
-    span_id: str,
-    parent_span_id: str | None,
-) -> SagaSpanRecord:
-    facts.attributes["agent.saga.step_id"] = step_id
-    facts.attributes["agent.saga.step_action"] = step_action
-    facts.attributes["agent.saga.state"] = status
-    return SagaSpanRecord(
-        name=name,
-        saga_id=facts.saga_id,
-        step_id=step_id,
-        step_action=step_action,
-        start_time=start_time,
-        # Clocks of two agents may differ; no backend takes a span that ends before it starts.
-        end_time=max(start_time, facts.time),
-        status=status,
-        attributes=facts.attributes,
-        trace_id=trace_id,
-        span_id=span_id,
-        parent_span_id=parent_span_id,
-    )
-
-
-def _text(value: Any) -> str:
-    if type(value) is str:
-        return value
-    if value is None:
-        return ""
-    return str(value.value if isinstance(value, Enum) else value)
-
-
-def _id(name: str, value: str | int | None) -> str:
-    try:
-        text = _text(value)
-    except ValueError:  # Python writes no integer of more than 4300 digits
-        raise InvalidPayload(
-            f"The payload doesn't fit: {name} is too large a number; give it as a string."
-        ) from None
-    if len(text) > ID_CHARACTERS:
-        raise InvalidPayload(
-            f"The payload doesn't fit: {name} has {len(text)} characters; an id has {ID_CHARACTERS} at most."
-        )
-    return text
-
-
-def _described(value: Any) -> str:
-    try:
-        return str(value)
-    except Exception:  # noqa: BLE001 - str() of a stranger's object may raise anything
-        return f"<{type(value).__name__} that can't be written as text>"
-
-
-def _seconds(timestamp: datetime) -> float:
-    # A time without a zone is UTC here as it is on the wire; Python would take it for this machine's zone.
-    return (timestamp if timestamp.tzinfo else timestamp.replace(tzinfo=UTC)).timestamp()
+def _count(state: SagaState, what: tuple[str, str], span: SagaSpanRecord | None) -> None:
+    old = state.totals[what]
+    new = Total((old or Total()).count + 1) if span is None else counted(old, span)
+    if old is None:
+        state.totals.add(what, new)
+    else:
+        state.totals[what] = new

@@ -15,6 +15,10 @@ Other languages can repeat it; `hypervisor_schemas/examples/span_identity.json` 
   it: the start, the end where there was no start, the compensating event. An `event_id` of 16 lower-case hex is
   kept as it is, so a span leads to its event. A retried step is a new span.
 
+- **Span id of a fan-out**: the first 16 hex of SHA-256 of `fields("fanout-span", trace id, session, saga id,
+  fan-out id)`, so that its branches know it before it is there. A fan-out without an id goes by the event that
+  starts it, as a step does; so does one that is resolved without a start.
+
 Trace ids have 32 lower-case hexadecimal digits, span ids 16; an `event_id` or trace part of zeros only, which W3C
 Trace Context calls invalid as an id, is hashed.
 """
@@ -23,7 +27,7 @@ from __future__ import annotations
 
 from hypervisor_schemas.causal_trace import CausalTraceId, w3c_span_id, w3c_trace_id
 
-__all__ = ["saga_span_id", "saga_trace_id", "step_span_id"]
+__all__ = ["fan_out_span_id", "saga_span_id", "saga_trace_id", "step_span_id"]
 
 
 def saga_trace_id(causal_trace_id: str | None, session_id: str, saga_id: str) -> str:
@@ -39,6 +43,11 @@ def saga_trace_id(causal_trace_id: str | None, session_id: str, saga_id: str) ->
 def saga_span_id(trace_id: str, session_id: str, saga_id: str) -> str:
     """The span id of a saga in its trace."""
     return w3c_span_id(_fields("saga-span", trace_id, session_id, saga_id))
+
+
+def fan_out_span_id(trace_id: str, session_id: str, saga_id: str, fan_out_id: str) -> str:
+    """The span id of a fan-out that has an id."""
+    return w3c_span_id(_fields("fanout-span", trace_id, session_id, saga_id, fan_out_id))
 
 
 def step_span_id(event_id: str) -> str:

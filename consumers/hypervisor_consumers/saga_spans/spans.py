@@ -5,16 +5,27 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
-__all__ = ["SagaSpanRecord", "SpanSink"]
+__all__ = ["SagaSpanRecord", "SpanEvent", "SpanSink"]
+
+
+@dataclass(frozen=True, slots=True)
+class SpanEvent:
+    """Something that happened within a span, at one moment: a checkpoint. `time` in seconds since the epoch."""
+
+    name: str
+    time: float
+    attributes: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class SagaSpanRecord:
-    """One finished span: a saga, one of its steps or a compensation.
+    """One finished span: a saga, one of its steps, a fan-out or a compensation.
 
     Times are seconds since the epoch, the events' own. `status` is "ok", "error" or "compensating". `attributes`
     are the seed's (`agent.saga.*`, `agent.did`, `session.id`), all strings. `trace_id` has 32 hex, `span_id` and
-    `parent_span_id` 16; a saga's span has no parent.
+    `parent_span_id` 16; a saga's span has no parent. `causal_trace_id` is that of the event that opened it, as it
+    was written, "" where there was none; nobody exports that span. `error_type` is the kind of an error as its
+    event has it (`error_type`), "" where it has none.
     """
 
     name: str
@@ -28,6 +39,9 @@ class SagaSpanRecord:
     trace_id: str = ""
     span_id: str = ""
     parent_span_id: str | None = None
+    causal_trace_id: str = ""
+    error_type: str = ""
+    events: tuple[SpanEvent, ...] = ()
 
     @property
     def duration_seconds(self) -> float:

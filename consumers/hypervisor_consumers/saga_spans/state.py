@@ -9,14 +9,16 @@ long as they are few: a step's start is one record then, and so is its end.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TypeAlias, TypeVar
 
 import msgspec
 
 from hypervisor_consumers.runtime.contract import Table
+from hypervisor_consumers.saga_spans.totals import Total
 
-__all__ = ["OpenSaga", "OpenStep", "SagaKey", "SagaState"]
+__all__ = ["Checkpoint", "EndedSaga", "OpenFanOut", "OpenSaga", "OpenStep", "SagaKey", "SagaState"]
 
 SagaKey: TypeAlias = tuple[str, str]
 """Session ("" without one) and saga id."""
@@ -38,6 +40,13 @@ class _Member(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     newer: tuple[str, ...] | None = None
 
 
+class Checkpoint(msgspec.Struct, frozen=True, array_like=True):
+    """Something that was saved within a saga or a step; `time` in seconds since the epoch."""
+
+    time: float
+    attributes: dict[str, str]
+
+
 class OpenStep(_Member, frozen=True):
     """A step that has started and not ended; `start_time` in seconds since the epoch."""
 
@@ -45,6 +54,26 @@ class OpenStep(_Member, frozen=True):
     """Its action where it has no id."""
     span_id: str
     start_time: float
+    action: str = ""
+    agent_did: str = ""
+    causal_trace_id: str = ""
+    parent_span_id: str = ""
+    """Of the fan-out that it is a branch of; "" where the saga itself is its parent."""
+    checkpoints: tuple[Checkpoint, ...] = ()
+
+
+class OpenFanOut(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A fan-out that has started and is not resolved; `start_time` in seconds since the epoch."""
+
+    fan_out_id: str
+    """"" where its event gave none."""
+    span_id: str
+    start_time: float
+    policy: str = ""
+    branches: tuple[str, ...] = ()
+    """The steps that it named."""
+    agent_did: str = ""
+    causal_trace_id: str = ""
 
 
 class OpenSaga(_Member, frozen=True):
@@ -55,6 +84,35 @@ class OpenSaga(_Member, frozen=True):
     start_time: float
     steps: tuple[OpenStep, ...] = ()
     """Its open steps; those that it doesn't hold itself are in `SagaState.steps`."""
+    seen_at: int = 0
+    """When its first event was published, in milliseconds since 1970; 0 in an agent's process."""
+    causal_trace_id: str = ""
+    """That of its first event."""
+    agent_did: str = ""
+    """Who was heard of last."""
+    fan_outs: tuple[OpenFanOut, ...] = ()
+    checkpoints: tuple[Checkpoint, ...] = ()
+    done: int = 0
+    """Steps that ended well."""
+    failed: int = 0
+    compensated: int = 0
+    last_error: str = ""
+
+
+class EndedSaga(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A saga that has ended, remembered for a while: what still comes of it must not open it again."""
+
+    trace_id: str
+    span_id: str
+    ended_at: float
+    """In seconds since the epoch, its last event's time."""
+    forget_at: int
+    """In milliseconds since 1970."""
+    timed_out: bool = False
+    """It was ended for want of an end; its own is not exported any more."""
+    steps: tuple[OpenStep, ...] = ()
+    """What was open when it ended, and what started late: their ends may still come."""
+    fan_outs: tuple[OpenFanOut, ...] = ()
 
 
 _M = TypeVar("_M", bound=_Member)
@@ -73,6 +131,12 @@ class SagaState:
     newest: Table[_Key, tuple[str, ...]] = field(default_factory=lambda: Table(tuple[str, ...]))
     """The last member of each list: of sagas by `(saga_id,)`, of steps by the saga's key."""
 
+    ended: Table[_Key, EndedSaga] = field(default_factory=lambda: Table(EndedSaga))
+    """By `SagaKey`, the sagas that ended lately; none in an agent's process."""
+
+    totals: Table[tuple[str, str], Total] = field(default_factory=lambda: Table(Total))
+    """By kind of span and result: what was exported, and what was not; none in an agent's process."""
+
     def latest_saga(self, saga_id: str) -> SagaKey | None:
         """The key of the open saga of this id that was opened last, in whichever session."""
         key = self.newest[(saga_id,)]
@@ -82,19 +146,42 @@ class SagaState:
         """Add a saga that is not open yet. Returns it as it is kept."""
         return self._append(self.sagas, (key[1],), key, saga)
 
-    def close_saga(self, key: SagaKey) -> OpenSaga | None:
-        """Take out a saga and drop its open steps. None: it is not open."""
+    def close_saga(self, key: SagaKey) -> tuple[OpenSaga, list[OpenStep]] | None:
+        """Take out a saga and its open steps, and give both. None: it is not open."""
         saga = self.sagas[key]
         if saga is None:
             return None
+        steps = list(saga.steps)
         member = self.newest[key]
         if member is not None:
             self.newest.remove(key)
         while member is not None and (step := self.steps[member]) is not None:
             self.steps.remove(member)
+            steps.append(step)
             member = step.older
         self._remove(self.sagas, (key[1],), key, saga)
-        return saga
+        return saga, steps
+
+    def open_steps(self, key: SagaKey, saga: OpenSaga) -> Iterator[OpenStep]:
+        """The steps of `saga`, the open one of this key, those held apart last."""
+        yield from saga.steps
+        member = self.newest[key]
+        while member is not None and (step := self.steps[member]) is not None:
+            yield step
+            member = step.older
+
+    def find_step(self, key: SagaKey, saga: OpenSaga, step_id: str) -> OpenStep | None:
+        """A step of `saga`, the open one of this key, as it is kept."""
+        held = next((each for each in saga.steps if each.step_id == step_id), None)
+        return held or self.steps[(*key, step_id)]
+
+    def change_step(self, key: SagaKey, saga: OpenSaga, step: OpenStep) -> None:
+        """Keep `step` in place of the one of its id that `find_step` has given."""
+        if any(each.step_id == step.step_id for each in saga.steps):
+            steps = tuple([step if each.step_id == step.step_id else each for each in saga.steps])
+            self.sagas[key] = msgspec.structs.replace(saga, steps=steps)
+        else:
+            self.steps[(*key, step.step_id)] = step
 
     def start_step(self, key: SagaKey, saga: OpenSaga, step: OpenStep) -> None:
         """Add a step to `saga`, the open one of this key; it takes the place of an open step of the same id."""
