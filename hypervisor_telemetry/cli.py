@@ -70,7 +70,7 @@ def saga_spans(
 ) -> None:
     """Saga events to trace spans. Runs until SIGTERM or Ctrl-C."""
     with speaking():
-        service = saga_spans_service(sink_from(sink))
+        service = saga_spans_service(sink_from(sink), host, os.environ)
         run_service(service, host=host, port=port, environ=os.environ, bootstrap_servers=bootstrap_servers)
 
 

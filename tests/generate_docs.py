@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hypervisor_consumers.ring_metrics.names import RING_METRICS
 from hypervisor_consumers.runtime.metrics import SELF_METRICS
+from hypervisor_consumers.saga_spans.names import SAGA_METRICS
 from hypervisor_producers.metrics import PUBLISHER_METRICS
 from hypervisor_schemas.events import EventType, GovernanceEventType
 from hypervisor_schemas.settings import SETTINGS
@@ -73,6 +74,7 @@ def events() -> str:
 
 def metrics() -> str:
     ring = [(f"`{m.name}`", m.type, _labels(m.labels), m.help) for m in RING_METRICS]
+    saga = [(f"`{m.name}`", m.type, _labels((*m.labels, "partition")), m.help) for m in SAGA_METRICS]
     own = [(f"`{m.name}`", m.kind, _labels(m.labels), m.help_text) for m in SELF_METRICS]
     publisher = [
         (
@@ -92,6 +94,8 @@ def metrics() -> str:
         "(`__overflow__`), and where `TELEMETRY_RING_LABELS` leaves out the session, or the agent and the session "
         "is `unknown`. Recording rules sum it away.\n\n"
         + _table(head, ring)
+        + "\n## saga-spans\n\n"
+        + _table(head, saga)
         + "\n## Every service\n\n"
         + _table(head, own)
         + "\n## A publisher, in an agent\n\nBy `PublisherCollector` (prometheus-client) or `observe_publisher` "

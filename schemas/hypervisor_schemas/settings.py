@@ -174,6 +174,19 @@ class Settings:
         "The labels that the ring counters keep, separated by commas; over the others they are summed. Changing it "
         "starts the counters anew.",
     )
+    SAGA_TIMEOUT: Setting[float] = Setting(
+        "TELEMETRY_SAGA_TIMEOUT",
+        86_400.0,
+        _number(1, 1_000_000_000, float),
+        "Seconds after the publishing of its first event at which a saga without an end becomes an error span.",
+    )
+    SAGA_GRACE: Setting[float] = Setting(
+        "TELEMETRY_SAGA_GRACE",
+        600.0,
+        _number(0, 1_000_000_000, float),
+        "Seconds for which a saga that has ended is remembered: the ends of its steps that come late find their "
+        "starts, and what comes twice is not exported twice.",
+    )
     LEASE: Setting[float | None] = Setting(
         "TELEMETRY_LEASE",
         None,

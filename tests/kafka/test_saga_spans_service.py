@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
 
 from hypervisor_schemas.events import EventType, HypervisorEvent
@@ -198,3 +199,44 @@ def test_spans_wait_for_a_sink_that_takes_no_more_and_then_all_arrive(
     eventually(lambda: each_once(spans_in(path)), lambda spans: spans == truth)
     assert eventually(service.ready, lambda ready: ready[1] == "ok\n")[0] == 200
     assert Counter(span["span_id"] for span in spans_in(path)).most_common(1)[0][1] <= 2
+
+
+def test_a_saga_that_hangs_is_seen_while_it_does_and_is_a_span_when_its_time_is_up(
+    new_fleet: Callable[[int], Fleet], tmp_path: Path
+):
+    fleet, path = new_fleet(2), tmp_path / "spans.jsonl"
+    hanging, done = Saga(0), Saga(1)
+    begun = hanging.begun()
+    fleet.publish(begun + done.ended(done.begun()))
+    first = fleet.start("saga-spans", "--sink", f"jsonl:{path}").wait_ready()
+    answer = eventually(lambda: first.get("/v1/sagas").json(), lambda answer: len(answer["sagas"]) == 1)
+    [saga] = answer["sagas"]
+    assert (saga["session_id"], saga["saga_id"], saga["span_id"]) == (hanging.session, hanging.id, hanging.span_id)
+    assert [(step["step_id"], step["step_action"]) for step in saga["current_steps"]] == [("2", "wait")]
+    assert (saga["last_error"], saga["steps_failed"], saga["agent_did"]) == ("no seats", 1, "did:a")
+    assert sum(answer["freshness"]["includes"].values()) > 0
+    assert answer["is_partial"] is False
+    assert first.get(f"/v1/sagas/{done.id}").json()["sagas"][0]["state"] == "ended"
+    assert first.value("agent_hypervisor_sagas_open", age="1m", partition=str(saga["partition"])) == 1
+    text = httpx.get(f"{first.url}/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"}).text
+    assert f'# {{span_id="{done.span_id}",trace_id="{TRACE}"}}' in text
+
+    # What is open survives the copy.
+    first.kill()
+    second = fleet.start("saga-spans", "--sink", f"jsonl:{path}", TELEMETRY_SAGA_TIMEOUT="2").wait_ready()
+    name = f"saga.timed_out.{hanging.id}"
+    [span] = eventually(lambda: [span for span in spans_in(path) if span["name"] == name], bool)
+    assert (span["span_id"], span["start_time"]) == (hanging.span_id, begun[0].timestamp.timestamp())
+    assert span["end_time"] == span["start_time"] + 2
+    eventually(lambda: second.get("/v1/sagas").json()["open"], lambda count: count == 0)
+    fleet.publish(hanging.ended(begun))
+    late = "agent_hypervisor_saga_late_events_total"
+    eventually(lambda: sum(second.metrics(late).values()), lambda count: count == 2)
+    assert Counter(span["name"] for span in spans_in(path))[f"saga.completed.{hanging.id}"] == 0
+
+
+def test_the_api_needs_a_token_off_loopback(new_fleet: Callable[[int], Fleet]):
+    fleet = new_fleet(1)
+    refused = fleet.start("saga-spans", "--sink", "null", "--host", "0.0.0.0")
+    assert refused.wait() == 2
+    assert "TELEMETRY_API_TOKEN must be set to serve on 0.0.0.0" in refused.log

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from fastapi import FastAPI
 
 from hypervisor_consumers.event_index.api import create_router
 from hypervisor_consumers.event_index.store import EventStore, IndexRow, open_store
 from hypervisor_schemas.events import EventType, HypervisorEvent, event_type_of
+from tests.asking import Client
 
 TOPIC = "hypervisor.events.ring"
 NOON = datetime(2025, 1, 15, 12, tzinfo=UTC)
@@ -32,24 +31,6 @@ EVENTS = [
     )
     for number in range(6)
 ]
-
-
-class Client:
-    """Asks an application in this process, without a port."""
-
-    def __init__(self, app: FastAPI) -> None:
-        self._app = app
-
-    def request(self, method: str, path: str, headers: Mapping[str, str | bytes] | None = None) -> httpx.Response:
-        async def ask() -> httpx.Response:
-            transport = httpx.ASGITransport(app=self._app)
-            async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
-                return await client.request(method, path, headers=dict(headers or {}))
-
-        return asyncio.run(ask())
-
-    def get(self, path: str, headers: Mapping[str, str | bytes] | None = None) -> httpx.Response:
-        return self.request("GET", path, headers)
 
 
 @pytest.fixture

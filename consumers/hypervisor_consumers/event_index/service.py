@@ -58,4 +58,4 @@ class _IndexService:
             ledger=runtime.ledger,
             now=runtime.now,
         )
-        return Parts(indexer, topic_names(runtime.prefix), needed=[dead_letters])
+        return Parts(indexer, topic_names(runtime.prefix), needed=[dead_letters], routers=self.routers)

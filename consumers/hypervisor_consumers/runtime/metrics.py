@@ -232,6 +232,12 @@ class Ledger:
                 entry.account = account
                 entry.commits.append((account.next_offset, sum(account.results.values())))
 
+    def end_of(self, place: Place) -> int | None:
+        """Where the log of a partition ends, as far as it is known."""
+        with self._lock:
+            entry = self._entries.get(place)
+            return None if entry is None or entry.end < 0 else entry.end
+
     def ended(self, place: Place, end: int) -> None:
         """The log of a partition ends just before `end`."""
         with self._lock:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -22,6 +22,7 @@ from hypervisor_consumers.runtime.asker import Asker
 from hypervisor_consumers.runtime.client import admin_settings, consumer_settings, transaction_settings
 from hypervisor_consumers.runtime.contract import Fold, Output, OutputCodec, Publish, View
 from hypervisor_consumers.runtime.flood import FloodWatch
+from hypervisor_consumers.runtime.freshness import Freshness
 from hypervisor_consumers.runtime.garbage import BetweenBatches
 from hypervisor_consumers.runtime.health import Health
 from hypervisor_consumers.runtime.http import HttpServer, make_app
@@ -83,6 +84,8 @@ class Parts:
     needed: Sequence[str] = ()
     families: Callable[[], Iterable[Metric]] = list
     """The service's own metrics at the time of a scrape."""
+    routers: Sequence[fastapi.APIRouter] = ()
+    """What it serves beside `/metrics` and the probes."""
     may_show: Callable[[], bool] = lambda: True
     """Whether what belongs to the log may be shown now."""
     restorer: Restorer | None = None
@@ -94,11 +97,6 @@ class Service(Protocol):
     @property
     def name(self) -> str:
         """Its command; with the prefix, its group id."""
-        ...
-
-    @property
-    def routers(self) -> Sequence[fastapi.APIRouter]:
-        """What it serves beside `/metrics` and the probes."""
         ...
 
     def parts(self, runtime: Runtime) -> Parts:
@@ -121,7 +119,8 @@ class StatefulService(Generic[S, O]):
     view: View | None = None
     expire_every: float = EXPIRE_EVERY
     """Seconds between two looks for a partition's idle rows."""
-    routers: Sequence[fastapi.APIRouter] = field(default_factory=list)
+    routers: Callable[[Callable[[], Shown[S]], Freshness], Sequence[fastapi.APIRouter]] = lambda _, __: ()
+    """From what may be shown now, whenever it is called, and how old that is, to what is served besides."""
 
     def parts(self, runtime: Runtime) -> Parts:
         """The fold on the exactly-once runtime."""
@@ -168,6 +167,7 @@ class StatefulService(Generic[S, O]):
             row_topics=rows,
             needed=[topics.state, topics.dead_letters],
             families=lambda: self.families(processor.shown()),
+            routers=self.routers(processor.shown, Freshness(topics.source, runtime.ledger, runtime.now)),
             may_show=processor.may_show,
             restorer=restorer,
         )
@@ -245,7 +245,7 @@ def _run(
     def families() -> Iterable[Metric]:
         return [*parts.families(), *self_metrics()]
 
-    app = make_app(service.name, health, families, service.routers, parts.may_show)
+    app = make_app(service.name, health, families, parts.routers, parts.may_show)
     server = HttpServer(app, host, port)
     print(f"{service.name} {server.url}", flush=True)  # noqa: T201 - for the person, or program, that started it
     ended = threading.Event()

@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 
 from confluent_kafka import KafkaException
 
+from hypervisor_consumers.runtime.account import Account
 from hypervisor_consumers.runtime.columns import EventColumns
 from hypervisor_consumers.runtime.contract import ColumnFold, Fold, Home, Output, OutputCodec, Publish, View
 from hypervisor_consumers.runtime.dead_letter_writer import dead_letter_of
@@ -71,6 +72,8 @@ class Shown(Generic[S]):
     """Per partition of the public table, its rows."""
     state_partitions: int | None
     """How many partitions the source had when its state began, if it is known."""
+    accounts: Mapping[int, Account] = field(default_factory=dict)
+    """Per partition of the source, up to where the log is in what is committed."""
 
 
 @dataclass(slots=True)
@@ -574,14 +577,12 @@ class StatefulProcessor(Generic[S, O]):
         with self._lock:
             if not self._lease.is_valid:
                 return Shown({}, {}, None)
+            live = {place.partition: one.partition for place, one in self._live.items() if one.came_back is None}
             return Shown(
-                {
-                    place.partition: live.partition.snapshot()
-                    for place, live in self._live.items()
-                    if live.came_back is None
-                },
+                {number: partition.snapshot() for number, partition in live.items()},
                 {place.partition: rows.copy() for place, rows in self._rows.items()},
                 self._restorer.state_partitions,
+                {number: partition.account for number, partition in live.items()},
             )
 
     def close(self) -> None:

@@ -2,17 +2,52 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import fastapi
+
+from hypervisor_consumers.runtime.access import require_token_off_loopback
 from hypervisor_consumers.runtime.contract import Output
+from hypervisor_consumers.runtime.freshness import Freshness
 from hypervisor_consumers.runtime.service import StatefulService
+from hypervisor_consumers.runtime.stateful import EXPIRE_EVERY, Shown
+from hypervisor_consumers.saga_spans.dead_letters import SpanCodec
+from hypervisor_consumers.saga_spans.families import saga_families
 from hypervisor_consumers.saga_spans.fold import SagaFold
+from hypervisor_consumers.saga_spans.live import create_router
 from hypervisor_consumers.saga_spans.spans import SagaSpanRecord
 from hypervisor_consumers.saga_spans.state import SagaState
+from hypervisor_schemas.settings import Settings
 
 __all__ = ["DEFAULT_PORT", "saga_spans_service"]
 
 DEFAULT_PORT = 8001
 
 
-def saga_spans_service(sink: Output[SagaSpanRecord]) -> StatefulService[SagaState, SagaSpanRecord]:
-    """Saga events to spans, delivered to `sink`."""
-    return StatefulService(name="saga-spans", source="events.saga", fold=SagaFold(), output=sink)
+def saga_spans_service(
+    sink: Output[SagaSpanRecord], host: str, environ: Mapping[str, str]
+) -> StatefulService[SagaState, SagaSpanRecord]:
+    """Saga events to spans, delivered to `sink`; metrics of sagas, and `/v1/sagas`, served on `host`.
+
+    Raises:
+        SettingError: A setting can't be read, or `host` needs a token.
+    """
+    token = Settings.API_TOKEN.of(environ)
+    require_token_off_loopback(host, token)
+    timeout, grace = Settings.SAGA_TIMEOUT.of(environ), Settings.SAGA_GRACE.of(environ)
+
+    def routers(shown: Callable[[], Shown[SagaState]], freshness: Freshness) -> Sequence[fastapi.APIRouter]:
+        return [create_router(shown, freshness, time.time, token)]
+
+    return StatefulService(
+        name="saga-spans",
+        source="events.saga",
+        fold=SagaFold(timeout_ms=int(timeout * 1000), grace_ms=int(grace * 1000)),
+        families=lambda shown: saga_families(shown.states, time.time()),
+        output=sink,
+        output_codec=SpanCodec(),
+        # An end that is due should not come a minute late where sagas are given seconds.
+        expire_every=max(0.5, min(EXPIRE_EVERY, timeout / 10, (grace or EXPIRE_EVERY) / 2)),
+        routers=routers,
+    )
