@@ -162,6 +162,9 @@ def demo(
     ] = 20_000,
     agents: Annotated[int, typer.Option(min=1, max=32, help="How many agent processes.")] = 4,
     keep: Annotated[bool, typer.Option("--keep", help="Leave it running afterwards, until Ctrl-C.")] = False,
+    picture: Annotated[
+        Path | None, typer.Option(help="Where to draw one of the traces, as a waterfall (SVG).")
+    ] = None,
     bootstrap_servers: Annotated[
         str | None,
         typer.Option(
@@ -177,7 +180,9 @@ def demo(
     from hypervisor_telemetry.local.demo import run_demo  # noqa: PLC0415 - an extra
 
     with speaking():
-        raise typer.Exit(run_demo(events=events, agents=agents, keep=keep, bootstrap_servers=bootstrap_servers))
+        raise typer.Exit(
+            run_demo(events=events, agents=agents, keep=keep, picture=picture, bootstrap_servers=bootstrap_servers)
+        )
 
 
 @contextlib.contextmanager

@@ -32,6 +32,7 @@ from hypervisor_schemas.errors import TelemetryError
 from hypervisor_schemas.topics import CATEGORIES
 from hypervisor_telemetry.local.child import Child
 from hypervisor_telemetry.local.choose import local_kafka
+from hypervisor_telemetry.local.waterfall import most_telling, waterfall
 from hypervisor_telemetry.topic_admin import apply_topics
 
 __all__ = ["run_demo"]
@@ -73,13 +74,18 @@ class _Agent:
                 self.report = told
 
 
-def run_demo(*, events: int, agents: int, keep: bool, bootstrap_servers: str | None = None) -> int:
-    """Run it, with progress on standard output. Returns the exit status: 0 only if every event is accounted for."""
+def run_demo(
+    *, events: int, agents: int, keep: bool, picture: Path | None = None, bootstrap_servers: str | None = None
+) -> int:
+    """Run it, with progress on standard output. Returns the exit status: 0 only if every event is accounted for.
+
+    `picture`: where to draw one of its traces.
+    """
     console = Console(highlight=False)
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(_interruptible())
-            return _Demo(console, stack, bootstrap_servers).run(events, agents, keep)
+            return _Demo(console, stack, bootstrap_servers, picture).run(events, agents, keep)
         except KeyboardInterrupt:
             console.print("Stopped; taking everything down.")
             return 130
@@ -88,11 +94,18 @@ def run_demo(*, events: int, agents: int, keep: bool, bootstrap_servers: str | N
 
 
 class _Demo:
-    def __init__(self, console: Console, stack: contextlib.ExitStack, bootstrap_servers: str | None) -> None:
+    def __init__(
+        self,
+        console: Console,
+        stack: contextlib.ExitStack,
+        bootstrap_servers: str | None,
+        picture: Path | None,
+    ) -> None:
         self._console = console
         self._stack = stack
         self._explicit = bootstrap_servers
         self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hypervisor-telemetry-")))
+        self._picture = picture or self._folder / "waterfall.svg"
 
     def run(self, events: int, agents: int, keep: bool) -> int:
         begun = time.monotonic()
@@ -273,8 +286,12 @@ class _Demo:
             facts = Counter(agent.report["facts"])
             ended["saga.completed"] += facts["sagas ok"] + facts["compensated"]
             ended["saga.escalated"] += facts["escalated"]
+            ended["saga.fanout"] += facts["fan-outs"]
         with (self._folder / "spans.jsonl").open(encoding="utf-8") as lines:
-            names = Counter(".".join(json.loads(line)["name"].split(".")[:2]) for line in lines)
+            spans = [json.loads(line) for line in lines]
+        names = Counter(".".join(span["name"].split(".")[:2]) for span in spans)
+        if trace_id := most_telling(spans):
+            self._picture.write_text(waterfall(spans, trace_id), "utf-8")
         self._console.print(
             f"{names.total():,} spans: "
             + ", ".join(f"{name} {names[name]:,} of {count:,}" for name, count in sorted(ended.items()))
@@ -295,7 +312,8 @@ class _Demo:
         if keep:
             self._console.print(
                 f"metrics  {urls['ring-metrics']}/metrics\n"
-                f"spans    {self._folder / 'spans.jsonl'}\n"
+                f"spans    {self._folder / 'spans.jsonl'}, one trace as a picture: {self._picture}\n"
+                f"sagas    {urls['saga-spans']}/v1/sagas, those that are open\n"
                 f"events   {urls['event-index']}/v1/events and /v1/stats; the API: /docs\n"
                 f"Kafka    {self.bootstrap_servers}, topics {self.prefix}*\n\n"
                 "Try next:\n"

@@ -12,8 +12,9 @@ import asyncio
 import json
 import random
 import sys
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -22,6 +23,8 @@ from hypervisor.audit.delta import VFSChange
 from hypervisor.models import ExecutionRing
 from hypervisor.rings.breach_detector import RingBreachDetector
 from hypervisor.rings.elevation import RingElevation, RingElevationManager
+from hypervisor.saga.checkpoint import CheckpointManager
+from hypervisor.saga.fan_out import FanOutOrchestrator
 from hypervisor.saga.orchestrator import SagaOrchestrator
 from hypervisor.saga.state_machine import SagaState, SagaStep
 from hypervisor.security.rate_limiter import AgentRateLimiter
@@ -38,7 +41,7 @@ __all__ = ["main"]
 
 SESSIONS_AT_ONCE = 40
 ELEVATION_SECONDS = 1
-_LEFT_IN_A_RUNNING_SESSION = 25
+_LEFT_IN_A_RUNNING_SESSION = 30
 Emit = Callable[..., None]
 
 
@@ -56,6 +59,8 @@ class DemoAgent:
         self._expiries: dict[str, asyncio.Future[RingElevation]] = {}
         self._detector = RingBreachDetector(baseline_rate=5.0)
         self._limiter = AgentRateLimiter()
+        self._fan_outs = FanOutOrchestrator()
+        self._checkpoints = CheckpointManager()
 
     async def work(self, events: int, tell: Callable[[], None]) -> None:
         """Hold sessions, many at once, until at least `events` events were emitted."""
@@ -91,7 +96,14 @@ class DemoAgent:
         lead(EventType.SESSION_ACTIVATED, participants=managed.sso.participant_count)
 
         expiry = self._elevate(session, rings[self.did], lead)
-        await self._saga(managed.saga, session, lead, name="deploy", actions=["validate", "migrate", "switch"])
+        await self._saga(
+            managed.saga,
+            session,
+            lead,
+            name="deploy",
+            actions=["validate", "migrate"],
+            branches=["switch-east", "switch-west"],
+        )
         await self._saga(
             managed.saga, session, lead, name="import", actions=["fetch", "transform", "load"], fails="load"
         )
@@ -168,10 +180,14 @@ class DemoAgent:
         *,
         name: str,
         actions: list[str],
+        branches: Sequence[str] = (),
         fails: str | None = None,
         undo: bool = True,
     ) -> None:
-        """Run a saga; where a step fails, undo what was done, or escalate where nothing can be undone."""
+        """Run a saga; where a step fails, undo what was done, or escalate where nothing can be undone.
+
+        What `branches` names comes last, as a fan-out.
+        """
         saga = orchestrator.create_saga(session)
         tell(EventType.SAGA_CREATED, at=saga.created_at, saga_id=saga.saga_id, name=name)
         for action in actions:
@@ -194,19 +210,23 @@ class DemoAgent:
                 break
             tell(EventType.SAGA_STEP_COMMITTED, at=step.completed_at, **about, result=result)
         else:
+            if branches:
+                await self._fan_out(orchestrator, saga.saga_id, branches, tell)
             saga.transition(SagaState.COMPLETED)
             tell(EventType.SAGA_COMPLETED, at=saga.completed_at, saga_id=saga.saga_id)
             self.facts["sagas ok"] += 1
             return
 
         async def compensate(step: SagaStep) -> str:
+            began = time.perf_counter()
+            await asyncio.sleep(self._chance.uniform(0.001, 0.005))
             tell(
                 EventType.SAGA_COMPENSATING,
                 saga_id=saga.saga_id,
                 step_id=step.step_id,
                 step_action=f"undo-{step.action_id}",
+                duration_seconds=time.perf_counter() - began,
             )
-            await asyncio.sleep(self._chance.uniform(0.001, 0.005))
             return "undone"
 
         await orchestrator.compensate(saga.saga_id, compensate)
@@ -216,6 +236,38 @@ class DemoAgent:
         else:
             tell(EventType.SAGA_COMPLETED, at=saga.completed_at, saga_id=saga.saga_id, reason="compensated")
             self.facts["compensated"] += 1
+
+    async def _fan_out(
+        self, orchestrator: SagaOrchestrator, saga_id: str, actions: Sequence[str], tell: Emit
+    ) -> None:
+        group = self._fan_outs.create_group(saga_id)
+        steps = [orchestrator.add_step(saga_id, action, self.did, f"/{action}") for action in actions]
+        executors = {}
+        for step in steps:
+            self._fan_outs.add_branch(group.group_id, step)
+
+            async def work(step: SagaStep = step) -> str:
+                about = {"saga_id": saga_id, "step_id": step.step_id, "step_action": step.action_id}
+                tell(EventType.SAGA_STEP_STARTED, at=step.started_at, **about, group_id=group.group_id)
+                await asyncio.sleep(self._chance.uniform(0.001, 0.01))
+                saved = self._checkpoints.save(saga_id, step.step_id, f"{step.action_id} answers")
+                tell(
+                    EventType.SAGA_CHECKPOINT_SAVED,
+                    at=saved.achieved_at,
+                    **about,
+                    checkpoint_id=saved.checkpoint_id,
+                    goal_description=saved.goal_description,
+                )
+                await asyncio.sleep(self._chance.uniform(0.001, 0.005))
+                tell(EventType.SAGA_STEP_COMMITTED, **about, result="switched")
+                return "switched"
+
+            executors[step.step_id] = work
+        about = {"saga_id": saga_id, "group_id": group.group_id, "policy": group.policy}
+        tell(EventType.SAGA_FANOUT_STARTED, **about, branches=[step.step_id for step in steps])
+        await self._fan_outs.execute(group.group_id, executors)
+        tell(EventType.SAGA_FANOUT_RESOLVED, **about, policy_satisfied=group.policy_satisfied)
+        self.facts["fan-outs"] += 1
 
     def _write(self, managed: Any, tell: Emit) -> None:
         edit = managed.sso.vfs.write("report.md", f"report of {self.worker}", self.worker)

@@ -8,8 +8,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
+
+ROOT = Path(__file__).parents[2]
+SVG = "{http://www.w3.org/2000/svg}"
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="/proc tells which processes are left")
 DEMO = [sys.executable, "-m", "hypervisor_telemetry", "demo"]
@@ -45,9 +49,10 @@ def is_listening(port: int) -> bool:
 
 @pytest.mark.kafka
 @pytest.mark.timeout(180)
-def test_every_event_of_a_small_demo_is_accounted_for(mark: str) -> None:
+def test_every_event_of_a_small_demo_is_accounted_for(mark: str, tmp_path: Path) -> None:
+    picture = tmp_path / "waterfall.svg"
     done = subprocess.run(
-        [*DEMO, "--events", "600", "--agents", "2"],
+        [*DEMO, "--events", "600", "--agents", "2", "--picture", str(picture)],
         env={**os.environ, mark: "1", "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1", "COLUMNS": "120"},
         capture_output=True,
         text=True,
@@ -66,6 +71,20 @@ def test_every_event_of_a_small_demo_is_accounted_for(mark: str) -> None:
     assert len(facts) == 2
     assert all(int(count) >= 1 for agent in facts for count in agent)
     assert running(mark) == []
+    # The one in the README is drawn by `hypervisor-telemetry demo --picture docs/waterfall.svg`.
+    assert bars(picture) == bars(ROOT / "docs" / "waterfall.svg")
+
+
+def bars(picture: Path) -> list[tuple[str, ...]]:
+    """Name, indentation, colour and what is known of each span of a picture; no times, no random ids."""
+    found = []
+    for group in ET.parse(picture).iter(f"{SVG}g"):  # noqa: S314 - drawn here
+        title, text, bar, _ = group
+        about = [line.partition(": ") for line in (title.text or "").splitlines()[1:]]
+        name = re.sub(r"(saga|fanout):[0-9a-f-]+", "ID", (title.text or "").splitlines()[0])
+        known = sorted(key for key, _, _ in about)
+        found.append((name, text.attrib["x"], bar.attrib["fill"], *known))
+    return found
 
 
 @pytest.mark.kafka

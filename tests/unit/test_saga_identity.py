@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hypervisor_consumers.saga_spans.identity import saga_span_id, saga_trace_id, step_span_id
+from hypervisor_consumers.saga_spans.identity import fan_out_span_id, saga_span_id, saga_trace_id, step_span_id
 from hypervisor_schemas.causal_trace import CausalTraceId
 
 VECTORS: list[dict[str, Any]] = json.loads(
@@ -29,6 +29,8 @@ def test_the_golden_vectors_hold(vector: dict[str, Any]) -> None:
     assert trace_id == vector["trace_id"]
     assert saga_span_id(trace_id, session_id, vector["saga_id"]) == vector["saga_span_id"]
     assert step_span_id(vector["event_id"]) == vector["step_span_id"]
+    fan_out = fan_out_span_id(trace_id, session_id, vector["saga_id"], vector["fan_out_id"])
+    assert fan_out == vector["fan_out_span_id"]
 
 
 @given(session_id=st.text(max_size=20), saga_id=st.text(max_size=20))
