@@ -14,7 +14,8 @@ from functools import partial
 from confluent_kafka.admin import NewTopic
 
 from bench.load import SERIES, Record, read_plainly, ring_records, working_off, write_plainly
-from bench.peers.running import PEERS, SCHEMA_ID, Peer, counted, report, start, why_not
+from bench.peers.rate import rate_of
+from bench.peers.running import PEERS, SCHEMA_ID, Peer, why_not
 from bench.row import Row
 from bench.setting import Setting
 from hypervisor_schemas.codec import SINGLE_OBJECT, confluent_framing
@@ -68,9 +69,10 @@ def _prepared(
     }
     for peer in peers:
         if peer.warm_up:
-            works[peer.name] = partial(_peer, fleet, peer, many, len(records))
+            works[peer.name] = partial(rate_of, peer, fleet, many, len(records), len(records))
         else:
-            works[peer.name] = partial(_peer, fleet, peer, confluent if peer.confluent_wire else few, fewer)
+            topic = confluent if peer.confluent_wire else few
+            works[peer.name] = partial(rate_of, peer, fleet, topic, fewer, fewer)
     return works
 
 
@@ -92,22 +94,3 @@ def _ours(fleet: Fleet, count: int) -> float:
         return working_off(fleet, fleet.prefix + OURS, fleet.topic("ring"), count, WARM_UP)
     finally:
         service.close()
-
-
-def _peer(fleet: Fleet, peer: Peer, topic: str, count: int) -> float:
-    group = f"{fleet.prefix}{peer.name.split()[0].lower()}"
-    kafka = fleet.bootstrap_servers
-    child = start(peer, bootstrap=kafka, topic=topic, group=group, events=count, folder=fleet.folder)
-    try:
-        if peer.ends:
-            said = report(child)
-            rate, result = said.events / said.seconds, said.counted
-        else:
-            rate = working_off(fleet, group, topic, count, peer.warm_up)
-            child.stop()
-            result = counted(peer, bootstrap=kafka, topic=topic, group=group)
-    finally:
-        child.stop()
-    if result != count:
-        raise AssertionError(f"{peer.name} has counted {result:,} of {count:,} events")
-    return rate

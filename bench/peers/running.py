@@ -34,6 +34,7 @@ __all__ = [
     "PeerMissing",
     "Report",
     "counted",
+    "in_python",
     "report",
     "start",
     "why_not",
@@ -84,7 +85,8 @@ class Report(msgspec.Struct, frozen=True):
     series: int
 
 
-def _in_python(module: str, *options: str) -> Callable[[Sequence[str]], list[str]]:
+def in_python(module: str, *options: str) -> Callable[[Sequence[str]], list[str]]:
+    """The command of a module beside this one, in the peers' environment."""
     return lambda arguments: [str(PYTHON), "-m", f"bench.peers.{module}", *arguments, *options]
 
 
@@ -119,7 +121,7 @@ PEERS: tuple[Peer, ...] = (
     Peer(
         "Quix Streams exactly-once",
         "It takes records one by one, as its API has no batches, and its librdkafka is the older one that it pins.",
-        _in_python("with_quix"),
+        in_python("with_quix"),
         package="quixstreams",
         commits=True,
         changelog="changelog__{group}--{topic}--default",
@@ -128,7 +130,7 @@ PEERS: tuple[Peer, ...] = (
     Peer(
         "aiokafka",
         "It keeps its counts in memory only: a restart goes on at the committed offsets without them.",
-        _in_python("with_aiokafka"),
+        in_python("with_aiokafka"),
         package="aiokafka",
         commits=True,
         ends=True,
@@ -136,7 +138,7 @@ PEERS: tuple[Peer, ...] = (
     Peer(
         "Bytewax",
         "It keeps its counts in memory only, and its Kafka source commits nothing to the group.",
-        _in_python("with_bytewax"),
+        in_python("with_bytewax"),
         package="bytewax",
         commits=False,
         ends=True,
@@ -145,7 +147,7 @@ PEERS: tuple[Peer, ...] = (
         "Confluent AvroDeserializer",
         "It keeps its counts in memory only, makes a datetime of each timestamp as the schema says, and reads the "
         "Confluent wire format.",
-        _in_python("with_confluent_avro", "--schema-id", str(SCHEMA_ID)),
+        in_python("with_confluent_avro", "--schema-id", str(SCHEMA_ID)),
         package="confluent_kafka",
         commits=True,
         ends=True,
