@@ -51,6 +51,8 @@ class Facts(msgspec.Struct):
     def fan_out_id(self) -> str:
         """The fan-out that the event is about, or that its step is a branch of."""
         payload = self.payload
+        if payload.fan_out_id is None and payload.group_id is None:
+            return ""
         return _lenient(payload.fan_out_id) or _lenient(payload.group_id)
 
     @property
@@ -195,6 +197,8 @@ def _lenient(value: Any) -> str:
 
 
 def _id(name: str, value: str | int | None) -> str:
+    if type(value) is str and len(value) <= ID_CHARACTERS:
+        return value
     try:
         text = _text(value)
     except ValueError:  # Python writes no integer of more than 4300 digits

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from hypervisor_consumers.saga_spans.facts import Facts, shortened
 from hypervisor_consumers.saga_spans.identity import fan_out_span_id, saga_span_id, saga_trace_id, step_span_id
@@ -56,8 +56,10 @@ def is_fan_out_of(fan_out: OpenFanOut, facts: Facts) -> bool:
     return fan_out.fan_out_id == facts.fan_out_id
 
 
-def parent_of(facts: Facts, fan_outs: Iterable[OpenFanOut]) -> str:
+def parent_of(facts: Facts, fan_outs: Sequence[OpenFanOut]) -> str:
     """The span id of the fan-out, of those that are open, that a step is a branch of; "" if it is of none."""
+    if not fan_outs:
+        return ""
     named, step = facts.fan_out_id, facts.step
     for fan_out in fan_outs:
         if fan_out.fan_out_id == named if named else step in fan_out.branches:
