@@ -23,7 +23,7 @@ from hypervisor_consumers.ring_metrics.service import ring_metrics_service
 from hypervisor_consumers.runtime.service import run_service
 from hypervisor_consumers.saga_spans.service import DEFAULT_PORT as SAGA_SPANS_PORT
 from hypervisor_consumers.saga_spans.service import saga_spans_service
-from hypervisor_consumers.saga_spans.sinks import sink_from
+from hypervisor_consumers.saga_spans.sinks.choose import sinks_of
 from hypervisor_producers.publisher import EventPublisher
 from hypervisor_schemas.errors import SettingError
 from hypervisor_telemetry.dead_letter_commands import dead_letters
@@ -62,15 +62,19 @@ def ring_metrics(
 @app.command("saga-spans")
 def saga_spans(
     sink: Annotated[
-        str, typer.Option(help="Where spans go: console, null, or jsonl:PATH (one JSON line per span, appended).")
-    ] = "console",
+        list[str] | None,
+        typer.Option(
+            help="Where spans go: otlp[:URL], console, jsonl:PATH (one JSON line per "
+            "span, appended) or null; may be given several times. Default: TELEMETRY_SPAN_SINKS, else console."
+        ),
+    ] = None,
     port: Annotated[int, typer.Option(help="The port of /metrics; 0 for any free one.")] = SAGA_SPANS_PORT,
     host: Host = "127.0.0.1",
     bootstrap_servers: Bootstrap = None,
 ) -> None:
     """Saga events to trace spans. Runs until SIGTERM or Ctrl-C."""
     with speaking():
-        service = saga_spans_service(sink_from(sink), host, os.environ)
+        service = saga_spans_service(sinks_of(sink or (), os.environ, bootstrap_servers), host, os.environ)
         run_service(service, host=host, port=port, environ=os.environ, bootstrap_servers=bootstrap_servers)
 
 

@@ -82,6 +82,13 @@ def _words(*words: str) -> Callable[[str], tuple[str, ...]]:
     return read
 
 
+def _parts(text: str) -> tuple[str, ...]:
+    parts = tuple(part.strip() for part in text.split(","))
+    if not all(parts):
+        raise ValueError("between two commas something is missing")
+    return parts
+
+
 class Settings:
     """The table."""
 
@@ -205,6 +212,14 @@ class Settings:
         50,
         _number(1, 1_000_000),
         "How many dead letters in a row are called a flood.",
+    )
+    SPAN_SINKS: Setting[tuple[str, ...]] = Setting(
+        "TELEMETRY_SPAN_SINKS",
+        ("console",),
+        _parts,
+        "Where `saga-spans` sends spans, in place of `--sink`, separated by commas: `otlp[:URL]`, "
+        "`console`, `jsonl:PATH`, `null`.",
+        secret=True,
     )
     LOG_LEVEL: Setting[str] = Setting(
         "TELEMETRY_LOG_LEVEL",

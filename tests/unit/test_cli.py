@@ -110,8 +110,9 @@ def test_a_registry_that_is_no_address_is_named():
 @pytest.mark.parametrize(
     ("sink", "sentence"),
     [
-        ("bogus", "--sink can't be 'bogus'; give console, jsonl:PATH or null."),
-        ("jsonl:", "--sink can't be 'jsonl:'; give console, jsonl:PATH or null."),
+        ("bogus", "--sink can't be 'bogus'; give one of: otlp[:URL], "),
+        ("jsonl:", "--sink can't be 'jsonl:'; give one of: otlp[:URL], "),
+        ("otlp:x", "--sink otlp:URL must be http://host"),
         ("jsonl:/nowhere/spans", "--sink can't write to /nowhere/spans: No such file or directory."),
         ("jsonl:/dev/full", "--sink can't write to /dev/full: it is no regular file."),
     ],
@@ -121,6 +122,15 @@ def test_a_sink_that_cannot_be_used_is_one_sentence(sink: str, sentence: str):
 
     assert result.exit_code == 2
     assert error_of(result).startswith(sentence)
+
+
+def test_sinks_may_be_several_and_may_come_from_the_environment():
+    several = run("saga-spans", "--port", "0", "--sink", "null", "--sink", "bogus", **KAFKA)
+    setting = run("saga-spans", "--port", "0", **KAFKA, TELEMETRY_SPAN_SINKS="null,bogus")
+
+    assert several.exit_code == setting.exit_code == 2
+    assert error_of(several).startswith("--sink can't be 'bogus'; ")
+    assert error_of(setting).startswith("TELEMETRY_SPAN_SINKS can't be 'bogus'; ")
 
 
 def test_event_index_says_which_setting_names_its_database():
