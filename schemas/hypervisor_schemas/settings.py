@@ -217,7 +217,7 @@ class Settings:
         "TELEMETRY_SPAN_SINKS",
         ("console",),
         _parts,
-        "Where `saga-spans` sends spans, in place of `--sink`, separated by commas: `otlp[:URL]`, "
+        "Where `saga-spans` sends spans, in place of `--sink`, separated by commas: `otlp[:URL]`, `zipkin[:URL]`, "
         "`console`, `jsonl:PATH`, `null`.",
         secret=True,
     )

@@ -15,10 +15,11 @@ from hypervisor_consumers.saga_spans.sinks.null import NullSink
 from hypervisor_consumers.saga_spans.sinks.otlp_grpc import OtlpGrpcSink
 from hypervisor_consumers.saga_spans.sinks.otlp_http import OtlpHttpSink
 from hypervisor_consumers.saga_spans.sinks.several import SeveralSinks
+from hypervisor_consumers.saga_spans.sinks.zipkin import ZipkinSink
 from hypervisor_schemas.errors import SettingError
 from tests.saga_records import span, spans
 
-USAGE = "give one of: otlp[:URL], console, jsonl:PATH, null"
+USAGE = "give one of: otlp[:URL], zipkin[:URL], console, jsonl:PATH, null"
 
 
 @pytest.mark.parametrize(
@@ -30,6 +31,8 @@ USAGE = "give one of: otlp[:URL], console, jsonl:PATH, null"
         ("otlp:http://c:4318", {}, OtlpHttpSink),
         ("otlp", {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, OtlpGrpcSink),
         ("otlp:c:4317", {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "grpc"}, OtlpGrpcSink),
+        ("zipkin", {}, ZipkinSink),
+        ("zipkin:https://z/api/v2/spans", {}, ZipkinSink),
     ],
 )
 def test_each_word_names_its_sink(text: str, environ: dict[str, str], kind: type[object]) -> None:
@@ -134,6 +137,7 @@ def test_what_was_opened_is_closed_when_another_one_cannot_be(
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
+        ("zipkin:z", "--sink zipkin:URL must be http://host"),
         ("otlp:z", "--sink otlp:URL must be http://host"),
     ],
 )

@@ -112,6 +112,12 @@ def _otlp(where: _Where) -> SpanOutput:
     return OtlpHttpSink(settings, resource)
 
 
+def _zipkin(where: _Where) -> SpanOutput:
+    from hypervisor_consumers.saga_spans.sinks.zipkin import zipkin_sink  # noqa: PLC0415
+
+    return zipkin_sink(where.environ, where.text)
+
+
 @dataclass(frozen=True, slots=True)
 class _Kind:
     make: Callable[[_Where], SpanOutput]
@@ -122,6 +128,7 @@ class _Kind:
 
 _KINDS: Mapping[str, _Kind] = {
     "otlp": _Kind(_otlp, "otlp[:URL]"),
+    "zipkin": _Kind(_zipkin, "zipkin[:URL]"),
     "console": _Kind(_console, "console", takes_text=False),
     "jsonl": _Kind(_jsonl, "jsonl:PATH", needs_text=True),
     "null": _Kind(_null, "null", takes_text=False),
