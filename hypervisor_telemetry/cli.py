@@ -64,7 +64,7 @@ def saga_spans(
     sink: Annotated[
         list[str] | None,
         typer.Option(
-            help="Where spans go: otlp[:URL], zipkin[:URL], console, jsonl:PATH (one JSON line per "
+            help="Where spans go: otlp[:URL], zipkin[:URL], kafka[:TOPIC], console, jsonl:PATH (one JSON line per "
             "span, appended) or null; may be given several times. Default: TELEMETRY_SPAN_SINKS, else console."
         ),
     ] = None,

@@ -11,6 +11,7 @@ import pytest
 from hypervisor_consumers.saga_spans.sinks.choose import sinks_of
 from hypervisor_consumers.saga_spans.sinks.console import ConsoleSink
 from hypervisor_consumers.saga_spans.sinks.jsonl import JsonlSink
+from hypervisor_consumers.saga_spans.sinks.kafka import KafkaSink
 from hypervisor_consumers.saga_spans.sinks.null import NullSink
 from hypervisor_consumers.saga_spans.sinks.otlp_grpc import OtlpGrpcSink
 from hypervisor_consumers.saga_spans.sinks.otlp_http import OtlpHttpSink
@@ -19,7 +20,8 @@ from hypervisor_consumers.saga_spans.sinks.zipkin import ZipkinSink
 from hypervisor_schemas.errors import SettingError
 from tests.saga_records import span, spans
 
-USAGE = "give one of: otlp[:URL], zipkin[:URL], console, jsonl:PATH, null"
+USAGE = "give one of: otlp[:URL], zipkin[:URL], kafka[:TOPIC], console, jsonl:PATH, null"
+KAFKA = {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"}
 
 
 @pytest.mark.parametrize(
@@ -33,6 +35,8 @@ USAGE = "give one of: otlp[:URL], zipkin[:URL], console, jsonl:PATH, null"
         ("otlp:c:4317", {"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "grpc"}, OtlpGrpcSink),
         ("zipkin", {}, ZipkinSink),
         ("zipkin:https://z/api/v2/spans", {}, ZipkinSink),
+        ("kafka", KAFKA, KafkaSink),
+        ("kafka:my.spans", KAFKA, KafkaSink),
     ],
 )
 def test_each_word_names_its_sink(text: str, environ: dict[str, str], kind: type[object]) -> None:
@@ -137,6 +141,9 @@ def test_what_was_opened_is_closed_when_another_one_cannot_be(
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
+        ("kafka", "KAFKA_BOOTSTRAP_SERVERS is not set; "),
+        ("kafka:a topic", "--sink kafka:TOPIC must be letters, "),
+        ("kafka:..", "--sink kafka:TOPIC must be letters, "),
         ("zipkin:z", "--sink zipkin:URL must be http://host"),
         ("otlp:z", "--sink otlp:URL must be http://host"),
     ],

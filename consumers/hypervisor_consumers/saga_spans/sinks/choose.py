@@ -118,6 +118,12 @@ def _zipkin(where: _Where) -> SpanOutput:
     return zipkin_sink(where.environ, where.text)
 
 
+def _kafka(where: _Where) -> SpanOutput:
+    from hypervisor_consumers.saga_spans.sinks.kafka import kafka_sink  # noqa: PLC0415
+
+    return kafka_sink(where.environ, where.bootstrap_servers, where.text)
+
+
 @dataclass(frozen=True, slots=True)
 class _Kind:
     make: Callable[[_Where], SpanOutput]
@@ -129,6 +135,7 @@ class _Kind:
 _KINDS: Mapping[str, _Kind] = {
     "otlp": _Kind(_otlp, "otlp[:URL]"),
     "zipkin": _Kind(_zipkin, "zipkin[:URL]"),
+    "kafka": _Kind(_kafka, "kafka[:TOPIC]"),
     "console": _Kind(_console, "console", takes_text=False),
     "jsonl": _Kind(_jsonl, "jsonl:PATH", needs_text=True),
     "null": _Kind(_null, "null", takes_text=False),

@@ -1,0 +1,178 @@
+"""Spans on a Kafka topic, as OTLP's protobuf: what the OpenTelemetry Collector's Kafka receiver reads by default.
+
+A record holds spans of one trace, its key is the trace id in hexadecimal: a trace stays in one partition, so that a
+Collector that samples by whole traces sees it whole.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from confluent_kafka import KafkaError, KafkaException
+from opentelemetry.sdk.resources import Resource
+
+from hypervisor_consumers.runtime.client import consumer_settings, writer_settings
+from hypervisor_consumers.runtime.contract import Refused
+from hypervisor_consumers.runtime.kafka import Kafka, RealKafka
+from hypervisor_consumers.saga_spans.otel_environment import resource_of
+from hypervisor_consumers.saga_spans.sinks.halving import NotAll, send_in_parts
+from hypervisor_consumers.saga_spans.sinks.otlp_messages import request_of
+from hypervisor_consumers.saga_spans.spans import SagaSpanRecord
+from hypervisor_schemas.connection import kafka_settings
+from hypervisor_schemas.errors import OutputUnavailable, SettingError
+from hypervisor_schemas.settings import Settings
+
+__all__ = ["DEFAULT_TOPIC", "KafkaSink", "kafka_sink"]
+
+DEFAULT_TOPIC = "otlp_spans"
+"""The Collector's own default. Topic names are used as they are, without the prefix: others read them."""
+
+_NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}")
+_WITHIN = 10.0
+_RECORD_BYTES = 512 * 1024
+"""Half of what a topic takes by default."""
+_LARGEST = 64 * 1024 * 1024
+"""What this client sends at most: how large a record may be is the topic's to say."""
+
+
+def kafka_sink(environ: Mapping[str, str], bootstrap_servers: str | None, topic: str = "") -> KafkaSink:
+    """The sink on this topic of the Kafka that the service reads from.
+
+    Raises:
+        SettingError: No Kafka is named, or the topic can't have this name.
+    """
+    topic = topic or DEFAULT_TOPIC
+    if not _NAME.fullmatch(topic):
+        raise SettingError("--sink kafka:TOPIC", "must be letters, digits, '.', '_' or '-', at most 249 of them.")
+    group = Settings.TOPIC_PREFIX.of(environ) + "saga-spans"
+    consumer = consumer_settings(kafka_settings(environ, bootstrap_servers), group)
+    return KafkaSink(RealKafka(), writer_settings(consumer), topic, resource_of(environ))
+
+
+class KafkaSink:
+    """Writes spans to a topic, idempotently; Kafka has acknowledged them when `deliver` returns.
+
+    Connects with the first span. The topic has to be there.
+
+    Args:
+        kafka: Where its producer comes from.
+        settings: librdkafka's, of an idempotent producer.
+        topic: Its full name.
+        resource: What the spans belong to.
+    """
+
+    def __init__(self, kafka: Kafka, settings: Mapping[str, Any], topic: str, resource: Resource) -> None:
+        self._kafka = kafka
+        self._settings = {**settings, "partitioner": "murmur2_random", "message.max.bytes": _LARGEST}
+        self._topic = topic
+        self._resource = resource
+        self._producer: Any = None
+
+    def deliver(self, outputs: Sequence[SagaSpanRecord]) -> Sequence[Refused]:
+        """Write all. A span that is larger than the topic takes is refused.
+
+        Raises:
+            OutputUnavailable: Kafka doesn't take them now, or has no such topic.
+        """
+        records = [part for indices in _by_trace(outputs) for part in self._parts(outputs, indices)]
+        refused: list[Refused] = []
+        for position in self._write(records) if records else ():
+            # Also one of a single span is tried again: what travelled with it may have been too large.
+            indices = records[position].indices
+            found = send_in_parts([outputs[index] for index in indices], self._send_alone, len(indices))
+            refused += [Refused(indices[each.index], each.reason) for each in found]
+        return sorted(refused)
+
+    def _parts(self, outputs: Sequence[SagaSpanRecord], indices: Sequence[int]) -> Iterator[_Record]:
+        spans = [outputs[index] for index in indices]
+        value = request_of(spans, self._resource)
+        if len(value) > _RECORD_BYTES and len(spans) > 1:
+            middle = len(spans) // 2
+            yield from self._parts(outputs, indices[:middle])
+            yield from self._parts(outputs, indices[middle:])
+        else:
+            yield _Record(indices, spans[0].trace_id.encode(), value)
+
+    def _send_alone(self, spans: Sequence[SagaSpanRecord]) -> NotAll | None:
+        record = _Record((), spans[0].trace_id.encode(), request_of(spans, self._resource))
+        if not self._write([record]):
+            return None
+        return NotAll(f"The topic {self._topic} takes no record so large: {len(record.value)} bytes.")
+
+    def _write(self, records: Sequence[_Record]) -> list[int]:
+        """Returns when Kafka has them; which ones are too large for it, by position."""
+        too_large: list[int] = []
+        failed: list[str] = []
+
+        def delivered(position: int, error: Any) -> None:
+            if error is not None and error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
+                too_large.append(position)
+            elif error is not None:
+                failed.append(error.str())
+
+        try:
+            self._connect()
+            for position, record in enumerate(records):
+                try:
+                    self._producer.produce(
+                        self._topic,
+                        value=record.value,
+                        key=record.key,
+                        on_delivery=lambda error, _message, position=position: delivered(position, error),
+                    )
+                except KafkaException as error:
+                    if error.args[0].code() != KafkaError.MSG_SIZE_TOO_LARGE:
+                        raise
+                    too_large.append(position)
+            left = self._producer.flush(_WITHIN)
+        except (KafkaException, BufferError) as error:
+            reason = error.args[0].str() if isinstance(error, KafkaException) else error
+            self._forget()
+            raise OutputUnavailable(f"Spans can't be written to the topic {self._topic}: {reason}.") from None
+        if left or failed:
+            self._forget()
+            raise OutputUnavailable(
+                f"Spans were not taken by the topic {self._topic}: {failed[0] if failed else 'no answer'}."
+            )
+        return sorted(too_large)
+
+    def _connect(self) -> None:
+        if self._producer is not None:
+            return
+        producer = self._kafka.producer(self._settings)
+        found = producer.list_topics(self._topic, timeout=_WITHIN).topics[self._topic]
+        if found.error is None:
+            self._producer = producer
+        elif found.error.code() in {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC}:
+            raise OutputUnavailable(
+                f"The topic {self._topic}, for spans, doesn't exist; make it with kafka-topics.sh --create --topic "
+                f"{self._topic}, and it goes on by itself."
+            )
+        else:
+            raise KafkaException(found.error)
+
+    def _forget(self) -> None:
+        """Begin anew: what is left in the queue would come later, and again."""
+        if self._producer is not None:
+            self._producer.purge(blocking=True)  # confluent-kafka 2.15 has the flag the wrong way round
+            self._producer = None
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._producer = None
+
+
+class _Record(NamedTuple):
+    indices: Sequence[int]
+    """Of the spans in it, among those that are delivered together."""
+    key: bytes
+    value: bytes
+
+
+def _by_trace(outputs: Sequence[SagaSpanRecord]) -> Iterable[Sequence[int]]:
+    traces: dict[str, list[int]] = {}
+    for index, span in enumerate(outputs):
+        traces.setdefault(span.trace_id, []).append(index)
+    return traces.values()
