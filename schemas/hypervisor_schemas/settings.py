@@ -218,7 +218,7 @@ class Settings:
         ("console",),
         _parts,
         "Where `saga-spans` sends spans, in place of `--sink`, separated by commas: `otlp[:URL]`, `zipkin[:URL]`, "
-        "`kafka[:TOPIC]`, `console`, `jsonl:PATH`, `null`.",
+        "`kafka[:TOPIC]`, `console`, `jsonl:PATH`, `null`, or an installed entry point.",
         secret=True,
     )
     LOG_LEVEL: Setting[str] = Setting(

@@ -425,6 +425,24 @@ def test_an_event_emitted_in_the_middle_of_another_waits_its_turn() -> None:
     assert exporter.completed_spans[1].duration_seconds == 1
 
 
+def test_a_sink_that_knows_records_gets_the_whole_of_one_that_it_may_change() -> None:
+    class Whole(Recorder):
+        def record_saga_span(self, record: SagaSpanRecord) -> None:
+            self.records.append(record)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.records: list[SagaSpanRecord] = []
+
+    bus, sink = HypervisorEventBus(), Whole()
+    exporter = SagaSpanExporter(bus, sink=sink)
+    bus.emit(event("completed", 1, saga_id="g"))
+    assert sink.records == exporter.completed_spans
+    assert sink.names == []
+    sink.records[0].attributes["mine"] = "1"
+    assert "mine" not in exporter.completed_spans[0].attributes
+
+
 FORK = """
 import os, signal, threading
 from hypervisor_consumers.saga_spans.exporter import SagaSpanExporter

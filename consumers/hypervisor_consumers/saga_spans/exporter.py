@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeAlias
 from weakref import WeakSet
 
 from hypervisor_consumers.saga_spans.fold import SAGA_LIFECYCLE, SagaFold
+from hypervisor_consumers.saga_spans.handover import hand_over
 from hypervisor_consumers.saga_spans.spans import SagaSpanRecord, SpanSink
 from hypervisor_schemas.errors import RecordError
 from hypervisor_schemas.events import HypervisorEvent, type_value
@@ -45,7 +46,8 @@ class SagaSpanExporter:
 
         Args:
             bus: Where the events come from.
-            sink: Gets every span as it finishes, beside the buffer.
+            sink: Gets every span as it finishes, beside the buffer: in the parts that `SpanSink` names, or, where
+                it has `record_saga_span(record)`, as the whole record, with its ids, parent and events.
             max_spans: How many finished spans are kept; the oldest go first. None: all of them.
 
         Raises:
@@ -166,14 +168,7 @@ class SagaSpanExporter:
 
     def _forward(self, sink: SpanSink, span: SagaSpanRecord) -> None:
         try:
-            sink.record_span(
-                name=span.name,
-                start_time=span.start_time,
-                end_time=span.end_time,
-                # A copy: a sink that adds its own must not change the record.
-                attributes=dict(span.attributes),
-                status=span.status,
-            )
+            hand_over(sink, span)
         except Exception as error:  # noqa: BLE001 - the user's code; neither exporter nor emitter may break with it
             with self._lock:
                 self._sink_errors += 1

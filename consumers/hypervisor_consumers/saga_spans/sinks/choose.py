@@ -11,6 +11,7 @@ from typing import TypeAlias
 from hypervisor_consumers.runtime.contract import Output
 from hypervisor_consumers.saga_spans.sinks.addresses import shown
 from hypervisor_consumers.saga_spans.sinks.console import ConsoleSink
+from hypervisor_consumers.saga_spans.sinks.entry_points import installed_sink, installed_sinks
 from hypervisor_consumers.saga_spans.sinks.jsonl import JsonlSink
 from hypervisor_consumers.saga_spans.sinks.null import NullSink
 from hypervisor_consumers.saga_spans.sinks.several import SeveralSinks
@@ -54,7 +55,9 @@ def sinks_of(given: Sequence[str], environ: Mapping[str, str], bootstrap_servers
         sinks: list[tuple[str, SpanOutput]] = []
         for text in texts:
             name, _, rest = text.partition(":")
-            people_see = f"{name}:{shown(rest) if '://' in rest else rest}" if rest else name
+            # What an entry point is given may be a secret whole.
+            is_shown = bool(rest) and name in _KINDS
+            people_see = f"{name}:{shown(rest) if '://' in rest else rest}" if is_shown else name
             if texts.count(text) > 1:
                 raise SettingError(setting, f"names {people_see} twice; every span would be there twice.")
             sink = _made(name, _Where(setting, rest, environ, bootstrap_servers), is_bare=":" not in text)
@@ -68,6 +71,9 @@ def _made(name: str, where: _Where, *, is_bare: bool) -> SpanOutput:
     kind = _KINDS.get(name)
     if kind is not None and (kind.takes_text or is_bare) and (where.text or not kind.needs_text):
         return kind.make(where)
+    installed = [each for each in installed_sinks() if each not in _KINDS]
+    if name in installed:
+        return installed_sink(where.setting, name, where.text)
     # Of a text, only the first word is shown: a password may stand behind it.
     wrong = name if is_bare else f"{name}:" if not where.text else f"{name}:…"
     choice = ", ".join(
