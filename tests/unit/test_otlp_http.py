@@ -336,11 +336,13 @@ def test_no_http_at_all_makes_them_wait(sink_to: Callable[..., OtlpHttpSink]):
             connection, _ = server.accept()
             with connection:
                 connection.recv(65536)
-                connection.sendall(b"SSH-2.0-OpenSSH_9.2\r\n")
+                connection.sendall(b"SSH-2.0-\x1b[2J\r\n")
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
-        assert "can't be reached: " in str(unavailable(sink_to(url)))
+        text = str(unavailable(sink_to(url)))
+        assert "can't be reached: " in text
+        assert text.isprintable()
         thread.join()
 
 

@@ -12,7 +12,7 @@ from hypervisor_consumers.saga_spans.sinks.halving import NotAll
 from hypervisor_consumers.saga_spans.sinks.http_post import Answer, retry_after
 from hypervisor_schemas.errors import OutputUnavailable
 
-__all__ = ["in_one_line", "refusal"]
+__all__ = ["refusal"]
 
 _TOO_LARGE = 413
 _COME_AGAIN = {408, 425, 429}
@@ -67,11 +67,3 @@ def _phrase(status: int) -> str:
         return HTTPStatus(status).phrase
     except ValueError:
         return "(no status of HTTP's own)"
-
-
-def in_one_line(text: str | bytes, characters: int = 300) -> str:
-    """The beginning of a stranger's text, in one line that a log and a terminal can take."""
-    if isinstance(text, bytes):
-        text = text[: 4 * characters].decode("utf-8", "replace")
-    line = " ".join("".join(each if each.isprintable() else " " for each in text).split())
-    return line if len(line) <= characters else line[:characters] + "…"

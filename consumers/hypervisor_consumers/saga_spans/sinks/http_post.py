@@ -13,6 +13,7 @@ from urllib.request import getproxies, proxy_bypass
 import urllib3
 from urllib3.exceptions import HTTPError, LocationParseError, SSLError
 
+from hypervisor_consumers.saga_spans.sinks.one_line import in_one_line
 from hypervisor_consumers.saga_spans.sinks.otlp_settings import TlsFiles
 from hypervisor_schemas.errors import OutputUnavailable, SettingError
 
@@ -172,4 +173,5 @@ def _reason(error: BaseException) -> str:
     if isinstance(inner, TimeoutError) and not inner.args:
         return "timed out"
     text = inner.strerror if isinstance(inner, OSError) and inner.strerror else str(inner)
-    return text.rstrip(".") or type(inner).__name__
+    # What speaks no HTTP may be quoted here, byte for byte.
+    return in_one_line(text).rstrip(".") or type(inner).__name__

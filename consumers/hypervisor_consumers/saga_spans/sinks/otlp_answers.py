@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from hypervisor_consumers.saga_spans.sinks.halving import NotAll
-from hypervisor_consumers.saga_spans.sinks.http_answers import in_one_line
+from hypervisor_consumers.saga_spans.sinks.one_line import in_one_line
 from hypervisor_consumers.saga_spans.sinks.otlp_messages import partial_success
 from hypervisor_schemas.limited_log import LimitedLog
 

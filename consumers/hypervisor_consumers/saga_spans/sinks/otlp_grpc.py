@@ -12,8 +12,8 @@ from opentelemetry.sdk.resources import Resource
 
 from hypervisor_consumers.runtime.contract import Refused
 from hypervisor_consumers.saga_spans.sinks.halving import NotAll, send_in_parts
-from hypervisor_consumers.saga_spans.sinks.http_answers import in_one_line
 from hypervisor_consumers.saga_spans.sinks.http_post import tls_context
+from hypervisor_consumers.saga_spans.sinks.one_line import in_one_line
 from hypervisor_consumers.saga_spans.sinks.otlp_answers import partly
 from hypervisor_consumers.saga_spans.sinks.otlp_messages import (
     REQUEST_BYTES,

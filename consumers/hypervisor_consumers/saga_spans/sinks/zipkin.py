@@ -21,8 +21,9 @@ from hypervisor_consumers.saga_spans.otel import readable_span
 from hypervisor_consumers.saga_spans.otel_environment import SERVICE_NAME, resource_of
 from hypervisor_consumers.saga_spans.sinks.addresses import read_address
 from hypervisor_consumers.saga_spans.sinks.halving import NotAll, send_in_parts
-from hypervisor_consumers.saga_spans.sinks.http_answers import in_one_line, refusal
+from hypervisor_consumers.saga_spans.sinks.http_answers import refusal
 from hypervisor_consumers.saga_spans.sinks.http_post import HttpPoster, tls_context
+from hypervisor_consumers.saga_spans.sinks.one_line import in_one_line
 from hypervisor_consumers.saga_spans.sinks.otlp_settings import TlsFiles, milliseconds
 from hypervisor_consumers.saga_spans.spans import SagaSpanRecord
 
