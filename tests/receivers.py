@@ -79,7 +79,7 @@ def http_receiver(context: ssl.SSLContext | None = None) -> Iterator[HttpReceive
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            headers = {name.lower(): value for name, value in self.headers.items()}
+            headers = {name.lower(): ", ".join(self.headers.get_all(name)) for name in self.headers}
             request = Request(self.path, headers, body, self.connection)
             receiver.requests.append(request)
             reply = receiver.answer(request)

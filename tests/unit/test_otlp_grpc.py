@@ -70,14 +70,15 @@ def aborting(code: grpc.StatusCode, details: str = "", *infos: Any) -> Callable[
 def test_spans_come_in_calls_of_at_most_512_with_the_headers(
     receiver: GrpcReceiver, sink_to: Callable[..., OtlpGrpcSink]
 ):
-    sink = sink_to(receiver.target, HEADERS="Api-Key=s%20e", COMPRESSION="gzip")
+    sink = sink_to(receiver.target, HEADERS="Api-Key=s%20e,raw-bin=x", COMPRESSION="gzip")
     sent = spans(600)
 
     assert sink.deliver(sent) == []
 
     assert receiver.taken == [[one.name for one in sent[:512]], [one.name for one in sent[512:]]]
     assert receiver.calls[0][1]["api-key"] == "s e"
-    assert str(receiver.calls[0][1]["user-agent"]).startswith("hypervisor-telemetry ")
+    assert receiver.calls[0][1]["raw-bin"] == b"x"
+    assert str(receiver.calls[0][1]["user-agent"]).startswith("hypervisor-telemetry/")
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def unavailable(sink: OtlpHttpSink, count: int = 3) -> OutputUnavailable:
 def test_spans_come_in_requests_of_at_most_512_over_one_connection(
     receiver: HttpReceiver, sink_to: Callable[..., OtlpHttpSink]
 ):
-    sink = sink_to(receiver.url, HEADERS="Api-Key=s%20e")
+    sink = sink_to(receiver.url, HEADERS="Api-Key=s%20e,Content-Type=text/plain")
     sent = spans(1100)
 
     assert sink.deliver(sent) == []
@@ -90,6 +90,7 @@ def test_spans_come_in_requests_of_at_most_512_over_one_connection(
     assert request.path == "/v1/traces"
     assert request.headers["content-type"] == PROTOBUF
     assert request.headers["api-key"] == "s e"
+    assert request.headers["user-agent"].startswith("hypervisor-telemetry/")
     assert "content-encoding" not in request.headers
     assert sink.deliver([]) == []
     assert len(receiver.requests) == 3

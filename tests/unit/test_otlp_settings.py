@@ -142,6 +142,10 @@ def test_people_see_no_secret_of_any_text(text: str, people_see: str):
         ({"HEADERS": "secret"}, "OTEL_EXPORTER_OTLP_HEADERS must be name=value pairs"),
         ({"HEADERS": "a b=secret"}, "OTEL_EXPORTER_OTLP_HEADERS has a name or a value that no header may have"),
         ({"HEADERS": "a=%0D%0Asecret"}, "OTEL_EXPORTER_OTLP_HEADERS has a name or a value that no header may have"),
+        (
+            {"PROTOCOL": "grpc", "HEADERS": "a!=secret"},
+            "OTEL_EXPORTER_OTLP_HEADERS has a name or a value that no header may have",
+        ),
         ({"PROTOCOL": "grpc", "ENDPOINT": "me:secret@c"}, "OTEL_EXPORTER_OTLP_ENDPOINT must be http://host:port"),
         (
             {"PROTOCOL": "grpc", "ENDPOINT": "c:1", "INSECURE": "yes"},

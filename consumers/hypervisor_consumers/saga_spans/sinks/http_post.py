@@ -13,6 +13,7 @@ from urllib.request import getproxies, proxy_bypass
 import urllib3
 from urllib3.exceptions import HTTPError, LocationParseError, SSLError
 
+from hypervisor_consumers.saga_spans.otel import our_version
 from hypervisor_consumers.saga_spans.sinks.one_line import in_one_line
 from hypervisor_consumers.saga_spans.sinks.otlp_settings import TlsFiles
 from hypervisor_schemas.errors import OutputUnavailable, SettingError
@@ -41,7 +42,7 @@ class HttpPoster:
     Args:
         url: The address, without user and password.
         shown: The same for people.
-        headers: Sent with every request.
+        headers: Sent with every request, by names in lower case.
         timeout: Seconds that connecting may take, and after it the answer.
         context: TLS, for an address of https.
 
@@ -54,12 +55,12 @@ class HttpPoster:
     ) -> None:
         self._url = url
         self._shown = shown
-        self._headers = dict(headers)
+        self._headers = {"user-agent": f"hypervisor-telemetry/{our_version()}", **headers}
         self._timeout = timeout
         self._pool = _pool(url, context)
 
     def post(self, body: bytes, headers: Mapping[str, str]) -> Answer:
-        """Send and wait for the answer.
+        """Send, with these headers besides (in lower case), and wait for the answer.
 
         Raises:
             OutputUnavailable: There was none, or not in time.

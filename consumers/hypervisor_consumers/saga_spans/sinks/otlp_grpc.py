@@ -11,6 +11,7 @@ from google.rpc.status_pb2 import Status
 from opentelemetry.sdk.resources import Resource
 
 from hypervisor_consumers.runtime.contract import Refused
+from hypervisor_consumers.saga_spans.otel import our_version
 from hypervisor_consumers.saga_spans.sinks.halving import NotAll, send_in_parts
 from hypervisor_consumers.saga_spans.sinks.http_post import tls_context
 from hypervisor_consumers.saga_spans.sinks.one_line import in_one_line
@@ -37,7 +38,7 @@ _OPTIONS = (
     # To wait and to try again is the runtime's. Left alone, a channel looks at its receiver every two minutes.
     ("grpc.enable_retries", 0),
     ("grpc.max_reconnect_backoff_ms", 2000),
-    ("grpc.primary_user_agent", "hypervisor-telemetry"),
+    ("grpc.primary_user_agent", f"hypervisor-telemetry/{our_version()}"),
 )
 
 _TO_BE_SET = {
@@ -64,7 +65,9 @@ class OtlpGrpcSink:
         self._receiver = f"The OTLP receiver at {settings.shown}"
         self._resource = resource
         self._timeout = settings.timeout
-        self._metadata = tuple(settings.headers.items())
+        self._metadata = tuple(
+            (name, value.encode() if name.endswith("-bin") else value) for name, value in settings.headers.items()
+        )
         self._compression = grpc.Compression.Gzip if settings.is_compressed else grpc.Compression.NoCompression
         self._channel = _channel(settings)
         # Bytes in, bytes out: the messages are made and read elsewhere.

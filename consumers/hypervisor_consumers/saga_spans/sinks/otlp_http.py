@@ -65,10 +65,10 @@ class OtlpHttpSink:
         body = request_of(spans, self._resource)
         if len(body) > REQUEST_BYTES and len(spans) > 1:
             return TOO_LARGE
-        headers = {"Content-Type": _PROTOBUF, "User-Agent": "hypervisor-telemetry"}
+        headers = {"content-type": _PROTOBUF}
         if self._is_compressed:
             body = gzip.compress(body, compresslevel=6, mtime=0)
-            headers["Content-Encoding"] = "gzip"
+            headers["content-encoding"] = "gzip"
         answer = self._http.post(body, headers)
         refused = refusal(
             answer,

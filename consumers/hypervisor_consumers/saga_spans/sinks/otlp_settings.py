@@ -95,7 +95,7 @@ def otlp_settings(environ: Mapping[str, str], endpoint: str = "") -> OtlpSetting
         address = _http_address(environ, endpoint)
         url, address_shown, authorization = address
         is_secure = url.startswith("https:")
-    headers = _headers(environ)
+    headers = _headers(environ, _GRPC_NAME if is_grpc else _HTTP_NAME)
     if authorization is not None:
         headers.setdefault("authorization", authorization)
     variable, compression = _value(environ, "COMPRESSION")
@@ -179,16 +179,17 @@ def _grpc_target(environ: Mapping[str, str], given: str) -> tuple[str, str, bool
     return f"{host}:{parts.port or (443 if is_secure else 80)}", address.shown, is_secure, address.authorization
 
 
-_HEADER_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
+_HTTP_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
+_GRPC_NAME = re.compile(r"[a-z0-9_.-]+")
 _HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
 
 
-def _headers(environ: Mapping[str, str]) -> dict[str, str]:
+def _headers(environ: Mapping[str, str], legal_name: re.Pattern[str]) -> dict[str, str]:
     headers: dict[str, str] = {}
     # Of the two lists the traces' one holds, whole.
     variable = _value(environ, "HEADERS")[0]
     for name, value in read_pairs(variable, environ).items():
-        if not _HEADER_NAME.fullmatch(name.lower()) or not _HEADER_VALUE.fullmatch(value):
+        if not legal_name.fullmatch(name.lower()) or not _HEADER_VALUE.fullmatch(value):
             raise SettingError(variable, "has a name or a value that no header may have; it is not shown here.")
         headers[name.lower()] = value
     return headers

@@ -48,7 +48,7 @@ def zipkin_sink(environ: Mapping[str, str], endpoint: str = "") -> ZipkinSink:
     )
     address = read_address(variable, text or _DEFAULT)
     receiver = f"Zipkin at {address.shown}"
-    headers = {} if address.authorization is None else {"Authorization": address.authorization}
+    headers = {} if address.authorization is None else {"authorization": address.authorization}
     http = HttpPoster(
         address.url,
         shown=receiver,
@@ -80,7 +80,7 @@ class ZipkinSink:
         body = json.dumps(made, separators=(",", ":")).encode()
         if len(body) > _REQUEST_BYTES and len(spans) > 1:
             return _TOO_LARGE
-        answer = self._http.post(body, {"Content-Type": "application/json"})
+        answer = self._http.post(body, {"content-type": "application/json"})
         return refusal(
             answer,
             receiver=self._receiver,
