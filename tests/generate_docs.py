@@ -32,8 +32,9 @@ def settings() -> str:
         "(`KAFKA_BOOTSTRAP_SERVERS`, `KAFKA_SECURITY_PROTOCOL`, `KAFKA_SASL_PASSWORD` …); what librdkafka has no "
         "property for is passed over, and so are `isolation.level`, `partitioner`, `enable.auto.commit`, "
         "`enable.idempotence` and `transactional.id`, on which the promises rest. `SCHEMA_REGISTRY_URL` names a "
-        "registry with Confluent's API (`http[s]://[user:password@]host[:port]`).\n\n"
-        + _table(("setting", "default", "meaning"), rows)
+        "registry with Confluent's API (`http[s]://[user:password@]host[:port]`). `OTEL_EXPORTER_OTLP_*`, "
+        "`OTEL_EXPORTER_ZIPKIN_*`, `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` mean what OpenTelemetry says "
+        "([where spans go](operations.md#where-spans-go)).\n\n" + _table(("setting", "default", "meaning"), rows)
     )
 
 

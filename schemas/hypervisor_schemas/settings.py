@@ -1,7 +1,7 @@
 """Our own settings, each declared once; `docs/settings.md` is made from this table.
 
-`KAFKA_*` settings go to librdkafka as they are (see `connection`); `SCHEMA_REGISTRY_URL` and
-`OTEL_EXPORTER_OTLP_*` mean what their makers say.
+`KAFKA_*` settings go to librdkafka as they are (see `connection`); `SCHEMA_REGISTRY_URL` and `OTEL_*` mean what
+their makers say.
 """
 
 from __future__ import annotations
