@@ -169,7 +169,7 @@ def test_a_zipkin_server_refuses_a_span_and_takes_those_beside_it(zipkin: Zipkin
 
     (refused,) = sink.deliver(sent)
 
-    assert refused.index == 7
+    assert refused.at == 7
     assert "answers 400 Bad Request: " in refused.reason
     eventually(lambda: len(zipkin.trace(trace_id)), lambda count: count == 19)
     sink.close()

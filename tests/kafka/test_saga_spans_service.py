@@ -93,6 +93,7 @@ class Saga:
             "start_time": first.timestamp.timestamp(),
             "end_time": last.timestamp.timestamp(),
             "status": status,
+            "causal_trace_id": f"{TRACE}/00f067aa0ba902b7",
             "attributes": {
                 "agent.saga.id": self.id,
                 "agent.did": "did:a",

@@ -86,7 +86,7 @@ def test_a_real_topic_that_takes_small_records_only_gets_all_that_fit(new_fleet:
     refused = list(sink.deliver(sent))
     again = list(sink.deliver(spans(3)))
 
-    assert [each.index for each in refused] == [30]
+    assert [each.at for each in refused] == [30]
     assert "takes no record so large: " in refused[0].reason
     assert again == []
     names = [name for record in fleet.records(topic) for name in span_names(record.value())]

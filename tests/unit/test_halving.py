@@ -61,7 +61,7 @@ def test_one_bad_one_costs_two_requests_per_halving():
 
 def test_a_receiver_that_says_it_refuses_all_of_a_part_is_not_asked_again():
     receiver = Receiver(partly=True)
-    assert [each.index for each in send_in_parts([-1, -2, -3], receiver.send, 512)] == [0, 1, 2]
+    assert [each.at for each in send_in_parts([-1, -2, -3], receiver.send, 512)] == [0, 1, 2]
     assert receiver.requests == [[-1, -2, -3]]
 
 

@@ -70,7 +70,7 @@ def test_a_span_that_the_topic_is_too_small_for_is_refused_and_what_travels_with
 
     refused = list(sink.deliver(spans(4)))
 
-    assert [each.index for each in refused] == [0]
+    assert [each.at for each in refused] == [0]
     assert refused[0].reason.startswith("The topic otlp_spans takes no record so large: ")
     assert [names for _, names in written(kafka)] == [["span-1"], ["span-2", "span-3"]]
 
@@ -78,7 +78,7 @@ def test_a_span_that_the_topic_is_too_small_for_is_refused_and_what_travels_with
 def test_a_span_that_is_too_large_for_any_topic_is_refused_by_this_side(kafka: MemoryKafka, sink: KafkaSink):
     huge = span("huge", attributes={"agent.saga.result": "x" * 65 * 1024 * 1024})
     (refused,) = sink.deliver([*spans(2), huge])
-    assert refused.index == 2
+    assert refused.at == 2
     assert [names for _, names in written(kafka)] == [["span-0", "span-1"]]
 
 

@@ -159,7 +159,7 @@ def test_a_request_that_a_real_server_finds_too_large_is_sent_in_halves(sink_to:
 
         refused = sink_to(receiver.target).deliver(sent)
 
-        assert [each.index for each in refused] == [20]
+        assert [each.at for each in refused] == [20]
         assert "RESOURCE_EXHAUSTED" in refused[0].reason
         assert [name for names in receiver.taken for name in names] == [one.name for one in spans(20)]
 
@@ -177,7 +177,7 @@ def test_the_words_for_too_large_of_each_language_are_understood(
 ):
     refusing = aborting(grpc.StatusCode.RESOURCE_EXHAUSTED, details)
     receiver.answer = lambda names, call: refusing(names, call) if "span-2" in names else b""
-    assert [each.index for each in sink_to(receiver.target).deliver(spans(5))] == [2]
+    assert [each.at for each in sink_to(receiver.target).deliver(spans(5))] == [2]
 
 
 def test_a_partial_success_is_read_and_the_rejected_are_found(

@@ -190,7 +190,7 @@ def test_of_a_request_that_is_refused_only_the_culprits_are_refused(
 
     refused = sink_to(receiver.url).deliver(spans(700))
 
-    assert [each.index for each in refused] == [3, 4, 600]
+    assert [each.at for each in refused] == [3, 4, 600]
     assert refused[0].reason.startswith(f"The OTLP receiver at {receiver.url}/v1/traces answers {status} ")
     assert refused[0].reason.endswith(": bad span.")
     accepted = {
@@ -219,7 +219,7 @@ def test_a_request_that_is_too_large_is_sent_in_halves_and_a_span_that_is_too_la
 
     refused = sink_to(receiver.url).deliver(sent)
 
-    assert [each.index for each in refused] == [20]
+    assert [each.at for each in refused] == [20]
     assert "answers 413 " in refused[0].reason
     assert [] not in receiver.taken
 

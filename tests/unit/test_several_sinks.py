@@ -146,7 +146,7 @@ def test_until_all_have_taken_a_batch_each_takes_it_once(rounds: list[list[bool]
             refused = several.deliver(spans(count))
         except OutputUnavailable:
             continue
-        assert [each.index for each in refused] == [0][:count]
+        assert [each.at for each in refused] == [0][:count]
         assert all(sink.taken == names(count) for sink in sinks)
         for sink in sinks:
             sink.taken.clear()

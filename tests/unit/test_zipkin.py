@@ -124,7 +124,7 @@ def test_only_the_culprits_of_a_request_that_is_refused_are_refused(
 ):
     receiver.answer = lambda request: Reply(400, b"bad id\n") if b'"span-3"' in request.body else Reply(202)
     (refused,) = sink_to(receiver.url).deliver(spans(10))
-    assert refused.index == 3
+    assert refused.at == 3
     assert refused.reason == f"Zipkin at {receiver.url} answers 400 Bad Request: bad id."
 
     receiver.answer = lambda _: Reply(400, b"what is that?")

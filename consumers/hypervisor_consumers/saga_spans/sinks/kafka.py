@@ -82,7 +82,7 @@ class KafkaSink:
             # Also one of a single span is tried again: what travelled with it may have been too large.
             indices = records[position].indices
             found = send_in_parts([outputs[index] for index in indices], self._send_alone, len(indices))
-            refused += [Refused(indices[each.index], each.reason) for each in found]
+            refused += [Refused(indices[each.at], each.reason) for each in found]
         return sorted(refused)
 
     def _parts(self, outputs: Sequence[SagaSpanRecord], indices: Sequence[int]) -> Iterator[_Record]:

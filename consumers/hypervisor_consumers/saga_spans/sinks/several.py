@@ -78,7 +78,7 @@ def _deliver(sink: _Sink, outputs: Sequence[SagaSpanRecord]) -> list[str | None]
     said: list[str | None] = [None if answer is None else answer[1] for answer in known]
     if new:
         for refused in sink.output.deliver([outputs[index] for index in new]):
-            said[new[refused.index]] = f"{sink.name}: {refused.reason}"
+            said[new[refused.at]] = f"{sink.name}: {refused.reason}"
     sink.answered = {_identity(span): (span, reason) for span, reason in zip(outputs, said, strict=True)}
     return said
 
