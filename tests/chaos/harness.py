@@ -18,7 +18,7 @@ from hypervisor_consumers.ring_metrics.agent_rings import agent_rings, current_r
 from hypervisor_consumers.ring_metrics.fold import RING_EVENT_TYPES, TRANSITION_TYPES, RingFold, RingState
 from hypervisor_schemas.codec import encode_event
 from hypervisor_schemas.events import HypervisorEvent
-from hypervisor_schemas.topics import record_key
+from hypervisor_schemas.topics import category_of, record_key
 from tests.services import eventually
 
 if TYPE_CHECKING:
@@ -115,10 +115,13 @@ def _kept(labels: dict[str, str], kept: str) -> tuple[tuple[str, str], ...]:
 
 
 class Load:
-    """Publishes records of ring events from a thread, at a bounded rate, in their order."""
+    """Publishes records of events from a thread, at a bounded rate, in their order."""
 
-    def __init__(self, fleet: Fleet, records: Iterable[tuple[bytes | None, bytes]], per_second: int) -> None:
+    def __init__(
+        self, fleet: Fleet, records: Iterable[tuple[bytes | None, bytes]], per_second: int, category: str = "ring"
+    ) -> None:
         self._fleet = fleet
+        self._category = category
         self._records = list(records)
         self._per_second = per_second
         self._pace = threading.Event()
@@ -149,7 +152,7 @@ class Load:
                 "queue.buffering.max.messages": 1_000_000,
             }
         )
-        topic, began = self._fleet.topic("ring"), time.monotonic()
+        topic, began = self._fleet.topic(self._category), time.monotonic()
         for n, (key, value) in enumerate(self._records):
             if n % 200 == 0:
                 producer.poll(0)
@@ -161,7 +164,7 @@ class Load:
 
 
 def record_of(event: HypervisorEvent) -> tuple[bytes | None, bytes]:
-    key = record_key("ring", event.session_id, event.agent_did, event.event_id)
+    key = record_key(category_of(event.event_type.value), event.session_id, event.agent_did, event.event_id)
     return key, encode_event(event)
 
 

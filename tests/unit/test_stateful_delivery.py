@@ -81,6 +81,17 @@ class TestAnOutputThatTakesLong:
             world.clock.now += 4
         assert world.committed() == {0: 1}
 
+    def test_what_was_never_committed_is_not_named_while_it_waits(self, world: World, slow: Slow) -> None:
+        """The next owner would take an offset without a state for a state that is lost."""
+        copy = started(world, 0, output=slow)
+        world.say(0, "a")
+        copy.read()
+        with pytest.raises(OutputUnavailable):
+            copy.commit()
+        world.clock.now += 100
+        assert copy.processor.keep() == {}
+        assert world.committed() == {}
+
     def test_a_partition_that_goes_meanwhile_is_the_next_owners(self, world: World, slow: Slow) -> None:
         copy = started(world, 0, 1, output=slow)
         world.say(0, "a")

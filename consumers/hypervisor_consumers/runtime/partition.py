@@ -115,6 +115,11 @@ class Partition(Generic[S, O]):
             self._window.mark()
 
     @property
+    def is_new(self) -> bool:
+        """Whether nothing of this partition was ever committed."""
+        return self._is_new
+
+    @property
     def next_offset(self) -> int:
         """Of the next record, pending ones included."""
         return self._tally.next_offset

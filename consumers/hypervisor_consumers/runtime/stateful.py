@@ -430,11 +430,13 @@ class StatefulProcessor(Generic[S, O]):
             return {}
         if self._transactions.is_unfinished or not self._transactions.prepare():
             return {}
+        # An offset of a partition without a state would be taken for one whose state is lost.
+        kept = {place: live.partition for place, live in self._live.items() if not live.partition.is_new}
+        offsets = {place: partition.account.next_offset for place, partition in kept.items()} | self._row_offsets
+        if not offsets:
+            return {}
         self._began, self._sent = self._lease.now(), {}
-        offsets = {place: live.partition.account.next_offset for place, live in self._live.items()}
-        outcome = self._transactions.commit(
-            (), offsets | self._row_offsets, self._consumer.consumer_group_metadata()
-        )
+        outcome = self._transactions.commit((), offsets, self._consumer.consumer_group_metadata())
         return {} if outcome is Outcome.UNFINISHED else self._conclude(outcome)
 
     def _batches(self, changed: Mapping[Place, _Live[S, O]]) -> Iterator[OutputBatch]:

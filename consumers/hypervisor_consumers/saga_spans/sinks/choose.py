@@ -76,9 +76,7 @@ def _made(name: str, where: _Where, *, is_bare: bool) -> SpanOutput:
         return installed_sink(where.setting, name, where.text)
     # Of a text, only the first word is shown: a password may stand behind it.
     wrong = name if is_bare else f"{name}:" if not where.text else f"{name}:…"
-    choice = ", ".join(
-        [*(each.usage for each in _KINDS.values()), *(each for each in installed if each not in _KINDS)]
-    )
+    choice = ", ".join([*(each.usage for each in _KINDS.values()), *installed])
     raise SettingError(where.setting, f"can't be {wrong!r}; give one of: {choice}.")
 
 

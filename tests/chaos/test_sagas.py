@@ -1,0 +1,107 @@
+"""Spans through crashes of the exporter and every trouble of a receiver: none is missing, none is another one."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from confluent_kafka import Consumer, TopicPartition
+
+from hypervisor_schemas.dead_letters import read_dead_letter
+from tests.chaos.harness import Load, accounts, record_of
+from tests.chaos.sagas import Moody, Received, Story, interleaved
+from tests.receivers import http_receiver
+from tests.services import Fleet, eventually
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hypervisor_schemas.dead_letters import DeadLetter
+    from tests.chaos.conftest import Chaos
+
+pytestmark = [pytest.mark.kafka, pytest.mark.timeout(1800)]
+
+PARTITIONS = 6
+
+
+def test_what_the_receiver_has_in_the_end_is_the_truth(new_fleet: Callable[[int], Fleet], chaos: Chaos) -> None:
+    random = chaos.random
+    fleet = new_fleet(PARTITIONS)
+    stories = [Story(number, random) for number in range(chaos.scaled(1_200, 5_500))]
+    events = list(interleaved(stories, random))
+    truth = {(span.trace_id, span.span_id): span for story in stories for span in story.spans}
+    poison = {f"{span.trace_id}/{span.span_id}": span for story in stories for span in story.poisoned}
+    print(f"{len(events):,} events, {len(truth):,} spans, {len(poison)} that nobody takes")
+    moody = Moody(random)
+    with http_receiver() as receiver:
+        receiver.answer = moody
+        options = ("--sink", f"otlp:{receiver.url}/v1/traces")
+        environ = {"OTEL_EXPORTER_OTLP_TIMEOUT": "1000"}
+        copies = [fleet.start("saga-spans", *options, **environ) for _ in range(2)]
+        load = Load(fleet, map(record_of, events), per_second=chaos.scaled(600, 400), category="saga").start()
+        kills = 0
+        while not load.is_over:
+            until = time.monotonic() + random.uniform(3, 8)
+            eventually(lambda until=until: time.monotonic() >= until or load.is_over, bool, 20)
+            copies.pop(random.randrange(len(copies))).kill()
+            kills += 1
+            copies.append(fleet.start("saga-spans", *options, **environ))
+        moody.is_good = True
+        try:
+            eventually(lambda: len(truth.keys() - moody.spans.keys()), lambda missing: missing == 0, 120)
+            eventually(lambda: len(poison.keys() - refused(fleet)), lambda missing: missing == 0, 30)
+            eventually(lambda: [copy.ready()[1] for copy in copies], lambda said: said == ["ok\n"] * 2, 60)
+        except AssertionError:
+            print(accounts(copies))
+            raise
+        assert different(moody.spans, truth) == []
+        assert moody.contradictions == []
+        assert refused(fleet) == poison.keys()
+        assert moody.moods >= set(Moody.MOODS)
+        assert kills >= 2
+        spans = [span for story in stories for span in (*story.spans, *story.poisoned)]
+        counted = [
+            sum(sum(copy.metrics(f"agent_hypervisor_{name}_total").values()) for copy in copies)
+            for name in ("sagas", "saga_steps", "saga_compensations", "saga_fan_outs")
+        ]
+        assert sum(counted) == len(spans)
+        assert {d for copy in copies for d in copy.metrics("hypervisor_telemetry_accounting_diff").values()} <= {
+            0.0
+        }
+
+
+def different(
+    got: dict[tuple[str, str], Received], truth: dict[tuple[str, str], Received]
+) -> list[tuple[Received | None, Received | None]]:
+    """The first few spans that are not as they should be."""
+    ids = sorted(got.keys() | truth.keys())
+    return [(got.get(one), truth.get(one)) for one in ids if got.get(one) != truth.get(one)][:5]
+
+
+def refused(fleet: Fleet) -> set[str]:
+    """The outputs among the dead letters, by name."""
+    return {letter.output for letter in dead_letters(fleet)}
+
+
+def dead_letters(fleet: Fleet) -> list[DeadLetter]:
+    consumer = Consumer(
+        {
+            "bootstrap.servers": fleet.bootstrap_servers,
+            "group.id": f"{fleet.prefix}look",
+            "isolation.level": "read_committed",
+            "enable.partition.eof": True,
+        }
+    )
+    topic = f"{fleet.prefix}dead-letters"
+    partitions = consumer.list_topics(topic, timeout=30).topics[topic].partitions
+    consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
+    found, left = [], len(partitions)
+    while left:
+        for message in consumer.consume(500, timeout=1):
+            if message.error() is not None:
+                left -= 1
+            elif (letter := read_dead_letter(message.key(), message.value(), message.headers())) is not None:
+                found.append(letter)
+    consumer.close()
+    return found
