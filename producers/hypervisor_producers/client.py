@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -15,6 +14,8 @@ from weakref import WeakSet
 
 import confluent_kafka
 
+from hypervisor_producers.gathering import SMALL_BYTES, Gathered, Record
+from hypervisor_producers.librdkafka import bound, is_fatal, quiet_logger
 from hypervisor_schemas.errors import SettingError
 from hypervisor_schemas.limited_log import LimitedLog
 
@@ -50,9 +51,9 @@ _WORTH_ANOTHER_PRODUCER = frozenset(
 
 # How long one turn of the serving thread waits for news, and so how long flush() and close() may go unheard.
 _TURN = 0.1
-# After a turn that had news, unless the queue is filling up: acknowledgements come partition by partition, and each
-# one would wake this thread, which then wants the interpreter from the agent's own.
-_REST = 0.02
+# Between turns while events are gathered, and after one that had news, unless the queue is filling up:
+# acknowledgements come partition by partition, and each would wake this thread, which then wants the interpreter.
+_REST = 0.01
 # Purged messages come back from librdkafka's own threads; nothing waits for the network here.
 _PURGE_SECONDS = 0.5
 _LONGEST_PAUSE = 60.0
@@ -68,6 +69,9 @@ class ProducerClient:
     Only that thread polls, flushes, purges, replaces and lets go of the producer; the others only put events into
     its queue. So callbacks run on one thread, and the counts they write need no lock. After a fatal error
     (a broker that lost its log, say) the thread makes a new producer and sends what the old one still held.
+
+    While events are many, small ones are gathered for a hundredth of a second (see `Gathered`) and then go into
+    librdkafka's queue in one call; larger ones, and all while events are few, go into it at once.
 
     Raises:
         SettingError: librdkafka refuses the settings.
@@ -96,10 +100,12 @@ class ProducerClient:
             **settings,
             **_FIXED,
             "error_cb": self._trouble,
-            "logger": _quiet_logger(),
+            "logger": quiet_logger(),
         }
-        self._most = _bound(self._settings["queue.buffering.max.messages"])
-        self._was_full = False
+        self._most = bound(self._settings["queue.buffering.max.messages"])
+        self.was_full = False
+        """Whether `produce` has ever refused an event for want of room; for a look before `is_full`."""
+        self._gathered = Gathered(time.monotonic())
         self._producer: Any = None
         _clients.add(self)
         try:
@@ -118,23 +124,64 @@ class ProducerClient:
             confluent_kafka.KafkaException: librdkafka refuses it.
         """
         with self._lock:
+            report = self._reports.get(topic) or self._report_of(topic)
+            gathered = self._gathered
+            if gathered.room > 0 and not headers and key is not None and len(key) + len(value) <= SMALL_BYTES:
+                # No call in between, so that no signal handler comes between an event and its count.
+                gathered.room -= 1
+                self.enqueued += 1
+                gathered.records.append((topic, value, key, -1, report))
+                return True
             if self._give_up_at is not None:
                 return False
-            producer = self._producer
-            report = self._reports.get(topic) or self._report_of(topic)
+            record: Record = (topic, value, key, -1, report)
+            self._produce_now((*record, None, 0, list(headers.items())) if headers else record)
+        return True
+
+    def _produce_now(self, record: Record) -> None:
+        """After what was gathered. In the lock; raises as `produce`."""
+        gathered = self._gathered
+        if gathered.is_pushing:
+            self.enqueued += 1
+            gathered.records.append(record)
+            return
+        try:
+            if (trouble := self._push()) is not None:
+                raise trouble
             # Counted first: an acknowledgement must never be ahead of its event. Taken back for produce's own
             # errors only: what a signal handler raises may come after the event is in the queue.
             self.enqueued += 1
             try:
-                if headers:
-                    producer.produce(topic, value, key, -1, report, headers=list(headers.items()))
-                else:
-                    producer.produce(topic, value, key, -1, report)
-            except (BufferError, confluent_kafka.KafkaException, TypeError, ValueError) as error:
+                self._producer.produce(*record)
+            except (BufferError, confluent_kafka.KafkaException, TypeError, ValueError):
                 self.enqueued -= 1
-                self._was_full = self._was_full or isinstance(error, BufferError)
                 raise
-        return True
+        except BufferError:
+            self.was_full = True
+            raise
+        except confluent_kafka.KafkaException:
+            gathered.was_refused = True
+            raise
+        gathered.make_room(self._most - self.queued)
+
+    def _push(self) -> Exception | None:
+        """Hand over what was gathered. In the lock. Why some of it has to stay, or None."""
+        gathered = self._gathered
+        while gathered.records and not gathered.is_pushing:
+            try:
+                gathered.push(self._producer.produce)
+            except BufferError as error:
+                return error
+            except (confluent_kafka.KafkaException, TypeError, ValueError) as error:
+                gathered.was_refused = True
+                if is_fatal(error):
+                    return error
+                refused = gathered.records[0]
+                # No call in between, as above.
+                gathered.records = gathered.records[1:]
+                self.failed += 1
+                self._limited.log(logging.WARNING, "refused", "An event for %s was refused: %s", refused[0], error)
+        return None
 
     def counts(self) -> tuple[int, int, int]:
         """Enqueued, delivered, failed, as they were at one moment."""
@@ -149,13 +196,14 @@ class ProducerClient:
     @property
     def is_full(self) -> bool:
         """Whether `produce` has refused an event for want of room, and would refuse whatever it is given now."""
-        return self._was_full and self.queued >= self._most
+        return self.was_full and self.queued >= self._most
 
     def flush(self, timeout: float) -> int:
         """Wait for acknowledgements, at most `timeout` seconds. Returns how many are still missing."""
         with self._lock:
             self._flushing += 1
             try:
+                self._push()
                 self._changed.wait_for(lambda: self.queued <= 0, min(timeout, threading.TIMEOUT_MAX))
             finally:
                 self._flushing -= 1
@@ -175,6 +223,7 @@ class ProducerClient:
         with self._lock:
             if self._give_up_at is None or give_up_at < self._give_up_at:
                 self._give_up_at = give_up_at
+            self._gathered.make_room(0)
             self._changed.notify_all()
             # The thread may be held up by a name server; nobody who closes has to wait for that.
             patience = max(0.0, give_up_at - time.monotonic()) + _TURN + 2 * _PURGE_SECONDS
@@ -195,6 +244,7 @@ class ProducerClient:
             # Without this, a thread of librdkafka that is held up would make the counts not add up.
             self.failed += max(0, self.queued)
             self._unsent.clear()
+            self._gathered.records = []
             self._ended = True
             self._changed.notify_all()
         # Here, on this thread: it waits for librdkafka's threads, which may be held up by a name server.
@@ -205,9 +255,15 @@ class ProducerClient:
         """Serve callbacks for at most `seconds`; in a hurry, librdkafka sends without its linger."""
         fatal = None
         try:
+            self._look_whether_to_gather()
+            is_filling_up = self.queued > self._most // 2
             if hurry:
                 self._producer.flush(seconds)
-            elif self._producer.poll(seconds) and self.queued <= self._most // 2:
+            elif self._gathered.is_on:
+                if not is_filling_up:
+                    time.sleep(_REST)
+                self._producer.poll(_REST if is_filling_up else 0)
+            elif self._producer.poll(seconds) and not is_filling_up:
                 time.sleep(_REST)  # for more news to gather, see above; who hurries gets here no more
         except confluent_kafka.KafkaException as error:
             # Not by error_cb: confluent-kafka raises fatal errors from here.
@@ -219,6 +275,13 @@ class ProducerClient:
         if self._flushing:
             with self._lock:
                 self._changed.notify_all()
+
+    def _look_whether_to_gather(self) -> None:
+        """Hand over what was gathered since the last turn, and decide whether that goes on."""
+        with self._lock:
+            self._push()
+            self._gathered.decide(time.monotonic(), self.enqueued)
+            self._gathered.make_room(0 if self._give_up_at is not None else self._most - self.queued)
 
     def _drain(self) -> None:
         """Make librdkafka hand back what it holds, through the callbacks."""
@@ -308,27 +371,6 @@ class ProducerClient:
 
     def _trouble(self, error: Any) -> None:
         self._limited.log(logging.WARNING, error.name(), "Kafka: %s", error.str())
-
-
-def _bound(messages: str | int) -> int:
-    """librdkafka takes 0 for no bound, and numbers that Python doesn't: those it knows alone."""
-    try:
-        return int(messages) or sys.maxsize
-    except ValueError:
-        return sys.maxsize
-
-
-def _quiet_logger() -> logging.Logger:
-    """librdkafka's own lines. At debug: `_trouble` says the same once a minute, these come many times a second."""
-    logger = logging.getLogger(f"{__name__}.librdkafka")
-    if not logger.filters:
-        logger.addFilter(_lower_to_debug)
-    return logger
-
-
-def _lower_to_debug(record: logging.LogRecord) -> bool:
-    record.levelno, record.levelname = logging.DEBUG, "DEBUG"
-    return logging.getLogger(record.name).isEnabledFor(logging.DEBUG)
 
 
 _clients: WeakSet[ProducerClient] = WeakSet()

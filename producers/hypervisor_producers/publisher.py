@@ -59,9 +59,10 @@ class EventPublisher:
 
     `publish` never blocks on the network and never raises: an event that can't be queued is dropped and
     counted (`stats`), and logged at a limited rate. Memory is bounded by librdkafka's
-    `queue.buffering.max.messages` (100,000) and `queue.buffering.max.kbytes` (64 MiB). What is queued at the
-    interpreter's exit, and at the end of a `multiprocessing` child, is flushed within `TELEMETRY_FLUSH_TIMEOUT`
-    seconds; a process that ends by `os._exit` or a signal (`Pool.terminate` sends one) has to `close()` itself.
+    `queue.buffering.max.messages` (100,000) and `queue.buffering.max.kbytes` (64 MiB), beside which up to 250
+    events of 512 bytes may be about to go there. What is queued at the interpreter's exit, and at the end of a
+    `multiprocessing` child, is flushed within `TELEMETRY_FLUSH_TIMEOUT` seconds; a process that ends by `os._exit`
+    or a signal (`Pool.terminate` sends one) has to `close()` itself.
     After a fork the child's first publish makes a client of its own, and the counts begin at 0. An open
     publisher lives until it is closed, also when nothing refers to it.
 
@@ -86,7 +87,7 @@ class EventPublisher:
         self._settings = kafka_settings(environ, bootstrap_servers)
         registry_url = environ.get("SCHEMA_REGISTRY_URL")
         self._framing = RecordFraming(SchemaRegistry(registry_url) if registry_url else None)
-        self._places = {event_type: self._place_of(event_type) for event_type in _KNOWN_TYPES}
+        self._places: Mapping[str, tuple[str, str]] = {kind: self._place_of(kind.value) for kind in _KNOWN_TYPES}
         self._limited = LimitedLog(log)
         self._closed = False
         self._start_over()
@@ -170,11 +171,12 @@ class EventPublisher:
     def _enqueue(self, event: Any) -> bool:
         """False: the client was closed meanwhile. Raises for every other reason not to take the event."""
         client = self._client or self._client_after_a_fork()
-        if client.is_full:
+        if client.was_full and client.is_full:
             # Before it is encoded: what a long outage drops should cost the agent next to nothing.
             raise BufferError
         kind = event.event_type
-        event_type = kind._value_ if type(kind) is EventType else type_value(kind)
+        # Of a stranger's class, equality may mean anything; our members are strings.
+        event_type = kind if type(kind) is EventType else type_value(kind)
         category, topic = self._places.get(event_type) or self._place_of(event_type)
         value = encode_event(event, self._framing.current)
         if len(value) > self._max_bytes:
@@ -221,7 +223,7 @@ def _traceparent(event: Any) -> dict[str, bytes] | None:
     return {"traceparent": trace.to_w3c().traceparent.encode()}
 
 
-_KNOWN_TYPES = [member.value for kind in (EventType, GovernanceEventType) for member in kind]
+_KNOWN_TYPES = [member for kind in (EventType, GovernanceEventType) for member in kind]
 
 _publishers: weakref.WeakSet[EventPublisher] = weakref.WeakSet()
 # Not weak: what a publisher holds has to be flushed, whether or not the agent still refers to it.

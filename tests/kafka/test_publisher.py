@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import secrets
@@ -256,6 +257,27 @@ def test_threads_publish_at_once_and_nothing_is_lost_or_doubled(log):
     publisher.close(30)
     assert publisher.stats().delivered == 4000
     assert log.ids() == once(*((f"thread{n}", 1000) for n in range(4)))
+
+
+def test_events_of_one_session_stay_in_order_whatever_their_size(log):
+    """Small ones that come fast are gathered, larger ones are not; none overtakes another."""
+    sizes = itertools.cycle([0] * 70 + [700] + [0] * 230 + [400, 600])
+    events = [
+        HypervisorEvent(
+            f"{n}", EventType.RING_ASSIGNED, session_id=f"s{n % 3}", payload={"text": "x" * next(sizes)}
+        )
+        for n in range(30_000)
+    ]
+    with EventPublisher(environ=log.environ) as publisher:
+        assert all(publisher.publish(event) for event in events)
+        assert publisher.flush(60).pending == 0
+        assert publisher.stats().delivered == len(events)
+    decoder = EventDecoder()
+    found: dict[str, list[int]] = {}
+    for record in sorted(log.records(), key=lambda record: record.offset()):
+        event = decoder.decode(record.value())
+        found.setdefault(event.session_id, []).append(int(event.event_id))
+    assert found == {f"s{n}": list(range(n, 30_000, 3)) for n in range(3)}
 
 
 def test_an_outage_in_the_middle_loses_and_doubles_nothing(own_kafka: LocalKafka, topic_prefix: str):

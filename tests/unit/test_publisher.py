@@ -211,6 +211,71 @@ class TestEventsThatCannotGo:
         assert publisher.stats().dropped == {"unencodable": 1, "closed": 1}
 
 
+class TestEventsThatComeFast:
+    """Small ones are gathered before librdkafka gets them; what becomes of them is the same."""
+
+    def gathering(self, publisher: EventPublisher) -> int:
+        """Publish until they are gathered, and some have been. How many events that took."""
+        published, client = 0, publisher._client
+        assert client is not None
+        while not 0 < len(client._gathered.records) < client._gathered.room:
+            assert publisher.publish(event())
+            published += 1
+        return published
+
+    def test_a_full_queue_takes_exactly_what_it_has_room_for(self, make):
+        publisher = make(KAFKA_QUEUE_BUFFERING_MAX_MESSAGES="90000")
+        taken = self.gathering(publisher)
+        refused = 0
+        while refused < 50:
+            if publisher.publish(event()):
+                taken += 1
+            else:
+                refused += 1
+        assert taken == 90000
+        stats = publisher.stats()
+        assert (stats.enqueued, stats.queued, stats.dropped) == (90000, 90000, {"queue_full": 50})
+
+    def test_one_that_the_client_does_not_take_is_dropped(self, make):
+        publisher = make(KAFKA_MESSAGE_MAX_BYTES="1000")
+        taken = self.gathering(publisher)
+        assert not publisher.publish(event(payload={"text": "x" * 2000}))
+        assert publisher.publish(event())
+        stats = publisher.stats()
+        assert (stats.enqueued, stats.queued, stats.dropped) == (taken + 1, taken + 1, {"refused": 1})
+
+    def test_flush_knows_of_them_and_close_counts_them_as_failed(self, make):
+        publisher = make()
+        taken = self.gathering(publisher)
+        assert publisher.flush(0).pending == taken
+        publisher.close(0)
+        assert not publisher.publish(event())
+        stats = publisher.stats()
+        assert (stats.enqueued, stats.failed, stats.queued, stats.dropped) == (taken, taken, 0, {"closed": 1})
+
+    @needs_fork
+    def test_a_forked_child_has_none_of_them(self, nowhere):
+        result = run(
+            """
+            publisher = EventPublisher()
+            taken = 0
+            while not 0 < len(publisher._client._gathered.records) < publisher._client._gathered.room:
+                assert publisher.publish(event())
+                taken += 1
+            child = os.fork()
+            if child == 0:
+                assert publisher.publish(event())
+                assert publisher.stats().queued == 1
+                sys.exit()
+            assert os.waitpid(child, 0)[1] == 0
+            assert publisher.stats().queued == taken
+            """,
+            nowhere,
+            TELEMETRY_FLUSH_TIMEOUT="0",
+        )
+        assert result.returncode == 0, result.stderr
+
+
 class TestTheLog:
     def test_a_flood_of_drops_is_one_line(self, make, caplog):
         publisher = make(KAFKA_QUEUE_BUFFERING_MAX_MESSAGES="1")
