@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from hypervisor_consumers.ring_metrics.fold import RING_EVENT_TYPES, RingFold, RingState
 from hypervisor_consumers.runtime.changelog import tables_of
-from hypervisor_consumers.runtime.columns import columns_of, origin_of
+from hypervisor_consumers.runtime.columns import columns_of, id_numbers_of, origin_of
 from hypervisor_consumers.runtime.partition import Partition
 from hypervisor_consumers.runtime.window import id_number
 from hypervisor_schemas.codec import (
@@ -55,10 +55,18 @@ events = st.builds(
 
 def check(values: list[bytes], framing: bytes) -> bool:
     """If there are columns, they are what the decoder gives; returns whether there are."""
-    columns = columns_of(values, framing)
+    columns, numbers = columns_of(values, framing), id_numbers_of(values, framing)
+    if numbers is not None:
+        for number, value in zip(numbers.tolist(), values, strict=True):
+            try:
+                assert number == id_number(DECODER.event_id(value))
+            except RecordError:
+                assert columns is None  # the decoder looks at more of it
     if columns is None:
         return False
     assert len(columns) == len(values)
+    assert numbers is not None
+    assert numbers.tolist() == columns.id_numbers.tolist()
     origins = [origin_of(origin) for origin in columns.origins]
     for at, value in enumerate(values):
         assert columns.origins.count(columns.origins[at]) == origins.count(origins[at])

@@ -18,7 +18,7 @@ from hypervisor_consumers.runtime.window import id_number
 from hypervisor_schemas.codec import ID_CHARACTERS
 from hypervisor_schemas.timestamps import microseconds
 
-__all__ = ["EventColumns", "columns_of", "origin_of"]
+__all__ = ["EventColumns", "columns_of", "id_numbers_of", "origin_of"]
 
 _Numbers: TypeAlias = npt.NDArray[np.int64]
 
@@ -46,7 +46,7 @@ class EventColumns:
     """The fields of a batch of events, each in the order of the records."""
 
     event_ids: list[str]
-    id_numbers: list[int]
+    id_numbers: npt.NDArray[np.uint64]
     """As `window.id_number` has them."""
     event_types: list[bytes]
     """The values in UTF-8, known or not."""
@@ -71,6 +71,20 @@ def columns_of(values: Sequence[bytes], framing: bytes) -> EventColumns | None:
     try:
         return _columns_of(values, framing)
     except (_Extraordinary, TypeError, UnicodeDecodeError):  # TypeError: a tombstone
+        return None
+
+
+def id_numbers_of(values: Sequence[bytes], framing: bytes) -> npt.NDArray[np.uint64] | None:
+    """The numbers of the ids alone, for records that were decoded before. None: as `columns_of`."""
+    try:
+        data = b"".join(values)
+        fields = _Fields(data, np.fromiter(map(len, values), np.int64, len(values)), framing)
+        span = fields.text(ID_CHARACTERS)
+        _expect((span.ends > span.begins).all())
+        if found := fields.hexadecimal(span):
+            return found[1]
+        return _numbers_of([text.decode() for text in _slices(data, *span)])
+    except (_Extraordinary, TypeError, UnicodeDecodeError):
         return None
 
 
@@ -126,7 +140,7 @@ def _columns_of(values: Sequence[bytes], framing: bytes) -> EventColumns:
     payloads = fields.text()
     _expect((fields.at == fields.ends).all())
 
-    event_ids, id_numbers = fields.hexadecimal(ids) or _other_ids(data, ids)
+    event_ids, id_numbers = _ids(fields, data, ids)
     columns = EventColumns(
         event_ids=event_ids,
         id_numbers=id_numbers,
@@ -166,17 +180,15 @@ class _Fields:
         _expect((self.at <= self.ends).all())
         return _Span(begins, self.at)
 
-    def hexadecimal(self, span: _Span) -> tuple[list[str], list[int]] | None:
-        """The texts, and the numbers that they are, if all are written with sixteen hexadecimal digits."""
+    def hexadecimal(self, span: _Span) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint64]] | None:
+        """The characters, and the numbers that they are, if all are written with sixteen hexadecimal digits."""
         if not (span.ends - span.begins == len(_SIXTEEN)).all():
             return None
         characters = self._bytes[span.begins[:, None] + _SIXTEEN]
         digits = _DIGITS[characters]
         if (digits == _NO_DIGIT).any():
             return None
-        texts: list[str] = characters.astype(np.uint32).view(f"U{len(_SIXTEEN)}")[:, 0].tolist()
-        numbers: list[int] = (digits[:, ::2] << 4 | digits[:, 1::2]).view(">u8")[:, 0].tolist()
-        return texts, numbers
+        return characters, (digits[:, ::2] << 4 | digits[:, 1::2]).view(">u8")[:, 0].astype(np.uint64)
 
     def optional_text(self) -> _Span | None:
         """A union of null and a string, an id. Absent ones are empty; None: all are."""
@@ -231,9 +243,17 @@ class _Fields:
         return _signed(number)
 
 
-def _other_ids(data: bytes, span: _Span) -> tuple[list[str], list[int]]:
+def _ids(fields: _Fields, data: bytes, span: _Span) -> tuple[list[str], npt.NDArray[np.uint64]]:
+    """The ids and their numbers."""
+    if found := fields.hexadecimal(span):
+        characters, numbers = found
+        return characters.astype(np.uint32).view(f"U{len(_SIXTEEN)}")[:, 0].tolist(), numbers
     texts = [text.decode() for text in _slices(data, *span)]
-    return texts, list(map(id_number, texts))
+    return texts, _numbers_of(texts)
+
+
+def _numbers_of(ids: list[str]) -> npt.NDArray[np.uint64]:
+    return np.fromiter(map(id_number, ids), np.uint64, len(ids))
 
 
 def _signed(number: npt.NDArray[np.uint64]) -> _Numbers:

@@ -13,12 +13,13 @@ from hypervisor_consumers.runtime.account import Account, Tally
 from hypervisor_consumers.runtime.changelog import Change, changes_of, load_change, tables_of
 from hypervisor_consumers.runtime.contract import ColumnFold, Fold, Table
 from hypervisor_consumers.runtime.processor import Result
-from hypervisor_consumers.runtime.window import IdWindow, first_offset
+from hypervisor_consumers.runtime.window import SEED, IdWindow, first_offset
 from hypervisor_schemas.errors import InvalidPayload
 from hypervisor_schemas.events import HypervisorEvent
 
 if TYPE_CHECKING:
     from hypervisor_consumers.runtime.columns import EventColumns
+    from hypervisor_consumers.runtime.id_table import Numbers
 
 __all__ = ["Partition"]
 
@@ -44,14 +45,14 @@ class Partition(Generic[S, O]):
     """Takes records in the order of their offsets; `commit` and `rollback` end what was begun.
 
     Made empty, it is filled from the changelog by `load`, then `begin` says where the account stands, then the
-    window is filled by `know` from `window_begin` on.
+    window is filled by `know` or `know_all` from `window_begin` on. `seed` is that of `IdWindow`.
     """
 
-    def __init__(self, number: int, fold: Fold[S, O], window_size: int) -> None:
+    def __init__(self, number: int, fold: Fold[S, O], window_size: int, seed: int = SEED) -> None:
         self.number = number
         self._fold = fold
         self._column_fold: ColumnFold[S] | None = fold if isinstance(fold, ColumnFold) else None
-        self._window_size = window_size
+        self._window_size, self._seed = window_size, seed
         self.committed: S = fold.new_state()
         self.pending: S = fold.new_state()
         self._own, self._pending_own = _Own(), _Own()
@@ -61,7 +62,7 @@ class Partition(Generic[S, O]):
         self._pending_tables = {**tables_of(self.pending), **tables_of(self._pending_own)}
         for name, table in self._pending_tables.items():
             table.base = self._committed_tables[name]
-        self._window = IdWindow(window_size)
+        self._window = IdWindow(window_size, seed)
         self._rejected_before: set[int] = set()
         self._rejected: list[int] = []
         self._tally = Tally(Account(0, 0, {}))
@@ -95,7 +96,7 @@ class Partition(Generic[S, O]):
 
         Where retention has deleted what would come next, `offset` is the first that is left; the gap is counted.
         """
-        self._window = IdWindow(self._window_size)
+        self._window = IdWindow(self._window_size, self._seed)
         self._is_new = self.stored is None
         if self._is_new:
             self._own.account[()] = Account(offset, offset, {})
@@ -113,6 +114,19 @@ class Partition(Generic[S, O]):
         if offset not in self._rejected_before:
             self._window.is_repeated(offset, event_id)
             self._window.mark()
+
+    def know_all(self, first_offset: int, id_numbers: Numbers) -> bool:
+        """Events of consecutive offsets before the account's, read again; `id_numbers` as in `EventColumns`.
+
+        False, and nothing happened, if one was a dead letter or a duplicate: `know` is for each of them.
+        """
+        rejected = self._rejected_before
+        if rejected and not rejected.isdisjoint(range(first_offset, first_offset + len(id_numbers))):
+            return False
+        if not self._window.all_new(first_offset, id_numbers):
+            return False
+        self._window.mark()
+        return True
 
     @property
     def is_new(self) -> bool:

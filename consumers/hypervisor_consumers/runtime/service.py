@@ -154,6 +154,7 @@ class StatefulService(Generic[S, O]):
             find_lease=lambda: lease_of_group(admin, runtime.consumer),
             ledger=runtime.ledger,
             window=Settings.DUPLICATE_WINDOW.of(environ),
+            seed=secrets.randbits(64),
             now=runtime.now,
             output=self.output,
             output_codec=self.output_codec,

@@ -28,6 +28,7 @@ from hypervisor_consumers.runtime.partition import Partition
 from hypervisor_consumers.runtime.processor import Place, Record, Result
 from hypervisor_consumers.runtime.restore import Restoration, Restorer
 from hypervisor_consumers.runtime.transactions import Outcome, OutputBatch, OutputRecord, Transactions
+from hypervisor_consumers.runtime.window import SEED
 from hypervisor_schemas.dead_letters import DeadLetter
 from hypervisor_schemas.errors import OutputRefused, OutputUnavailable, RecordError, UndecodableRecord
 from hypervisor_schemas.events import HypervisorEvent
@@ -121,6 +122,7 @@ class StatefulProcessor(Generic[S, O]):
         lease: Lease,
         ledger: Ledger,
         window: int,
+        seed: int = SEED,
         now: Callable[[], float],
         find_lease: Callable[[], float],
         output: Output[O] | None = None,
@@ -136,7 +138,7 @@ class StatefulProcessor(Generic[S, O]):
         self._restorer = restorer
         self._lease = lease
         self._ledger = ledger
-        self._window = window
+        self._window, self._seed = window, seed
         self._now = now
         self._find_lease = find_lease
         self._delivery = None if output is None else Delivery(output)
@@ -173,7 +175,8 @@ class StatefulProcessor(Generic[S, O]):
         if self._view is not None and place.topic != self._topics.source:
             self._restorer.begin(place, (self._view, self._view.new_rows()))
         else:
-            self._restorer.begin(place, Partition(place.partition, self._fold, self._window), counted_to)
+            partition = Partition(place.partition, self._fold, self._window, self._seed)
+            self._restorer.begin(place, partition, counted_to)
 
     def ready(self) -> Mapping[Place, int]:
         """What the restorer has brought back.

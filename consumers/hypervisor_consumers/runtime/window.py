@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 from typing import TypeAlias
 
-__all__ = ["IdWindow", "first_offset", "id_number"]
+from hypervisor_consumers.runtime.id_table import IdTable, Numbers, Positions, spread, spread_one
 
-_Undo: TypeAlias = int | set[int] | tuple[int, set[int], set[int]]
-"""An id or several that were taken in, the complement (`~`) of one that was forgotten, or all that changed with a
-stretch."""
+__all__ = ["SEED", "IdWindow", "first_offset", "id_number"]
+
+_Undo: TypeAlias = int | Positions | tuple[int, IdTable, IdTable]
+"""The position of an id that was taken in, or of several; or stretch and tables before they were replaced."""
+
+SEED = 0x9E3779B97F4A7C15
+"""For ids that nobody chose."""
 
 
 class IdWindow:
@@ -21,43 +25,51 @@ class IdWindow:
 
     What was taken in since the last `mark` can be undone, for a transaction that is aborted; it costs eight bytes
     per event until then.
+
+    Args:
+        size: Of a stretch, in offsets.
+        seed: A random number of 64 bits, where strangers choose the ids: it decides where an id lies, so nobody
+            else knows which ids would be in each other's way.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, seed: int = SEED) -> None:
         self._size = size
+        self._multiplier = seed | 1
         self._stretch = -1
-        self._now: set[int] = set()
-        self._before: set[int] = set()
+        # Two tables, not one queue: an id costs two slots, and letting go of the oldest costs nothing.
+        self._now = IdTable()
+        self._before = IdTable()
         self._since_mark: list[_Undo] = []
         self._before_all = 0
 
     def is_repeated(self, offset: int, event_id: str) -> bool:
         """Whether the id was seen in the window; it is from now on. Offsets must rise."""
         stretch = offset // self._size
-        if stretch != self._stretch:
-            self._move_to(stretch)
-        number = id_number(event_id)
-        if number in self._now:
+        if stretch != self._stretch or not self._now.room:
+            self._turn_to(stretch, 1)
+        number = spread_one(id_number(event_id), self._multiplier)
+        position = self._now.add_one(number)
+        if position < 0:
             return True
-        self._now.add(number)
-        self._since_mark.append(number)
+        self._since_mark.append(position)
         return number in self._before
 
-    def all_new(self, first_offset: int, numbers: list[int]) -> bool:
+    def all_new(self, first_offset: int, numbers: Numbers) -> bool:
         """Take in the ids of consecutive offsets, by their `id_number`, if none of them was seen; else none."""
         self._before_all = len(self._since_mark)
         done = 0
         while done < len(numbers):
             stretch = (first_offset + done) // self._size
-            if stretch != self._stretch:
-                self._move_to(stretch)
             until = min(len(numbers), (stretch + 1) * self._size - first_offset)
-            new = set(numbers[done:until])
-            if len(new) < until - done or not (self._now.isdisjoint(new) and self._before.isdisjoint(new)):
+            self._turn_to(stretch, until - done)
+            new = spread(numbers[done:until], self._multiplier)
+            new.sort()
+            is_new = not ((new[1:] == new[:-1]).any() or self._before.has_any(new))
+            positions = self._now.add(new) if is_new else None
+            if positions is None:
                 self.take_back()
                 return False
-            self._now |= new
-            self._since_mark.append(new)
+            self._since_mark.append(positions)
             done = until
         return True
 
@@ -65,19 +77,31 @@ class IdWindow:
         """Undo the last `all_new`; nothing else was taken in since."""
         self._undo_to(self._before_all)
 
-    def _move_to(self, stretch: int) -> None:
+    def _turn_to(self, stretch: int, more: int) -> None:
+        """Be in this stretch, with room for some more ids."""
+        if stretch != self._stretch:
+            self._keep_tables()
+            self._before = self._now if stretch == self._stretch + 1 else IdTable()
+            # One stretch holds about as many as the other; to grow again would cost a third of all.
+            self._now = IdTable(self._before.slots)
+            self._stretch = stretch
+        if self._now.room < more:
+            self._keep_tables()
+            self._now = self._now.grown(more, 2 * self._size)
+
+    def _keep_tables(self) -> None:
+        # Positions are of the table that an id was put into: to undo goes back to that table first.
         self._since_mark.append((self._stretch, self._now, self._before))
-        # Two sets, not one queue: an id costs one slot, and letting go of the oldest costs nothing.
-        self._before = self._now if stretch == self._stretch + 1 else set()
-        self._now = set()
-        self._stretch = stretch
 
     def forget(self, event_id: str) -> None:
         """Take back what `is_repeated` has just taken in: that event was not used, and may come again mended."""
-        number = id_number(event_id)
-        if number in self._now:
-            self._now.remove(number)
-            self._since_mark.append(~number)
+        number = spread_one(id_number(event_id), self._multiplier)
+        last = self._since_mark[-1] if self._since_mark else None
+        if isinstance(last, int) and self._now.stands_at(last, number):
+            self._undo_to(len(self._since_mark) - 1)
+        elif number in self._now:
+            self._keep_tables()
+            self._now = self._now.without(number)
 
     def mark(self) -> None:
         """What was taken in up to now stays."""
@@ -92,12 +116,10 @@ class IdWindow:
             undo = self._since_mark.pop()
             if isinstance(undo, tuple):
                 self._stretch, self._now, self._before = undo
-            elif isinstance(undo, set):
-                self._now -= undo
-            elif undo >= 0:
-                self._now.remove(undo)
+            elif isinstance(undo, int):
+                self._now.take_out_one(undo)
             else:
-                self._now.add(~undo)
+                self._now.take_out(undo)
 
 
 def first_offset(size: int, committed: int) -> int:
