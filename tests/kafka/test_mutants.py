@@ -221,8 +221,8 @@ MUTANTS = (
     Mutant(
         "known ids are restored",
         "restore",
-        "partition.know(record.offset(), event_id)",
-        "pass",
+        "            self._know(job.into, records)\n",
+        "            pass\n",
         "TestRestoring::test_a_restarted_copy_goes_on_with_the_same_counts_and_known_ids[memory]",
     ),
     Mutant(

@@ -29,6 +29,21 @@ class TestTheWindow:
         assert answers == [Result.DUPLICATE] * 2
         assert partition.apply(6, said("mended", events[2].event_id), 0)[0] is Result.APPLIED
 
+    @pytest.mark.parametrize("last", ["again", "bad", "another"])
+    def test_knows_the_same_ids_whatever_else_is_read_with_them(self, world: World, last: str) -> None:
+        events = world.say(0, "a", "b")
+        if last == "again":
+            world.kafka.append(SOURCE, 0, encode_event(events[0]))
+        elif last == "bad":
+            world.kafka.append(SOURCE, 0, b"\xff")
+        else:
+            world.kafka.append(SOURCE, 0, encode_event(said("c", "not hexadecimal")))
+        told(world)
+        partition = Workshop(world).restored()
+        again = [*events, said("c", "not hexadecimal")]
+        answers = [partition.apply(offset, event, 0)[0] for offset, event in enumerate(again, 3)]
+        assert answers == [Result.DUPLICATE] * 2 + [Result.DUPLICATE if last == "another" else Result.APPLIED]
+
     def test_does_not_know_what_was_not_committed(self, world: World) -> None:
         told(world, "a")
         [event] = world.say(0, "b")

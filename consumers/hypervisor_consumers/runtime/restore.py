@@ -28,6 +28,7 @@ from hypervisor_consumers.runtime.account import Account
 from hypervisor_consumers.runtime.asker import Asker
 from hypervisor_consumers.runtime.batches import by_place
 from hypervisor_consumers.runtime.client import TRANSACTION_TIMEOUT
+from hypervisor_consumers.runtime.columns import id_numbers_of
 from hypervisor_consumers.runtime.contract import View
 from hypervisor_consumers.runtime.kafka import Kafka, any_headers, headers_of
 from hypervisor_consumers.runtime.partition import Partition
@@ -436,6 +437,8 @@ class Restorer:
 
     def _know(self, partition: Partition[Any, Any], records: Sequence[Any]) -> None:
         is_plain = not any_headers(records)
+        if is_plain and self._know_together(partition, records):
+            return
         for record in records:
             receiver = None if is_plain else replay_for(headers_of(record))
             if receiver is not None and receiver != self._service:
@@ -445,6 +448,19 @@ class Restorer:
             except RecordError:
                 continue  # it is a dead letter, or was one
             partition.know(record.offset(), event_id)
+
+    def _know_together(self, partition: Partition[Any, Any], records: Sequence[Any]) -> bool:
+        """Take the ids of a batch at once, if it can be done; many times as fast."""
+        first = records[0].offset()
+        if records[-1].offset() != first + len(records) - 1:
+            return False
+        values = [record.value() for record in records]
+        try:
+            framing = self._decoder.framing_of(values[0])
+        except RecordError:
+            return False
+        numbers = None if framing is None else id_numbers_of(values, framing)
+        return numbers is not None and partition.know_all(first, numbers)
 
     def _put(self, job: Restoration, key: bytes | None, value: bytes | None) -> bool:
         """Put a record to what is kept; returns whether it could be used."""
