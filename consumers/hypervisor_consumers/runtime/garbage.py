@@ -7,11 +7,12 @@ time.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import time
 from collections.abc import Callable
 
-__all__ = ["BetweenBatches"]
+__all__ = ["BetweenBatches", "give_back_memory"]
 
 YOUNG_EVERY, ALL_EVERY = 1.0, 60.0
 """Seconds."""
@@ -20,8 +21,11 @@ YOUNG_EVERY, ALL_EVERY = 1.0, 60.0
 class BetweenBatches:
     """From the first `look` on, garbage is collected in `look` and nowhere else in this process."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, clock: Callable[[], float] = time.monotonic, give_back: Callable[[], object] | None = None
+    ) -> None:
         self._clock = clock
+        self._give_back = give_back or give_back_memory
         self._next_young = self._next_all = 0.0
 
     def look(self) -> None:
@@ -35,6 +39,7 @@ class BetweenBatches:
             self._next_young, self._next_all = now + YOUNG_EVERY, now + ALL_EVERY
         elif now >= self._next_all:
             gc.collect()
+            self._give_back()
             self._next_young, self._next_all = now + YOUNG_EVERY, now + ALL_EVERY
         elif now >= self._next_young:
             gc.collect(1)
@@ -44,3 +49,12 @@ class BetweenBatches:
         """Leave it to Python again."""
         gc.unfreeze()
         gc.enable()
+
+
+def give_back_memory() -> None:
+    """Give the system what the allocator keeps of freed memory. Does nothing where that isn't glibc's."""
+    if _trim is not None:
+        _trim(0)
+
+
+_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
