@@ -93,6 +93,13 @@ MUTANTS = (
         "TestCommitting::test_an_aborted_transaction_leaves_no_trace_in_counts_and_known_ids[memory]",
     ),
     Mutant(
+        "what was taken together is written with the offsets that count it",
+        "partition",
+        "            self._batches.settle()\n        yield from",
+        "            pass\n        yield from",
+        "TestRestoring::test_a_restarted_copy_goes_on_with_the_same_counts_and_known_ids[together]",
+    ),
+    Mutant(
         "an abort undoes the known ids",
         "partition",
         "        self._window.rollback()\n",

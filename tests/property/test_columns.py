@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import io
 import json
-from copy import copy
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import fastavro
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hypervisor_consumers.ring_metrics import column_fold
 from hypervisor_consumers.ring_metrics.fold import RING_EVENT_TYPES, RingFold, RingState
 from hypervisor_consumers.runtime.changelog import tables_of
 from hypervisor_consumers.runtime.columns import columns_of, id_numbers_of, origin_of
@@ -160,11 +162,13 @@ def json_schema() -> Any:
 # Few of everything, so that events meet.
 ring_events = st.builds(
     HypervisorEvent,
-    event_id=st.integers(0, 30).map("{:016x}".format),
+    event_id=st.integers(0, 30).map("{:016x}".format) | st.integers(0, 99).map("{:x}".format),
     event_type=st.sampled_from([*RING_EVENT_TYPES, EventType.SAGA_CREATED]),
-    timestamp=st.integers(0, 40_000_000).map(datetime_of),
-    session_id=st.sampled_from([None, "", "s", "t"]),
-    agent_did=st.sampled_from([None, "", "a", "b"]),
+    # Few times, so that they tie, and some that are far from each other: beyond the last bucket of the histogram.
+    timestamp=st.sampled_from([*range(4)] * 4 + [5_000_000, 5_000_001, 200_000 * 1_000_000]).map(datetime_of)
+    | st.datetimes(timezones=st.just(UTC)),
+    session_id=st.sampled_from([None, "", "s", "s", "s"]),
+    agent_did=st.sampled_from([None, "", "a", "a", "a"]),
     payload=st.sampled_from(
         [{}, {"ring": 1}, {"ring": "2"}, {"to_ring": 0, "ring": 3}, {"ring": 2.0}, {"ring": None}, {"ring": 3}]
     ),
@@ -195,18 +199,25 @@ def written(partition: P) -> Any:
 
 
 class TestFolding:
-    @LAW
+    @settings(LAW, max_examples=300)
     @given(
         st.lists(
-            st.tuples(batches, st.sampled_from(["", "", "commit", "rollback", "expire", "one by one"])), max_size=12
+            st.tuples(batches, st.sampled_from(["", "", "", "look", "commit", "rollback", "expire", "one by one"])),
+            max_size=16,
         ),
-        st.sampled_from([3, 100]),
+        st.sampled_from([2, 4, 100]),
         st.sampled_from([5, 40, 1000]),
+        st.sampled_from([1, 12, 1000]),
     )
     def test_at_once_gives_what_one_by_one_gives(
-        self, steps: list[tuple[list[HypervisorEvent], str]], max_series: int, window: int
+        self, steps: list[tuple[list[HypervisorEvent], str]], max_series: int, window: int, few: int
     ) -> None:
-        fold = RingFold(max_series=max_series, series_ttl_ms=3)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(column_fold, "MOST_NOTED", few)
+            patch.setattr(column_fold, "MOST_KNOWN", few)
+            self.compare(steps, RingFold(max_series=max_series, series_ttl_ms=3), window)
+
+    def compare(self, steps: list[tuple[list[HypervisorEvent], str]], fold: RingFold, window: int) -> None:
         fast, slow = P(0, fold, window), P(0, fold, window)
         for partition in (fast, slow):
             partition.begin(0)
@@ -215,25 +226,73 @@ class TestFolding:
             offset = fast.next_offset
             columns = columns_of([encode_event(event) for event in batch], SINGLE_OBJECT)
             assert columns is not None
-            seen_at = [1000 + at % 7 for at in range(offset, offset + len(batch))]
-            before = everything(fast)
+            seen_at = np.array([1000 + at % 7 for at in range(offset, offset + len(batch))])
             if then == "one by one" or not fast.apply_columns(offset, columns, seen_at):
-                assert everything(fast) == before
                 one_by_one(fast, offset, batch)
             one_by_one(slow, offset, batch)
-            assert everything(fast) == everything(slow)
-            assert dict(fast.snapshot().series) == shown  # what is committed stays as it is
-            for partition in (fast, slow):
-                if then == "commit":
-                    assert list(partition.changes())
+            assert fast.next_offset == slow.next_offset
+            assert fast.has_changes == slow.has_changes
+            assert fast.snapshot().series == shown  # what is committed stays as it is
+            if then == "look":
+                assert everything(fast) == everything(slow)
+            elif then == "commit":
+                assert written(fast) == written(slow)
+                for partition in (fast, slow):
                     partition.commit()
-                elif then == "rollback":
-                    partition.rollback()
-                elif then == "expire":
+                shown = fast.snapshot().series.copy()
+            elif then == "rollback":
+                assert fast.rollback() == slow.rollback()
+            elif then == "expire":
+                for partition in (fast, slow):
                     partition.expire(1006)
-            assert everything(fast) == everything(slow)
-            shown = {key: copy(row) for key, row in fast.snapshot().series.items()}
+        assert everything(fast) == everything(slow)
         assert written(fast) == written(slow)
+
+    def test_series_by_the_ten_thousand_are_told_apart(self) -> None:
+        fold = RingFold()
+        fast, slow = P(0, fold, 10), P(0, fold, 10)
+        for partition in (fast, slow):
+            partition.begin(0)
+        for _ in range(3):
+            offset = fast.next_offset
+            batch = [
+                HypervisorEvent(event_type=EventType.RING_ASSIGNED, session_id=f"s{number % 66_000}")
+                for number in range(offset, offset + 30_000)
+            ]
+            columns = columns_of([encode_event(event) for event in batch], SINGLE_OBJECT)
+            assert columns is not None
+            assert fast.apply_columns(offset, columns, np.full(len(batch), 1000))
+            one_by_one(slow, offset, batch)
+        assert {key: row.assigned for key, row in fast.pending.series.items()} == {
+            key: row.assigned for key, row in slow.pending.series.items()
+        }
+
+    def test_what_is_noted_is_dropped_with_what_is_pending(self) -> None:
+        partition = P(0, RingFold(), 10)
+        partition.begin(0)
+        columns = columns_of([encode_event(HypervisorEvent(event_type=EventType.RING_ASSIGNED))], SINGLE_OBJECT)
+        assert columns is not None
+        assert partition.apply_columns(0, columns, np.array([1000]))
+        assert partition.has_changes
+        assert partition.rollback() == 0
+        assert not partition.pending.series
+        assert partition.apply_columns(0, columns, np.array([1000]))
+        assert [row.assigned for row in partition.pending.series.values() if row] == [1]
+
+    def test_memory_for_what_is_noted_is_bounded(self) -> None:
+        partition = P(0, RingFold(), 10)
+        partition.begin(0)
+        batch = [
+            HypervisorEvent(event_type=EventType.RING_ASSIGNED, agent_did="a")
+            for _ in range(column_fold.MOST_NOTED // 2)
+        ]
+        for number in range(2):
+            assert not partition._pending.series
+            columns = columns_of([encode_event(replace(event)) for event in batch], SINGLE_OBJECT)
+            assert columns is not None
+            again = replace(columns, id_numbers=[number * len(batch) + at for at in range(len(batch))])
+            assert partition.apply_columns(partition.next_offset, again, np.full(len(batch), 1000))
+        assert [row.assigned for row in partition._pending.series.values() if row] == [column_fold.MOST_NOTED]
 
 
 PIECES = [
@@ -277,7 +336,7 @@ class TestPayloads:
         fast, slow = P(0, RingFold(), 10), P(0, RingFold(), 10)
         for partition in (fast, slow):
             partition.begin(0)
-        if fast.apply_columns(0, columns, [1000]):
+        if fast.apply_columns(0, columns, np.array([1000])):
             slow.apply(0, DECODER.decode(out.getvalue()), 1000)
             assert everything(fast) == everything(slow)
 
@@ -295,4 +354,4 @@ class TestPayloads:
             partition.begin(0)
             columns = columns_of([encode_event(event)], SINGLE_OBJECT)
             assert columns is not None
-            assert partition.apply_columns(0, columns, [1000]) == (number < 4)
+            assert partition.apply_columns(0, columns, np.array([1000])) == (number < 4)

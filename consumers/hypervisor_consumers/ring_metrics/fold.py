@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Collection, Mapping, Sequence
-from copy import copy
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Never, TypeAlias
+from typing import TYPE_CHECKING, Never, TypeAlias
 
 import msgspec
 
 from hypervisor_consumers.ring_metrics.names import ELEVATION_BUCKETS, RING_TRANSITIONS
-from hypervisor_consumers.runtime.contract import Fold, Table
+from hypervisor_consumers.runtime.contract import Fold, PendingBatches, Table
 from hypervisor_schemas.events import EventType, HypervisorEvent, type_value
 from hypervisor_schemas.payloads import RingPayload, read_payload
 from hypervisor_schemas.settings import Settings
 from hypervisor_schemas.timestamps import microseconds
 
 if TYPE_CHECKING:
-    from hypervisor_consumers.runtime.columns import EventColumns
+    # It needs numpy, which an agent's install doesn't have; there events come one by one.
+    from hypervisor_consumers.ring_metrics.column_fold import Origins
 
 __all__ = [
+    "ELEVATION_BOUNDS",
     "OVERFLOW",
     "RING_EVENT_TYPES",
     "TRANSITION_TYPES",
@@ -30,6 +31,7 @@ __all__ = [
     "RingFold",
     "RingSeries",
     "RingState",
+    "count_elevations",
 ]
 
 UNKNOWN = "unknown"
@@ -69,28 +71,20 @@ _COUNTED: Mapping[str, tuple[str, _Counts]] = {
     _BREACH: (_BREACH, (0, 0, 0, 0, 1)),
 }
 _NO_COUNTS: _Counts = (0, 0, 0, 0, 0)
-_ASSIGNED, _ELEVATIONS, _DEMOTED, _EXPIRED, _BREACHES = range(5)
-_COUNT_OF: Mapping[bytes, int] = {kind.value.encode(): number for number, kind in enumerate(RING_EVENT_TYPES)}
-"""By type, the field of a `RingSeries` that counts it."""
-
-_MOST_KNOWN = 20_000
-"""Agents with their sessions that are not parsed again."""
-
-
 _Move: TypeAlias = tuple[str, int | None, int, str]
 """Event type, new ring, event time in µs, event id."""
 _NO_MOVE: _Move = ("", None, 0, "")
 
-_BOUNDS = tuple(bound * 1_000_000 for bound in ELEVATION_BUCKETS)
+ELEVATION_BOUNDS = tuple(bound * 1_000_000 for bound in ELEVATION_BUCKETS)
+"""Of the histogram's buckets but the last, in µs; inclusive."""
 _BUCKETS = (*(str(bound) for bound in ELEVATION_BUCKETS), "+Inf")
 _MOST_MICROSECONDS = 2**63 - 1
 
 
-class RingSeries(msgspec.Struct, array_like=True, gc=False):
+class RingSeries(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """What the events of one agent and session add up to. Times are event times in µs since 1970.
 
-    Written to the changelog as an array: a new field goes to the end and has a default. In a table it is replaced,
-    not changed, except by `RingFold.apply_columns`.
+    Written to the changelog as an array: a new field goes to the end and has a default.
     """
 
     assigned: int = 0
@@ -174,7 +168,7 @@ class RingFold(Fold[RingState, Never]):
         self._agent_counts = "agent_did" in labels
         self._session_counts = "session_id" in labels
         self._counts_apart = not (self._agent_counts and self._session_counts)
-        self._known_origins: dict[bytes, AgentSession] = {}
+        self._origins: Origins | None = None
 
     def new_state(self) -> RingState:
         """No events yet."""
@@ -206,67 +200,17 @@ class RingFold(Fold[RingState, Never]):
             _count_overflow(state, one, seen_at)
         return ()
 
-    def apply_columns(
-        self, state: RingState, columns: EventColumns, seen_at: Sequence[int], scratch: dict[Any, Any]
-    ) -> int | None:
-        """As `ColumnFold` has it; `state` lies over a base. Several times as fast as `apply`."""
-        rings = _rings_of(columns.payloads)
-        if rings is None or self._counts_apart:
+    def batches(self, state: RingState) -> PendingBatches | None:
+        """As `ColumnFold` has it; None with labels left out."""
+        if self._counts_apart:
             return None
-        if state.series.size + len(set(columns.origins)) > self._max_series:
-            return None  # there may not be a place for each
-        count_of, row_of = _COUNT_OF.get, scratch.get
-        ignored = 0
-        for origin, kind, ring, at, event_id, seen in zip(
-            columns.origins, columns.event_types, rings, columns.timestamps, columns.event_ids, seen_at, strict=True
-        ):
-            code = count_of(kind)
-            if code is None:
-                ignored += 1
-                continue
-            row = row_of(origin) or self._row_to_change(state.series, origin, scratch)
-            if seen > row.seen_at:  # noqa: PLR1730 - max() takes longer
-                row.seen_at = seen
-            if code == _BREACHES:
-                row.breaches += 1
-                continue
-            if ring is not None and (row.ring is None or at >= row.ring_at):
-                row.ring, row.ring_at, row.ring_event_id = ring, at, event_id
-            if code == _ASSIGNED:
-                row.assigned += 1
-            elif code == _ELEVATIONS:
-                row.elevated += 1
-                row.elevated_since = at
-            else:
-                _count_end(state, row, code, at, event_id)
-        return ignored
+        from hypervisor_consumers.ring_metrics.column_fold import (  # noqa: PLC0415 - needs numpy, as does who calls
+            Origins,
+            RingBatches,
+        )
 
-    def _row_to_change(
-        self, series: Table[AgentSession, RingSeries], origin: bytes, scratch: dict[Any, Any]
-    ) -> RingSeries:
-        """The pending row of an origin, a copy of the committed one if it is the first time, or a new one."""
-        key = self._known_origins.get(origin) or self._key_of(origin)
-        row: RingSeries | None = scratch.get(key)  # of another origin: none and "" are one
-        if row is None:
-            old = series[key]
-            if old is None:
-                row = RingSeries()
-                series.add(key, row)
-            else:
-                # What is there may be committed, and shown.
-                row = series[key] = copy(old)
-            scratch[key] = row
-        scratch[origin] = row
-        return row
-
-    def _key_of(self, origin: bytes) -> AgentSession:
-        from hypervisor_consumers.runtime.columns import origin_of  # noqa: PLC0415 - needs numpy, as does who calls
-
-        session, agent = origin_of(origin)
-        if len(self._known_origins) > _MOST_KNOWN:
-            self._known_origins.clear()
-        key = self._known_origins[origin] = (agent or UNKNOWN, session or UNKNOWN)
-        return key
+        self._origins = self._origins or Origins()
+        return RingBatches(state, self._origins, self._max_series)
 
     def expire(self, state: RingState, now: int) -> tuple[()]:
         """Remove the series that have been idle too long at `now`, in milliseconds since 1970. No outputs."""
@@ -300,42 +244,6 @@ class RingFold(Fold[RingState, Never]):
         if old.elevated_since is not None and new.elevated_since is None:
             _count_elevation(state, max(move[2] - old.elevated_since, 0))
         return True
-
-
-def _count_end(state: RingState, row: RingSeries, code: int, at: int, event_id: str) -> None:
-    if code == _DEMOTED:
-        row.demoted += 1
-    else:
-        row.elevation_expired += 1
-    if row.elevated_since is None:
-        return
-    duration = max(at - row.elevated_since, 0)
-    if row.ended_at is None or at >= row.ended_at:
-        row.ended_at, row.ended_event_id, row.ended_duration = at, event_id, duration
-    row.elevated_since = None
-    _count_elevation(state, duration)
-
-
-_read_payload = msgspec.json.Decoder(RingPayload, strict=False).decode
-_read_all = msgspec.json.Decoder().decode
-
-# The first passes over fields that it doesn't know, and looks as closely at them as the second, but for one thing:
-# whether a number has a place in a float. One that has none has an exponent of three digits, or hundreds of digits.
-_ALIKE = bytes.maketrans(b"123456789E", b"000000000e")
-_LARGE_EXPONENT, _MANY_DIGITS = b"0e000", b"0" * 200
-
-
-def _rings_of(payloads: Sequence[bytes]) -> list[int | None] | None:
-    """The ring of each payload, as `apply` reads it; None: one is none of a ring event's."""
-    digits = b" ".join(payloads).translate(_ALIKE, b"+-")
-    try:
-        if _LARGE_EXPONENT in digits or _MANY_DIGITS in digits:
-            for payload in payloads:
-                _read_all(payload)
-        read = list(map(_read_payload, payloads))
-    except (msgspec.MsgspecError, RecursionError):
-        return None
-    return [one.ring if one.to_ring is None else one.to_ring for one in read]
 
 
 def _changed(old: RingSeries, counts: _Counts, move: _Move, seen_at: int) -> RingSeries:
@@ -382,11 +290,16 @@ def _count_overflow(state: RingState, counts: _Counts, seen_at: int) -> None:
 
 
 def _count_elevation(state: RingState, duration: int) -> None:
-    bucket = (_BUCKETS[bisect_left(_BOUNDS, duration)],)
+    count_elevations(state, bisect_left(ELEVATION_BOUNDS, duration), 1, duration)
+
+
+def count_elevations(state: RingState, number: int, count: int, microseconds: int) -> None:
+    """Count elevations that ended, all of one bucket (by its number), and their sum."""
+    bucket = (_BUCKETS[number],)
     old = state.elevations[bucket]
     known = old or _EMPTY
     # Clocks may say anything; a sum beyond 64 bits could not be written to the changelog.
-    new = EndedElevations(known.count + 1, min(known.microseconds + duration, _MOST_MICROSECONDS))
+    new = EndedElevations(known.count + count, min(known.microseconds + microseconds, _MOST_MICROSECONDS))
     if old is None:
         state.elevations.add(bucket, new)
     else:

@@ -18,7 +18,10 @@ from hypervisor_schemas.events import HypervisorEvent
 from hypervisor_schemas.topics import partition_of
 
 if TYPE_CHECKING:
-    # It needs numpy, which an agent's install doesn't have; folds run there, too.
+    # An agent's install has no numpy; folds run there, too.
+    import numpy as np
+    import numpy.typing as npt
+
     from hypervisor_consumers.runtime.columns import EventColumns
 
 __all__ = [
@@ -27,6 +30,7 @@ __all__ = [
     "Home",
     "Output",
     "OutputCodec",
+    "PendingBatches",
     "PublicRecord",
     "Publish",
     "Refused",
@@ -143,15 +147,27 @@ class Fold(Protocol[S, O_co]):
 class ColumnFold(Protocol[S_contra]):
     """What a `Fold` without outputs may have besides: many events in one step, several times as fast."""
 
-    def apply_columns(
-        self, state: S_contra, columns: EventColumns, seen_at: Sequence[int], scratch: dict[Any, Any]
-    ) -> int | None:
-        """Change `state` as `apply` would for these events, one after another. Returns how many were ignored.
+    def batches(self, state: S_contra) -> PendingBatches | None:
+        """A way into `state`, which lies over a base, for as long as there is that state; None: one by one only."""
+        ...
 
-        None, and `state` is as it was: they have to be applied one by one, since one may be wrong, say.
-        `scratch` is the fold's own; it is empty whenever nothing is pending. So rows that were put into a table
-        that lies over a base, and noted there, may be changed in place: nobody else has seen them.
+
+class PendingBatches(Protocol):
+    """Batches on their way into one state. Whoever looks at the state, or changes it, calls `settle` before."""
+
+    def take(self, columns: EventColumns, seen_at: npt.NDArray[np.int64]) -> int | None:
+        """Take events as `Fold.apply` would, one after another, soon or later. Returns how many are ignored.
+
+        None, and nothing was taken: they have to be applied one by one, since one may be wrong, say.
         """
+        ...
+
+    def settle(self) -> None:
+        """Change the state by all that was taken."""
+        ...
+
+    def drop(self) -> None:
+        """Forget what the state has not been changed by yet."""
         ...
 
 

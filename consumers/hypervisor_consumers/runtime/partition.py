@@ -7,17 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from hypervisor_consumers.runtime.account import Account, Tally
 from hypervisor_consumers.runtime.changelog import Change, changes_of, load_change, tables_of
-from hypervisor_consumers.runtime.contract import ColumnFold, Fold, Table
+from hypervisor_consumers.runtime.contract import ColumnFold, Fold, PendingBatches, Table
 from hypervisor_consumers.runtime.processor import Result
 from hypervisor_consumers.runtime.window import SEED, IdWindow, first_offset
 from hypervisor_schemas.errors import InvalidPayload
 from hypervisor_schemas.events import HypervisorEvent
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from hypervisor_consumers.runtime.columns import EventColumns
     from hypervisor_consumers.runtime.id_table import Numbers
 
@@ -51,25 +54,33 @@ class Partition(Generic[S, O]):
     def __init__(self, number: int, fold: Fold[S, O], window_size: int, seed: int = SEED) -> None:
         self.number = number
         self._fold = fold
-        self._column_fold: ColumnFold[S] | None = fold if isinstance(fold, ColumnFold) else None
         self._window_size, self._seed = window_size, seed
         self.committed: S = fold.new_state()
-        self.pending: S = fold.new_state()
+        self._pending: S = fold.new_state()
         self._own, self._pending_own = _Own(), _Own()
         if taken := tables_of(self.committed).keys() & tables_of(self._own).keys():
             raise ValueError(f"A fold's tables can't be named {', '.join(sorted(taken))}: the runtime has such.")
         self._committed_tables = {**tables_of(self.committed), **tables_of(self._own)}
-        self._pending_tables = {**tables_of(self.pending), **tables_of(self._pending_own)}
+        self._pending_tables = {**tables_of(self._pending), **tables_of(self._pending_own)}
         for name, table in self._pending_tables.items():
             table.base = self._committed_tables[name]
+        self._batches: PendingBatches | None = None
+        if isinstance(fold, ColumnFold):
+            self._batches = fold.batches(self._pending)
         self._window = IdWindow(window_size, seed)
         self._rejected_before: set[int] = set()
         self._rejected: list[int] = []
         self._tally = Tally(Account(0, 0, {}))
-        self._scratch: dict[Any, Any] = {}
         self._is_new = True
         self._first_left = 0
         self._sent = -1
+
+    @property
+    def pending(self) -> S:
+        """What the next transaction changes, over what is committed."""
+        if self._batches is not None:
+            self._batches.settle()
+        return self._pending
 
     def snapshot(self) -> S:
         """A copy of what is committed; rows are immutable, so it costs one `dict` copy per table."""
@@ -163,7 +174,6 @@ class Partition(Generic[S, O]):
             result = Result.DUPLICATE
         else:
             try:
-                self._scratch = {}  # what it notes is true as long as nobody else changes rows
                 outputs = self._fold.apply(self.pending, event, seen_at)
             except InvalidPayload:
                 self._window.forget(event.event_id)
@@ -172,15 +182,15 @@ class Partition(Generic[S, O]):
         self._tally.passed(offset, result.value)
         return result, outputs or ()
 
-    def apply_columns(self, first_offset: int, columns: EventColumns, seen_at: Sequence[int]) -> bool:
+    def apply_columns(self, first_offset: int, columns: EventColumns, seen_at: npt.NDArray[np.int64]) -> bool:
         """Fold events of consecutive offsets at once, if the fold can, and all are new and as they should be.
 
         Otherwise nothing happens, and the result is False: `apply` is for each of them.
         """
-        fold = self._column_fold
-        if fold is None or not self._window.all_new(first_offset, columns.id_numbers):
+        batches = self._batches
+        if batches is None or not self._window.all_new(first_offset, columns.id_numbers):
             return False
-        ignored = fold.apply_columns(self.pending, columns, seen_at, self._scratch)
+        ignored = batches.take(columns, seen_at)
         if ignored is None:
             self._window.take_back()
             return False
@@ -215,7 +225,6 @@ class Partition(Generic[S, O]):
 
     def expire(self, now: int) -> Sequence[O]:
         """Let the fold remove what has been idle too long at `now`, milliseconds since 1970."""
-        self._scratch = {}
         return self._fold.expire(self.pending, now)
 
     def changes(self) -> Iterator[Change]:
@@ -230,6 +239,8 @@ class Partition(Generic[S, O]):
             if chunk[-1] < begin:
                 own.rejected[key] = None
         self._sent = self.next_offset
+        if self._batches is not None:
+            self._batches.settle()
         yield from changes_of(self.number, self._pending_tables)
 
     def commit(self) -> None:
@@ -252,7 +263,8 @@ class Partition(Generic[S, O]):
 
     def _start_over(self) -> None:
         """From where the account ends, or from what is left of the log behind that."""
+        if self._batches is not None:
+            self._batches.drop()
         self._rejected = []
-        self._scratch = {}
         self._tally = Tally(self.account)
         self._tally.lose(self._first_left)

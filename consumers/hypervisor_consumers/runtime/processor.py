@@ -6,6 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 from enum import Enum
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from hypervisor_consumers.runtime.columns import EventColumns
 from hypervisor_schemas.errors import RecordError
 from hypervisor_schemas.events import HypervisorEvent
@@ -85,7 +88,7 @@ class Processor(Protocol):
         ...
 
     def apply_columns(
-        self, place: Place, first_offset: int, columns: EventColumns, published: Sequence[int], /
+        self, place: Place, first_offset: int, columns: EventColumns, published: npt.NDArray[np.int64], /
     ) -> bool:
         """Take events of consecutive offsets at once; `published` as in `Record`, none of them 0.
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 from confluent_kafka import KafkaException
 
 from hypervisor_consumers.runtime.account import Account
@@ -279,17 +281,17 @@ class StatefulProcessor(Generic[S, O]):
         return isinstance(self._fold, ColumnFold)
 
     def apply_columns(
-        self, place: Place, first_offset: int, columns: EventColumns, published: Sequence[int], /
+        self, place: Place, first_offset: int, columns: EventColumns, published: npt.NDArray[np.int64], /
     ) -> bool:
         """Fold events of consecutive offsets into what is pending, or nothing."""
         live = self._live[place]
         now = int(self._now() * 1000)
-        seen_at = published if max(published) <= now else [min(one, now) for one in published]
-        if not live.partition.apply_columns(first_offset, columns, seen_at):
+        if not live.partition.apply_columns(first_offset, columns, np.minimum(published, now)):
             return False
-        live.partition.seen(published[-1])
-        live.published.update(published)
-        live.at_end, live.heard_at = False, seen_at[-1]
+        live.partition.seen(int(published[-1]))
+        times, counts = np.unique(published, return_counts=True)
+        live.published.update(dict(zip(times.tolist(), counts.tolist(), strict=True)))
+        live.at_end, live.heard_at = False, min(int(published[-1]), now)
         return True
 
     def reject(self, record: Record, error: RecordError) -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+import numpy as np
 from confluent_kafka import TopicPartition
 
 from hypervisor_consumers.runtime.backoff import Backoff
@@ -128,8 +129,8 @@ class Taker:
         columns = None if framing is None else columns_of(values, framing)
         if columns is None or any_headers(batch):
             return False
-        published = [message.timestamp()[1] for message in batch]
-        return min(published) > 0 and self._processor.apply_columns(place, first, columns, published)
+        published = np.array([message.timestamp()[1] for message in batch])
+        return bool((published > 0).all()) and self._processor.apply_columns(place, first, columns, published)
 
     def _take_each(self, place: Place, batch: Sequence[Any]) -> None:
         if not batch:
