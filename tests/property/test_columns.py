@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hypervisor_consumers.ring_metrics import column_fold
+from hypervisor_consumers.ring_metrics import column_fold, origins
 from hypervisor_consumers.ring_metrics.fold import RING_EVENT_TYPES, RingFold, RingState
 from hypervisor_consumers.runtime.changelog import tables_of
 from hypervisor_consumers.runtime.columns import columns_of, id_numbers_of, origin_of
@@ -69,18 +69,22 @@ def check(values: list[bytes], framing: bytes) -> bool:
     assert len(columns) == len(values)
     assert numbers is not None
     assert numbers.tolist() == columns.id_numbers.tolist()
-    origins = [origin_of(origin) for origin in columns.origins]
+    parts, types = columns.origins.values(), columns.event_types.values()
+    whose = [origin_of(origin) for origin in parts]
     for at, value in enumerate(values):
-        assert columns.origins.count(columns.origins[at]) == origins.count(origins[at])
+        assert parts.count(parts[at]) == whose.count(whose[at])
         try:
             event = DECODER.decode(value)
         except InvalidPayload:
             continue  # whoever reads payloads finds out
-        assert columns.event_ids[at] == event.event_id
+        if columns.other_ids is None:
+            assert event.event_id == f"{columns.id_numbers[at]:016x}"
+        else:
+            assert columns.other_ids[at] == event.event_id
         assert columns.id_numbers[at] == id_number(event.event_id)
-        assert columns.event_types[at].decode() == type_value(event.event_type)
+        assert types[at].decode() == type_value(event.event_type)
         assert columns.timestamps[at] == microseconds(event.timestamp)
-        assert origins[at] == (event.session_id, event.agent_did)
+        assert whose[at] == (event.session_id, event.agent_did)
     return True
 
 
@@ -214,7 +218,7 @@ class TestFolding:
     ) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(column_fold, "MOST_NOTED", few)
-            patch.setattr(column_fold, "MOST_KNOWN", few)
+            patch.setattr(origins, "MOST_KNOWN", few)
             self.compare(steps, RingFold(max_series=max_series, series_ttl_ms=3), window)
 
     def compare(self, steps: list[tuple[list[HypervisorEvent], str]], fold: RingFold, window: int) -> None:

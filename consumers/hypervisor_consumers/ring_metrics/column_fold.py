@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from itertools import repeat
 from typing import Any, NamedTuple, TypeAlias
 
 import msgspec
@@ -19,17 +18,16 @@ import numpy.typing as npt
 from hypervisor_consumers.ring_metrics.fold import (
     ELEVATION_BOUNDS,
     RING_EVENT_TYPES,
-    UNKNOWN,
-    AgentSession,
     RingSeries,
     RingState,
     count_elevations,
 )
-from hypervisor_consumers.runtime.columns import EventColumns, origin_of
+from hypervisor_consumers.ring_metrics.origins import Origins
+from hypervisor_consumers.runtime.columns import EventColumns
 from hypervisor_schemas.events import EventType
 from hypervisor_schemas.payloads import RingPayload
 
-__all__ = ["MOST_KNOWN", "MOST_NOTED", "Origins", "RingBatches"]
+__all__ = ["MOST_NOTED", "RingBatches"]
 
 Numbers: TypeAlias = npt.NDArray[np.int64]
 Small: TypeAlias = npt.NDArray[np.int8]
@@ -43,12 +41,8 @@ _Clocks: TypeAlias = Iterable[tuple[bool, bool, int]]
 MOST_NOTED = 16_384
 """Events of one state from which on they are not left for later: about 30 bytes each."""
 
-MOST_KNOWN = 20_000
-"""Agents with their sessions that are not parsed again."""
-
 _KINDS = tuple(kind.value.encode() for kind in RING_EVENT_TYPES)
-_KIND_OF = {kind: number for number, kind in enumerate(_KINDS)}
-"""By type, which of the first five fields of a `RingSeries` counts it."""
+"""By type, in the order of the fields of a `RingSeries` that count them."""
 _ELEVATED, _DEMOTED, _EXPIRED, _BREACH = (
     RING_EVENT_TYPES.index(kind)
     for kind in (
@@ -87,50 +81,6 @@ class _Events(NamedTuple):
         return _Events(numbers[places], kinds[places], rings[places], times[places], seen_at[places], ids[places])
 
 
-class Origins:
-    """What is known of the events' origins, for all states of one process."""
-
-    def __init__(self) -> None:
-        self._known = KnownOrigins()
-
-    def known(self) -> KnownOrigins:
-        """What to go on with: what there is, or nothing if that is much."""
-        if len(self._known) > MOST_KNOWN:
-            self._known = KnownOrigins()
-        return self._known
-
-
-class KnownOrigins:
-    """Agents and sessions, each pair under a number."""
-
-    def __init__(self) -> None:
-        self.keys: list[AgentSession] = []
-        """By number."""
-        self._numbers: dict[bytes, int] = {}
-        self._by_key: dict[AgentSession, int] = {}
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    def numbers_of(self, origins: Sequence[bytes]) -> Places:
-        """The number of each."""
-        numbers = list(map(self._numbers.get, origins))
-        if None in numbers:
-            numbers = [self._number(origin) for origin in origins]
-        return np.array(numbers, np.intp)
-
-    def _number(self, origin: bytes) -> int:
-        number = self._numbers.get(origin)
-        if number is None:
-            session, agent = origin_of(origin)
-            key = (agent or UNKNOWN, session or UNKNOWN)  # of several origins: none and "" are one
-            number = self._by_key.setdefault(key, len(self.keys))
-            if number == len(self.keys):
-                self.keys.append(key)
-            self._numbers[origin] = number
-        return number
-
-
 class RingBatches:
     """Takes batches for one state, as `PendingBatches` has it.
 
@@ -158,8 +108,8 @@ class RingBatches:
         numbers = self._known.numbers_of(columns.origins)
         if not self._has_room_for(numbers):
             return None
-        kinds = np.fromiter(map(_KIND_OF.get, columns.event_types, repeat(_NONE)), np.int8, len(columns))
-        events = _Events(numbers, kinds, rings, np.array(columns.timestamps), seen_at, _ids_of(columns))
+        kinds = columns.event_types.which_of(_KINDS)
+        events = _Events(numbers, kinds, rings, columns.timestamps, seen_at, _ids_of(columns))
         is_counted = kinds != _NONE
         counted = int(np.count_nonzero(is_counted))
         if counted < len(columns):
@@ -368,9 +318,9 @@ def _counts(buckets: Places, weights: Numbers | None = None) -> Any:
 
 def _ids_of(columns: EventColumns) -> npt.NDArray[Any]:
     """The ids as numbers where all are written as such, else as texts."""
-    ids = np.empty(len(columns), np.object_)
-    ids[:] = columns.event_ids
-    return ids
+    if columns.other_ids is None:
+        return np.asarray(columns.id_numbers, np.uint64)
+    return np.array(columns.other_ids, np.object_)
 
 
 def _id_text(event_id: int | str) -> str:

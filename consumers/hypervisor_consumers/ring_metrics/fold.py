@@ -18,7 +18,7 @@ from hypervisor_schemas.timestamps import microseconds
 
 if TYPE_CHECKING:
     # It needs numpy, which an agent's install doesn't have; there events come one by one.
-    from hypervisor_consumers.ring_metrics.column_fold import Origins
+    from hypervisor_consumers.ring_metrics.origins import Origins
 
 __all__ = [
     "ELEVATION_BOUNDS",
@@ -204,10 +204,9 @@ class RingFold(Fold[RingState, Never]):
         """As `ColumnFold` has it; None with labels left out."""
         if self._counts_apart:
             return None
-        from hypervisor_consumers.ring_metrics.column_fold import (  # noqa: PLC0415 - needs numpy, as does who calls
-            Origins,
-            RingBatches,
-        )
+        # They need numpy, as does who calls.
+        from hypervisor_consumers.ring_metrics.column_fold import RingBatches  # noqa: PLC0415
+        from hypervisor_consumers.ring_metrics.origins import Origins  # noqa: PLC0415
 
         self._origins = self._origins or Origins()
         return RingBatches(state, self._origins, self._max_series)

@@ -6,7 +6,7 @@ wrong. So whatever comes out of here is what the decoder would have given.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple, TypeAlias
@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from hypervisor_consumers.runtime.texts import SPARE, Texts, bytes_at
 from hypervisor_consumers.runtime.window import id_number
 from hypervisor_schemas.codec import ID_CHARACTERS
 from hypervisor_schemas.timestamps import microseconds
@@ -27,16 +28,12 @@ _LATEST = microseconds(datetime.max.replace(tzinfo=UTC))
 _NULL, _TEXT = 0, 2
 """The branches of a union of null and string, as the wire has them."""
 
-_SPARE = bytes(16)
-"""Behind the last record, so that what follows a field can be looked at before it is known to lie in the record."""
-
 _SIXTEEN = np.arange(16)
 _NO_DIGIT = 255
 _DIGITS = np.full(256, _NO_DIGIT, np.uint8)
 """The value of each byte that is a hexadecimal digit, none of them in upper case."""
 _DIGITS[np.frombuffer(b"0123456789abcdef", np.uint8)] = _SIXTEEN
 
-_EIGHT = np.arange(8)
 _CONTINUED = np.uint64(0x8080808080808080)
 _EIGHT_BYTES_LONG = np.uint64(0x0080808080808080)
 
@@ -45,20 +42,21 @@ _EIGHT_BYTES_LONG = np.uint64(0x0080808080808080)
 class EventColumns:
     """The fields of a batch of events, each in the order of the records."""
 
-    event_ids: list[str]
     id_numbers: npt.NDArray[np.uint64]
     """As `window.id_number` has them."""
-    event_types: list[bytes]
+    other_ids: list[str] | None
+    """The ids; None: each is its number, written with sixteen hexadecimal digits."""
+    event_types: Texts
     """The values in UTF-8, known or not."""
-    timestamps: list[int]
+    timestamps: _Numbers
     """In microseconds since 1970."""
-    origins: list[bytes]
+    origins: Texts
     """Session and agent in one: equal where both are. `origin_of` tells which they are."""
     payloads: list[bytes]
     """The texts in UTF-8; whether they are JSON objects is not known."""
 
     def __len__(self) -> int:
-        return len(self.event_ids)
+        return len(self.payloads)
 
 
 def columns_of(values: Sequence[bytes], framing: bytes) -> EventColumns | None:
@@ -81,9 +79,8 @@ def id_numbers_of(values: Sequence[bytes], framing: bytes) -> npt.NDArray[np.uin
         fields = _Fields(data, np.fromiter(map(len, values), np.int64, len(values)), framing)
         span = fields.text(ID_CHARACTERS)
         _expect((span.ends > span.begins).all())
-        if found := fields.hexadecimal(span):
-            return found[1]
-        return _numbers_of([text.decode() for text in _slices(data, *span)])
+        numbers = fields.hexadecimal(span)
+        return _numbers_of([text.decode() for text in Texts(data, *span).values()]) if numbers is None else numbers
     except (_Extraordinary, TypeError, UnicodeDecodeError):
         return None
 
@@ -127,7 +124,7 @@ class _Span(NamedTuple):
 
 
 def _columns_of(values: Sequence[bytes], framing: bytes) -> EventColumns:
-    data = b"".join(values)
+    data = b"".join((*values, SPARE))
     fields = _Fields(data, np.fromiter(map(len, values), np.int64, len(values)), framing)
     ids, types = fields.text(ID_CHARACTERS), fields.text()
     _expect((ids.ends > ids.begins).all())
@@ -140,22 +137,29 @@ def _columns_of(values: Sequence[bytes], framing: bytes) -> EventColumns:
     payloads = fields.text()
     _expect((fields.at == fields.ends).all())
 
-    event_ids, id_numbers = _ids(fields, data, ids)
+    id_numbers = fields.hexadecimal(ids)
+    other_ids = None
+    if id_numbers is None:
+        other_ids = [text.decode() for text in Texts(data, *ids).values()]
+        id_numbers = _numbers_of(other_ids)
     columns = EventColumns(
-        event_ids=event_ids,
         id_numbers=id_numbers,
-        event_types=_slices(data, *types),
-        timestamps=timestamps.tolist(),
-        origins=_slices(data, origins, agents_end),
-        payloads=_slices(data, *payloads),
+        other_ids=other_ids,
+        event_types=Texts(data, *types),
+        timestamps=timestamps,
+        origins=Texts(data, origins, agents_end),
+        payloads=Texts(data, *payloads).values(),
     )
-    if not b"".join(columns.origins).isascii():
-        for origin in columns.origins:
+    if not columns.origins.are_ascii:
+        for origin in columns.origins.values():
             origin_of(origin)
-    unread = [_slices(data, *span) for span in (traces, parents) if span is not None]
-    for texts in (columns.event_types, columns.payloads, *unread):
-        if not b"".join(texts).isascii():
-            for one in texts:
+    if not b"".join(columns.payloads).isascii():
+        for payload in columns.payloads:
+            payload.decode()
+    unread = [Texts(data, *span) for span in (traces, parents) if span is not None]
+    for texts in (columns.event_types, *unread):
+        if not texts.are_ascii:
+            for one in texts.values():
                 one.decode()
     return columns
 
@@ -164,11 +168,14 @@ class _Fields:
     """Goes through all records at once, field by field."""
 
     def __init__(self, data: bytes, lengths: _Numbers, framing: bytes) -> None:
-        self._bytes = np.frombuffer(data + _SPARE, np.uint8)
+        self._data = data
+        # With what is behind the last record, so that what follows a field can be looked at before it is known to
+        # lie in the record.
+        self._bytes = np.frombuffer(data, np.uint8)
         self.ends = np.cumsum(lengths)
         self.at = self.ends - lengths
         _expect((lengths > len(framing)).all())
-        starts = self._bytes[self.at[:, None] + np.arange(len(framing))]
+        starts = bytes_at(self._data, self.at, len(framing))
         _expect((starts == np.frombuffer(framing, np.uint8)).all())
         self.at = self.at + len(framing)
 
@@ -180,15 +187,15 @@ class _Fields:
         _expect((self.at <= self.ends).all())
         return _Span(begins, self.at)
 
-    def hexadecimal(self, span: _Span) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint64]] | None:
-        """The characters, and the numbers that they are, if all are written with sixteen hexadecimal digits."""
+    def hexadecimal(self, span: _Span) -> npt.NDArray[np.uint64] | None:
+        """The numbers that the texts are, if all are written with sixteen hexadecimal digits."""
         if not (span.ends - span.begins == len(_SIXTEEN)).all():
             return None
-        characters = self._bytes[span.begins[:, None] + _SIXTEEN]
+        characters = bytes_at(self._data, span.begins, len(_SIXTEEN))
         digits = _DIGITS[characters]
         if (digits == _NO_DIGIT).any():
             return None
-        return characters, (digits[:, ::2] << 4 | digits[:, 1::2]).view(">u8")[:, 0].astype(np.uint64)
+        return (digits[:, ::2] << 4 | digits[:, 1::2]).view(">u8")[:, 0].astype(np.uint64)
 
     def optional_text(self) -> _Span | None:
         """A union of null and a string, an id. Absent ones are empty; None: all are."""
@@ -210,7 +217,7 @@ class _Fields:
 
     def timestamp(self) -> _Numbers:
         """A long, a time that has a `datetime`."""
-        eight = self._bytes[self.at[:, None] + _EIGHT].view("<u8")[:, 0]
+        eight = bytes_at(self._data, self.at, 8).view("<u8")[:, 0]
         if (eight & _CONTINUED == _EIGHT_BYTES_LONG).all():
             # Every year from 1988 to 2105 is written with eight bytes, seven bits each.
             number = eight & np.uint64(0x7F)
@@ -243,15 +250,6 @@ class _Fields:
         return _signed(number)
 
 
-def _ids(fields: _Fields, data: bytes, span: _Span) -> tuple[list[str], npt.NDArray[np.uint64]]:
-    """The ids and their numbers."""
-    if found := fields.hexadecimal(span):
-        characters, numbers = found
-        return characters.astype(np.uint32).view(f"U{len(_SIXTEEN)}")[:, 0].tolist(), numbers
-    texts = [text.decode() for text in _slices(data, *span)]
-    return texts, _numbers_of(texts)
-
-
 def _numbers_of(ids: list[str]) -> npt.NDArray[np.uint64]:
     return np.fromiter(map(id_number, ids), np.uint64, len(ids))
 
@@ -263,11 +261,3 @@ def _signed(number: npt.NDArray[np.uint64]) -> _Numbers:
 def _expect(is_so: object) -> None:
     if not is_so:
         raise _Extraordinary
-
-
-def _pairs(begins: _Numbers, ends: _Numbers) -> Iterable[tuple[int, int]]:
-    return zip(begins.tolist(), ends.tolist(), strict=True)
-
-
-def _slices(data: bytes, begins: _Numbers, ends: _Numbers) -> list[bytes]:
-    return [data[begin:end] for begin, end in _pairs(begins, ends)]
