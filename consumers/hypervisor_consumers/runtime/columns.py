@@ -182,7 +182,7 @@ class _Fields:
     def text(self, most: int | None = None) -> _Span:
         """A string."""
         lengths = self._number()
-        _expect((lengths >= 0).all() and (most is None or (lengths <= most).all()))
+        _expect(lengths.min() >= 0 and (most is None or lengths.max() <= most))
         begins, self.at = self.at, self.at + lengths
         _expect((self.at <= self.ends).all())
         return _Span(begins, self.at)
@@ -224,29 +224,31 @@ class _Fields:
             for place in range(1, 8):
                 number |= (eight >> np.uint64(place)) & (np.uint64(0x7F) << np.uint64(7 * place))
             self.at = self.at + 8
-            _expect((self.at <= self.ends).all())
-            times = _signed(number)
+            times = _signed(number.view(np.int64))
         else:
             times = self._number()
         _expect((times >= _EARLIEST).all() and (times <= _LATEST).all())
         return times
 
     def _number(self) -> _Numbers:
-        """A zigzag varint, of nine bytes at most."""
-        at = self.at + 1
+        """A zigzag varint, of nine bytes at most. It may go on behind its record; the next text can't."""
         low = self._bytes[self.at]
-        number = (low & 0x7F).astype(np.uint64)
-        longer = np.flatnonzero(low & 0x80)
-        shift = 7
-        while longer.size:
-            _expect(shift < 63)
-            low = self._bytes[at[longer]]
-            number[longer] |= (low & 0x7F).astype(np.uint64) << np.uint64(shift)
-            at[longer] += 1
-            longer = longer[low >= 0x80]
-            shift += 7
+        at = self.at + 1
+        if low.max() < 0x80:
+            # As a rule: texts of up to 63 bytes.
+            number = low.astype(np.int64)
+        else:
+            number = (low & 0x7F).astype(np.int64)
+            longer = np.flatnonzero(low & 0x80)
+            shift = 7
+            while longer.size:
+                _expect(shift < 63)
+                low = self._bytes[at[longer]]
+                number[longer] |= (low & 0x7F).astype(np.int64) << shift
+                at[longer] += 1
+                longer = longer[low >= 0x80]
+                shift += 7
         self.at = at
-        _expect((at <= self.ends).all())
         return _signed(number)
 
 
@@ -254,8 +256,9 @@ def _numbers_of(ids: list[str]) -> npt.NDArray[np.uint64]:
     return np.fromiter(map(id_number, ids), np.uint64, len(ids))
 
 
-def _signed(number: npt.NDArray[np.uint64]) -> _Numbers:
-    return (number >> np.uint64(1)).astype(np.int64) ^ -(number & np.uint64(1)).astype(np.int64)
+def _signed(number: _Numbers) -> _Numbers:
+    """Of numbers below 2**63."""
+    return (number >> 1) ^ -(number & 1)
 
 
 def _expect(is_so: object) -> None:

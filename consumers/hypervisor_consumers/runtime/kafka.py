@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import methodcaller
 from typing import Any, Protocol, TypeVar
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 
+from hypervisor_consumers.runtime.batches import each
 from hypervisor_schemas.errors import SettingError
 
 __all__ = ["Kafka", "RealKafka", "any_headers", "headers_of"]
@@ -69,14 +70,14 @@ def headers_of(message: Any) -> Sequence[tuple[str, bytes | None]] | None:
         return None
 
 
-def any_headers(messages: Iterable[Any]) -> bool:
-    """Whether one of these messages has headers; many times as fast as to ask each for them."""
+def any_headers(messages: Sequence[Any]) -> bool:
+    """Whether one of these messages has headers."""
     try:
-        return any(map(_headers, messages))
+        return any(each("headers", messages))
     except (SystemError, UnicodeDecodeError):
         return True
 
 
 _headers = methodcaller("headers")
 """confluent-kafka gives a result together with an error for such a name. CPython looks for that in a call through
-here; in one that it has specialised, as in a loop, the error would come up at some later call."""
+here, or through `map`; in one that it has specialised, as in a loop, the error would come up at some later call."""

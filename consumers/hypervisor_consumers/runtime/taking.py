@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Sequence
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 from confluent_kafka import TopicPartition
 
 from hypervisor_consumers.runtime.backoff import Backoff
+from hypervisor_consumers.runtime.batches import each
 from hypervisor_consumers.runtime.columns import columns_of
 from hypervisor_consumers.runtime.flood import FloodWatch
 from hypervisor_consumers.runtime.health import Health
@@ -121,7 +123,7 @@ class Taker:
         if batch[0].offset() != first or batch[-1].offset() != first + len(batch) - 1:
             return False
         # An event of the client in between has a value, too, but none that begins as a record does.
-        values = [message.value() for message in batch]
+        values = list(each("value", batch))
         try:
             framing = self._decoder.framing_of(values[0])
         except (RecordError, RegistryUnavailable):
@@ -129,7 +131,7 @@ class Taker:
         columns = None if framing is None else columns_of(values, framing)
         if columns is None or any_headers(batch):
             return False
-        published = np.array([message.timestamp()[1] for message in batch])
+        published = np.fromiter(map(_second, each("timestamp", batch)), np.int64, len(batch))
         return bool((published > 0).all()) and self._processor.apply_columns(place, first, columns, published)
 
     def _take_each(self, place: Place, batch: Sequence[Any]) -> None:
@@ -230,6 +232,9 @@ class Taker:
     def _end_wait(self, place: Place) -> None:
         if self._waits.pop(place, None) is not None and not self._waits:
             self._health.better("registry")
+
+
+_second = itemgetter(1)
 
 
 def _record_of(place: Place, message: Any) -> Record:
