@@ -86,6 +86,7 @@ class RingBatches:
 
     Args:
         state: With all its labels, lying over a base.
+        origins: Those of all states of this process.
         max_series: As `RingFold` has it.
     """
 
@@ -109,13 +110,12 @@ class RingBatches:
         if not self._has_room_for(numbers):
             return None
         kinds = columns.event_types.which_of(_KINDS)
-        events = _Events(numbers, kinds, rings, columns.timestamps, seen_at, _ids_of(columns))
         is_counted = kinds != _NONE
         counted = int(np.count_nonzero(is_counted))
-        if counted < len(columns):
-            events = events.at(is_counted)
-        self._noted.append(events)
-        self._count += counted
+        if counted:
+            events = _Events(numbers, kinds, rings, columns.timestamps, seen_at, _ids_of(columns))
+            self._noted.append(events if counted == len(columns) else events.at(is_counted))
+            self._count += counted
         if self._count >= MOST_NOTED:
             self.settle()
         return len(columns) - counted
@@ -125,8 +125,7 @@ class RingBatches:
         if self._noted:
             events = _Events(*map(np.concatenate, zip(*self._noted, strict=True)))
             self.drop()
-            if len(events.numbers):
-                self._fold(events)
+            self._fold(events)
 
     def drop(self) -> None:
         """Forget what is noted."""
@@ -147,13 +146,7 @@ class RingBatches:
         rows = _Rows(events)
         series, keys = self._state.series, self._known.keys
         ended: list[int] = []
-        for number, (
-            assigned,
-            elevated,
-            demoted,
-            expired,
-            breaches,
-        ), seen_at, to_ring, first_end, end, clock in zip(
+        for number, counts, seen_at, to_ring, first_end, end, clock in zip(
             rows.numbers,
             rows.counts(),
             rows.seen_at(),
@@ -184,6 +177,7 @@ class RingBatches:
             is_moved, is_running, at = clock
             if is_moved:
                 since = at if is_running else None
+            assigned, elevated, demoted, expired, breaches = counts
             new = RingSeries(
                 old.assigned + assigned,
                 old.elevated + elevated,
