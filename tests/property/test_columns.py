@@ -294,7 +294,9 @@ class TestFolding:
             assert not partition._pending.series
             columns = columns_of([encode_event(replace(event)) for event in batch], SINGLE_OBJECT)
             assert columns is not None
-            again = replace(columns, id_numbers=[number * len(batch) + at for at in range(len(batch))])
+            again = replace(
+                columns, id_numbers=np.arange(len(batch), dtype=np.uint64) + np.uint64(number * len(batch))
+            )
             assert partition.apply_columns(partition.next_offset, again, np.full(len(batch), 1000))
         assert [row.assigned for row in partition._pending.series.values() if row] == [column_fold.MOST_NOTED]
 
