@@ -15,7 +15,7 @@ from tests.receivers import http_receiver
 from tests.services import Fleet, eventually
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from hypervisor_schemas.dead_letters import DeadLetter
     from tests.chaos.conftest import Chaos
@@ -79,6 +79,18 @@ def different(
     return [(got.get(one), truth.get(one)) for one in ids if got.get(one) != truth.get(one)][:5]
 
 
+def ends(consumer: Consumer, topic: str, partitions: Iterable[int]) -> list[tuple[int, int, int]]:
+    """Of each partition where the reader stands, and the log's end; between them a transaction may be open."""
+    return [
+        (
+            number,
+            consumer.position([TopicPartition(topic, number)])[0].offset,
+            consumer.get_watermark_offsets(TopicPartition(topic, number), timeout=10)[1],
+        )
+        for number in partitions
+    ]
+
+
 def refused(fleet: Fleet) -> set[str]:
     """The outputs among the dead letters, by name."""
     return {letter.output for letter in dead_letters(fleet)}
@@ -97,7 +109,9 @@ def dead_letters(fleet: Fleet) -> list[DeadLetter]:
     partitions = consumer.list_topics(topic, timeout=30).topics[topic].partitions
     consumer.assign([TopicPartition(topic, number, 0) for number in partitions])
     found, left = [], len(partitions)
+    deadline = time.monotonic() + 20
     while left:
+        assert time.monotonic() < deadline, f"{topic} can't be read to its end: {ends(consumer, topic, partitions)}"
         for message in consumer.consume(500, timeout=1):
             if message.error() is not None:
                 left -= 1
