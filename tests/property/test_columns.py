@@ -231,7 +231,7 @@ class TestFolding:
             columns = columns_of([encode_event(event) for event in batch], SINGLE_OBJECT)
             assert columns is not None
             seen_at = np.array([1000 + at % 7 for at in range(offset, offset + len(batch))])
-            if then == "one by one" or not fast.apply_columns(offset, columns, seen_at):
+            if then == "one by one" or fast.apply_columns(offset, columns, seen_at) is None:
                 one_by_one(fast, offset, batch)
             one_by_one(slow, offset, batch)
             assert fast.next_offset == slow.next_offset
@@ -265,7 +265,7 @@ class TestFolding:
             ]
             columns = columns_of([encode_event(event) for event in batch], SINGLE_OBJECT)
             assert columns is not None
-            assert fast.apply_columns(offset, columns, np.full(len(batch), 1000))
+            assert fast.apply_columns(offset, columns, np.full(len(batch), 1000)) is not None
             one_by_one(slow, offset, batch)
         assert {key: row.assigned for key, row in fast.pending.series.items()} == {
             key: row.assigned for key, row in slow.pending.series.items()
@@ -276,11 +276,11 @@ class TestFolding:
         partition.begin(0)
         columns = columns_of([encode_event(HypervisorEvent(event_type=EventType.RING_ASSIGNED))], SINGLE_OBJECT)
         assert columns is not None
-        assert partition.apply_columns(0, columns, np.array([1000]))
+        assert partition.apply_columns(0, columns, np.array([1000])) is not None
         assert partition.has_changes
         assert partition.rollback() == 0
         assert not partition.pending.series
-        assert partition.apply_columns(0, columns, np.array([1000]))
+        assert partition.apply_columns(0, columns, np.array([1000])) is not None
         assert [row.assigned for row in partition.pending.series.values() if row] == [1]
 
     def test_memory_for_what_is_noted_is_bounded(self) -> None:
@@ -297,7 +297,7 @@ class TestFolding:
             again = replace(
                 columns, id_numbers=np.arange(len(batch), dtype=np.uint64) + np.uint64(number * len(batch))
             )
-            assert partition.apply_columns(partition.next_offset, again, np.full(len(batch), 1000))
+            assert partition.apply_columns(partition.next_offset, again, np.full(len(batch), 1000)) is not None
         assert [row.assigned for row in partition._pending.series.values() if row] == [column_fold.MOST_NOTED]
 
 
@@ -342,7 +342,7 @@ class TestPayloads:
         fast, slow = P(0, RingFold(), 10), P(0, RingFold(), 10)
         for partition in (fast, slow):
             partition.begin(0)
-        if fast.apply_columns(0, columns, np.array([1000])):
+        if fast.apply_columns(0, columns, np.array([1000])) is not None:
             slow.apply(0, DECODER.decode(out.getvalue()), 1000)
             assert everything(fast) == everything(slow)
 
@@ -360,4 +360,4 @@ class TestPayloads:
             partition.begin(0)
             columns = columns_of([encode_event(event)], SINGLE_OBJECT)
             assert columns is not None
-            assert partition.apply_columns(0, columns, np.array([1000])) == (number < 4)
+            assert (partition.apply_columns(0, columns, np.array([1000])) is not None) == (number < 4)

@@ -24,6 +24,7 @@ from hypervisor_consumers.ring_metrics.fold import (
 )
 from hypervisor_consumers.ring_metrics.origins import Origins
 from hypervisor_consumers.runtime.columns import EventColumns
+from hypervisor_consumers.runtime.payload_columns import read_each
 from hypervisor_schemas.events import EventType
 from hypervisor_schemas.payloads import RingPayload
 
@@ -322,35 +323,12 @@ def _id_text(event_id: int | str) -> str:
 
 
 _read_payload = msgspec.json.Decoder(RingPayload, strict=False).decode
-_read_all = msgspec.json.Decoder().decode
-
-# The first passes over fields that it doesn't know, and looks as closely at them as the second, but for one thing:
-# whether a number has a place in a float. One that has none has an exponent of three digits, or hundreds of digits.
-_ALIKE = bytes.maketrans(b"123456789E", b"000000000e")
-_LARGE_EXPONENT, _MANY_DIGITS = b"0e000", b"0" * 200
-_ZERO, _E, _LOWER_CASE = np.uint8(ord("0")), np.uint8(ord("e")), np.uint8(0x20)
-_EIGHT_TIMES_TRUE = np.uint64(0x0101010101010101)
 
 
 def _rings_of(payloads: Sequence[bytes]) -> Small | None:
     """The ring of each payload, as `apply` reads it, or `_NONE`; None: one payload is none of a ring event's."""
-    try:
-        if _may_have_large_numbers(b" ".join(payloads)):
-            for payload in payloads:
-                _read_all(payload)
-        read = list(map(_read_payload, payloads))
-    except (msgspec.MsgspecError, RecursionError):
+    read = read_each(payloads, _read_payload)
+    if read is None:
         return None
     rings = [one.ring if one.to_ring is None else one.to_ring for one in read]
     return np.array([_NONE if ring is None else ring for ring in rings], np.int8)
-
-
-def _may_have_large_numbers(text: bytes) -> bool:
-    characters = np.frombuffer(text, np.uint8)
-    is_digit, is_e = characters - _ZERO < 10, (characters | _LOWER_CASE) == _E
-    # As a rule there is no exponent at all. And of so many digits some fill a block.
-    blocks = is_digit[: len(text) // 64 * 64].view(np.uint64).reshape(-1, 8)
-    if not (is_digit[:-1] & is_e[1:]).any() and not (blocks == _EIGHT_TIMES_TRUE).all(axis=1).any():
-        return False
-    digits = text.translate(_ALIKE, b"+-")
-    return _LARGE_EXPONENT in digits or _MANY_DIGITS in digits

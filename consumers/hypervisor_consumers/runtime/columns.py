@@ -52,6 +52,8 @@ class EventColumns:
     """In microseconds since 1970."""
     origins: Texts
     """Session and agent in one: equal where both are. `origin_of` tells which they are."""
+    causal_trace_ids: Texts | None
+    """An absent one is empty; None: all are absent."""
     payloads: list[bytes]
     """The texts in UTF-8; whether they are JSON objects is not known."""
 
@@ -148,6 +150,7 @@ def _columns_of(values: Sequence[bytes], framing: bytes) -> EventColumns:
         event_types=Texts(data, *types),
         timestamps=timestamps,
         origins=Texts(data, origins, agents_end),
+        causal_trace_ids=None if traces is None else Texts(data, *traces),
         payloads=Texts(data, *payloads).values(),
     )
     if not columns.origins.are_ascii:
@@ -156,9 +159,9 @@ def _columns_of(values: Sequence[bytes], framing: bytes) -> EventColumns:
     if not b"".join(columns.payloads).isascii():
         for payload in columns.payloads:
             payload.decode()
-    unread = [Texts(data, *span) for span in (traces, parents) if span is not None]
-    for texts in (columns.event_types, *unread):
-        if not texts.are_ascii:
+    unread = None if parents is None else Texts(data, *parents)
+    for texts in (columns.event_types, columns.causal_trace_ids, unread):
+        if texts is not None and not texts.are_ascii:
             for one in texts.values():
                 one.decode()
     return columns

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from hypervisor_consumers.runtime.columns import EventColumns
 
 __all__ = [
+    "BatchFold",
     "ColumnFold",
     "Fold",
+    "Folded",
     "Home",
     "Output",
     "OutputCodec",
@@ -149,6 +151,28 @@ class ColumnFold(Protocol[S_contra]):
 
     def batches(self, state: S_contra) -> PendingBatches | None:
         """A way into `state`, which lies over a base, for as long as there is that state; None: one by one only."""
+        ...
+
+
+class Folded(NamedTuple, Generic[O]):
+    """What became of a batch."""
+
+    ignored: int
+    outputs: Sequence[tuple[int, O]]
+    """What came out, and the place in the batch of the event that it came out of."""
+
+
+@runtime_checkable
+class BatchFold(Protocol[S_contra, O]):
+    """What a `Fold` with outputs may have besides: many events in one step."""
+
+    def apply_batch(
+        self, state: S_contra, columns: EventColumns, seen_at: npt.NDArray[np.int64]
+    ) -> Folded[O] | None:
+        """Change `state` as `apply` would for these events, one after another.
+
+        None, and `state` is as it was: they have to be applied one by one, since one may be wrong, say.
+        """
         ...
 
 

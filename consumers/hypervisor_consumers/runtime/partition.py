@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 from hypervisor_consumers.runtime.account import Account, Tally
 from hypervisor_consumers.runtime.changelog import Change, changes_of, load_change, tables_of
-from hypervisor_consumers.runtime.contract import ColumnFold, Fold, PendingBatches, Table
+from hypervisor_consumers.runtime.contract import BatchFold, ColumnFold, Fold, Folded, PendingBatches, Table
 from hypervisor_consumers.runtime.processor import Result
 from hypervisor_consumers.runtime.window import SEED, IdWindow, first_offset
 from hypervisor_schemas.errors import InvalidPayload
@@ -67,6 +67,7 @@ class Partition(Generic[S, O]):
         self._batches: PendingBatches | None = None
         if isinstance(fold, ColumnFold):
             self._batches = fold.batches(self._pending)
+        self._batch_fold: BatchFold[S, O] | None = fold if isinstance(fold, BatchFold) else None
         self._window = IdWindow(window_size, seed)
         self._rejected_before: set[int] = set()
         self._rejected: list[int] = []
@@ -182,21 +183,30 @@ class Partition(Generic[S, O]):
         self._tally.passed(offset, result.value)
         return result, outputs or ()
 
-    def apply_columns(self, first_offset: int, columns: EventColumns, seen_at: npt.NDArray[np.int64]) -> bool:
+    def apply_columns(
+        self, first_offset: int, columns: EventColumns, seen_at: npt.NDArray[np.int64]
+    ) -> Sequence[tuple[int, O]] | None:
         """Fold events of consecutive offsets at once, if the fold can, and all are new and as they should be.
 
-        Otherwise nothing happens, and the result is False: `apply` is for each of them.
+        Returns what came out, each with the offset of its event. None: nothing happened, and `apply` is for each.
         """
-        batches = self._batches
-        if batches is None or not self._window.all_new(first_offset, columns.id_numbers):
-            return False
-        ignored = batches.take(columns, seen_at)
-        if ignored is None:
+        batches, batch_fold = self._batches, self._batch_fold
+        if batches is None and batch_fold is None:
+            return None
+        if not self._window.all_new(first_offset, columns.id_numbers):
+            return None
+        folded: Folded[O] | None = None
+        if batch_fold is not None:
+            folded = batch_fold.apply_batch(self._pending, columns, seen_at)
+        elif batches is not None and (ignored := batches.take(columns, seen_at)) is not None:
+            folded = Folded(ignored, ())
+        if folded is None:
             self._window.take_back()
-            return False
+            return None
+        ignored = folded.ignored
         applied = len(columns) - ignored
         self._tally.passed_all(first_offset, {Result.APPLIED.value: applied, Result.IGNORED.value: ignored})
-        return True
+        return [(first_offset + place, output) for place, output in folded.outputs]
 
     def ignore(self, offset: int) -> None:
         """A record that is for another service."""

@@ -21,7 +21,16 @@ from confluent_kafka import KafkaException
 
 from hypervisor_consumers.runtime.account import Account
 from hypervisor_consumers.runtime.columns import EventColumns
-from hypervisor_consumers.runtime.contract import ColumnFold, Fold, Home, Output, OutputCodec, Publish, View
+from hypervisor_consumers.runtime.contract import (
+    BatchFold,
+    ColumnFold,
+    Fold,
+    Home,
+    Output,
+    OutputCodec,
+    Publish,
+    View,
+)
 from hypervisor_consumers.runtime.dead_letter_writer import dead_letter_of
 from hypervisor_consumers.runtime.delivery import Delivery
 from hypervisor_consumers.runtime.lease import Lease
@@ -278,7 +287,7 @@ class StatefulProcessor(Generic[S, O]):
     @property
     def takes_columns(self) -> bool:
         """Whether the fold can take many events at once."""
-        return isinstance(self._fold, ColumnFold)
+        return isinstance(self._fold, ColumnFold | BatchFold)
 
     def apply_columns(
         self, place: Place, first_offset: int, columns: EventColumns, published: npt.NDArray[np.int64], /
@@ -286,8 +295,10 @@ class StatefulProcessor(Generic[S, O]):
         """Fold events of consecutive offsets into what is pending, or nothing."""
         live = self._live[place]
         now = int(self._now() * 1000)
-        if not live.partition.apply_columns(first_offset, columns, np.minimum(published, now)):
+        outputs = live.partition.apply_columns(first_offset, columns, np.minimum(published, now))
+        if outputs is None:
             return False
+        live.outputs += outputs
         live.partition.seen(int(published[-1]))
         times, counts = np.unique(published, return_counts=True)
         live.published.update(dict(zip(times.tolist(), counts.tolist(), strict=True)))

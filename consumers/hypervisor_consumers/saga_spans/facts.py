@@ -115,18 +115,17 @@ def facts_of(event: HypervisorEvent, seen_at: int = 0) -> Facts:
     payload = read_payload(event.payload, SagaPayload)
     return facts_from(
         payload,
-        event_id=_text(event.event_id),
-        time=_seconds(event.timestamp),
-        seen_at=seen_at,
-        session_id=_text(event.session_id),
-        agent_did=_text(event.agent_did),
-        causal_trace_id=_text(event.causal_trace_id),
+        _text(event.event_id),
+        _seconds(event.timestamp),
+        seen_at,
+        _text(event.session_id),
+        _text(event.agent_did),
+        _text(event.causal_trace_id),
     )
 
 
-def facts_from(
+def facts_from(  # noqa: PLR0917 - called for each event, and by name it takes longer
     payload: SagaPayload,
-    *,
     event_id: str,
     time: float,
     seen_at: int,

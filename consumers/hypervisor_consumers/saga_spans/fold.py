@@ -22,7 +22,8 @@ a fleet, in which events come late and agents die:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import TypeAlias
 
@@ -124,21 +125,35 @@ class SagaFold(Fold[SagaState, SagaSpanRecord]):
 
     def take(self, state: SagaState, kind: str, facts: Facts) -> _Spans:
         """Change `state` by what one event of a type that is used says. It can't fail."""
+        spans = self._take(state, kind, facts)
+        if spans and self._timeout_ms is not None:
+            _count(state, spans)
+        return spans
+
+    def take_all(
+        self, state: SagaState, told: Iterable[tuple[int, str, Facts]]
+    ) -> list[tuple[int, SagaSpanRecord]]:
+        """As `take`, for many events one after another; each has a number, and so have its spans."""
+        spans = [(number, span) for number, kind, facts in told for span in self._take(state, kind, facts)]
+        _count(state, [span for _, span in spans])
+        return spans
+
+    def _take(self, state: SagaState, kind: str, facts: Facts) -> _Spans:
         change = self._changes[kind]
         if self._timeout_ms is None:
             return change(state, facts)
         key = _saga_key(state, facts)
         ended = state.ended[key] if state.sagas[key] is None else None
         if ended is None:
-            return _all_counted(state, change(state, facts))
+            return change(state, facts)
         outcome = after_end(state, key, ended, kind, facts)
         if outcome is Late.COUNTED:
-            _count(state, (LATE, kind.removeprefix("saga.")), None)
+            _set_total(state, (LATE, kind.removeprefix("saga.")), lambda old: Total((old or Total()).count + 1))
             return ()
         if outcome is Late.NEW_RUN:
-            return _all_counted(state, [*forget(state, key, ended), *change(state, facts)])
+            return [*forget(state, key, ended), *change(state, facts)]
         assert not isinstance(outcome, Late)  # noqa: S101 - there are no more of them
-        return _all_counted(state, outcome)
+        return outcome
 
     def expire(self, state: SagaState, now: int) -> _Spans:
         """End the sagas that had no end in time, forget those that ended long enough ago; at `now`, in ms."""
@@ -152,7 +167,8 @@ class SagaFold(Fold[SagaState, SagaSpanRecord]):
         done = ((key, ended) for key, ended in state.ended.present() if ended.forget_at <= now)
         for key, ended in islice(done, _MOST_AT_ONCE):
             spans += forget(state, (key[0], key[1]), ended)
-        return _all_counted(state, spans)
+        _count(state, spans)
+        return spans
 
     def _timed_out(self, state: SagaState, key: SagaKey, saga: OpenSaga, now: int) -> _Spans:
         assert self._timeout_ms is not None  # noqa: S101 - nothing is timed out without
@@ -278,16 +294,17 @@ def _opened(state: SagaState, facts: Facts) -> tuple[SagaKey, OpenSaga]:
 _OWN_RESULTS = {TIMED_OUT: "timed_out", UNFINISHED: "unfinished"}
 
 
-def _all_counted(state: SagaState, spans: _Spans) -> _Spans:
+def _count(state: SagaState, spans: _Spans) -> None:
+    by_result: defaultdict[tuple[str, str], list[SagaSpanRecord]] = defaultdict(list)
     for span in spans:
-        _count(state, (kind_of(span), _OWN_RESULTS.get(span.error_type, span.status)), span)
-    return spans
+        by_result[kind_of(span), _OWN_RESULTS.get(span.error_type, span.status)].append(span)
+    for what, some in by_result.items():
+        _set_total(state, what, lambda old, some=some: counted(old, some))  # type: ignore[misc]
 
 
-def _count(state: SagaState, what: tuple[str, str], span: SagaSpanRecord | None) -> None:
+def _set_total(state: SagaState, what: tuple[str, str], change: Callable[[Total | None], Total]) -> None:
     old = state.totals[what]
-    new = Total((old or Total()).count + 1) if span is None else counted(old, span)
     if old is None:
-        state.totals.add(what, new)
+        state.totals.add(what, change(None))
     else:
-        state.totals[what] = new
+        state.totals[what] = change(old)

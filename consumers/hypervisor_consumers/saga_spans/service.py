@@ -12,9 +12,9 @@ from hypervisor_consumers.runtime.contract import Output
 from hypervisor_consumers.runtime.freshness import Freshness
 from hypervisor_consumers.runtime.service import StatefulService
 from hypervisor_consumers.runtime.stateful import EXPIRE_EVERY, Shown
+from hypervisor_consumers.saga_spans.batches import FleetSagaFold
 from hypervisor_consumers.saga_spans.dead_letters import SpanCodec
 from hypervisor_consumers.saga_spans.families import saga_families
-from hypervisor_consumers.saga_spans.fold import SagaFold
 from hypervisor_consumers.saga_spans.live import create_router
 from hypervisor_consumers.saga_spans.spans import SagaSpanRecord
 from hypervisor_consumers.saga_spans.state import SagaState
@@ -43,7 +43,7 @@ def saga_spans_service(
     return StatefulService(
         name="saga-spans",
         source="events.saga",
-        fold=SagaFold(timeout_ms=int(timeout * 1000), grace_ms=int(grace * 1000)),
+        fold=FleetSagaFold(timeout_ms=int(timeout * 1000), grace_ms=int(grace * 1000)),
         families=lambda shown: saga_families(shown.states, time.time()),
         output=sink,
         output_codec=SpanCodec(),

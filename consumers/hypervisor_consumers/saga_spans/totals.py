@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 
 import msgspec
 
@@ -52,16 +53,17 @@ def kind_of(span: SagaSpanRecord) -> str:
     return "fan_out" if span.name.startswith("saga.fanout.") else "step"
 
 
-def counted(total: Total | None, span: SagaSpanRecord) -> Total:
-    """The total with one span more."""
+def counted(total: Total | None, spans: Sequence[SagaSpanRecord]) -> Total:
+    """The total with some spans more, in their order."""
     old = total or _EMPTY
-    seconds = span.duration_seconds
-    at = bisect_left(BOUNDS, seconds)
-    exemplar = Exemplar(span.trace_id, span.span_id, seconds, span.end_time)
-    return Total(
-        old.count + 1,
-        # Clocks may say anything; a sum beyond 64 bits could not be written to the changelog.
-        min(old.microseconds + round(seconds * 1e6), _MOST_MICROSECONDS),
-        (*old.buckets[:at], old.buckets[at] + 1, *old.buckets[at + 1 :]),
-        (*old.exemplars[:at], exemplar, *old.exemplars[at + 1 :]),
-    )
+    buckets, exemplars = list(old.buckets), list(old.exemplars)
+    microseconds = old.microseconds
+    for span in spans:
+        seconds = span.end_time - span.start_time
+        at = bisect_left(BOUNDS, seconds)
+        buckets[at] += 1
+        exemplars[at] = Exemplar(span.trace_id, span.span_id, seconds, span.end_time)
+        microseconds += round(seconds * 1e6)
+    # Clocks may say anything; a sum beyond 64 bits could not be written to the changelog.
+    microseconds = min(microseconds, _MOST_MICROSECONDS)
+    return Total(old.count + len(spans), microseconds, tuple(buckets), tuple(exemplars))
