@@ -124,6 +124,16 @@ class TestAnOutputThatTakesLong:
         copy.commit()
         assert (slow.delivered, seen, world.committed()) == (["a", "b"], [{}], {0: 2})
 
+    def test_a_copy_that_waits_for_it_from_the_start_serves(self, world: World, slow: Slow) -> None:
+        copy = started(world, 0, output=slow)
+        world.say(0, "a")
+        copy.read()
+        with pytest.raises(OutputUnavailable):
+            copy.commit()
+        world.clock.now += 10
+        copy.processor.ready()
+        assert copy.processor.is_serving
+
     def test_an_end_doesnt_wait_for_it(self, world: World, slow: Slow) -> None:
         copy = started(world, 0, output=slow)
         world.say(0, "a")
@@ -133,6 +143,36 @@ class TestAnOutputThatTakesLong:
         copy.processor.close()
         assert slow.closed == 0
         assert world.committed() == {}
+
+
+class TestManyOutputs:
+    def test_go_in_parts_and_what_was_taken_doesnt_come_again(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(stateful, "DELIVERED_AT_ONCE", 3)
+        shelf = Shelf()
+        sizes: list[int] = []
+
+        def look() -> None:
+            sizes.append(len(shelf.delivered))
+            shelf.is_full = len(sizes) == 3
+
+        shelf.look = look
+        shelf.refuses = {"f"}
+        copy = started(world, 0, 1, output=shelf, output_codec=WordCodec())
+        world.say(0, *"abcde")
+        world.say(1, *"fgh")
+        copy.read()
+        with pytest.raises(OutputUnavailable):
+            copy.commit()
+        assert shelf.delivered == ["a", "b", "c", "d", "e"]
+        copy.commit()
+        assert shelf.delivered == ["a", "b", "c", "d", "e", "g", "h"]
+        assert sizes == [0, 3, 5, 5]
+        assert world.committed() == {0: 5, 1: 3}
+        assert [(letter.partition, letter.offset, letter.output) for letter in letters(world)] == [
+            (1, 0, "the word f")
+        ]
 
 
 class TestAnOutputThatIsRefused:

@@ -196,8 +196,9 @@ class ConsumerLoop:
             again = self._processor.commit(is_last=is_last)
         except (OSError, OutputUnavailable) as error:
             asked_for = getattr(error, "retry_after", None) or 0.0
+            why = str(error).removesuffix(".")
             self._hold(
-                f"What was read can't be made safe now ({error}). It is tried again; nothing is lost.", asked_for
+                f"What was read can't be made safe now ({why}). It is tried again; nothing is lost.", asked_for
             )
             return
         if again:

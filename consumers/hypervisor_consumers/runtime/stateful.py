@@ -63,6 +63,9 @@ DELIVERED_WITHIN = 1.0
 DELIVERED_AT_LAST_WITHIN = 4.0
 """Seconds that a commit waits for its outputs to be delivered, before it lets the loop turn; and a last commit."""
 
+DELIVERED_AT_ONCE = 2048
+"""Outputs at most that are handed over together: what was taken doesn't come again when the next ones fail."""
+
 
 @dataclass(frozen=True, slots=True)
 class StatefulTopics:
@@ -388,17 +391,32 @@ class StatefulProcessor(Generic[S, O]):
             OSError, OutputUnavailable: Not now, or not yet.
         """
         delivery = self._delivery
+        deadline = self._lease.now() + seconds
         while delivery is not None:
             if not delivery.is_under_way:
-                waiting = [live for live in self._live.values() if len(live.outputs) > live.delivered]
-                if not waiting:
+                self._delivering = list(self._next_to_deliver())
+                if not self._delivering:
                     return
-                self._delivering = [(live, len(live.outputs) - live.delivered) for live in waiting]
-                delivery.begin([output for live in waiting for _, output in live.outputs[live.delivered :]])
-            refused = delivery.wait(seconds)
+                delivery.begin(
+                    [
+                        output
+                        for live, count in self._delivering
+                        for _, output in live.outputs[live.delivered : live.delivered + count]
+                    ]
+                )
+            refused = delivery.wait(max(0.0, deadline - self._lease.now()))
             if refused is None:
                 raise OutputUnavailable("the output takes long")
             self._delivered({one.at: one.reason for one in refused})
+
+    def _next_to_deliver(self) -> Iterator[tuple[_Live[S, O], int]]:
+        """Partitions with outputs that wait, and how many of each are to go now."""
+        room = DELIVERED_AT_ONCE
+        for live in self._live.values():
+            count = min(len(live.outputs) - live.delivered, room)
+            if count > 0:
+                room -= count
+                yield live, count
 
     def _delivered(self, refused: Mapping[int, str]) -> None:
         """A batch is delivered, but for what is refused: the places in the batch, and why."""
@@ -440,9 +458,7 @@ class StatefulProcessor(Generic[S, O]):
 
         Returns what has to be read again, as `commit` does.
         """
-        delivery = self._delivery
-        is_waiting = delivery is not None and any(live.outputs for live in self._live.values())
-        if not is_waiting or not self._lease.is_due or self._lease.seconds is None:
+        if not self._waits_for_output or not self._lease.is_due or self._lease.seconds is None:
             return {}
         if self._transactions.is_unfinished or not self._transactions.prepare():
             return {}
@@ -579,7 +595,14 @@ class StatefulProcessor(Generic[S, O]):
     def is_serving(self) -> bool:
         """Whether all that this copy has is restored and shown."""
         is_shown = all(live.came_back is None for live in self._live.values())
-        return not self._restoring and is_shown and (self._lease.is_valid or not (self._live or self._rows))
+        has_nothing = not (self._live or self._rows)
+        # An output that is away is no reason to take the service away: a new copy would wait as well.
+        may_be = self._lease.is_valid or has_nothing or self._waits_for_output
+        return not self._restoring and is_shown and may_be
+
+    @property
+    def _waits_for_output(self) -> bool:
+        return self._delivery is not None and any(live.outputs for live in self._live.values())
 
     @property
     def trouble(self) -> str:
