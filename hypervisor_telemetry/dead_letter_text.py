@@ -60,6 +60,7 @@ def as_json(kept: Kept) -> str:
         "topic": kept.id.topic,
         "partition": kept.id.partition,
         "offset": kept.id.offset,
+        "output": kept.id.output or None,
         "reason": kept.reason,
         "error": kept.error,
         **key,
@@ -87,6 +88,8 @@ def _description(kept: Kept, letter: DeadLetter, decoder: EventDecoder, topic: s
     yield f"  published  {moment(letter.timestamp)}"
     yield f"  kept       {moment(kept.kept_at)} as {topic}/{kept.partition}/{kept.offset}"
     yield f"  replayed   {'no' if kept.replayed_at is None else moment(kept.replayed_at)}"
+    if letter.output:
+        yield f"  output     {printable(letter.output)}"
     yield f"  key        {key_text(letter.key)}"
     if letter.schema_id is not None:
         yield f"  schema id  {letter.schema_id}"
@@ -97,6 +100,10 @@ def _description(kept: Kept, letter: DeadLetter, decoder: EventDecoder, topic: s
         yield "  value      none (a tombstone)"
         return
     yield f"  value      {len(letter.value):,} bytes"
+    if letter.output:
+        yield "  the output, that nobody took:"
+        yield from _json_lines(letter.value)
+        return
     try:
         event = decoder.decode(letter.value)
     except (RecordError, RegistryUnavailable) as error:
@@ -106,6 +113,15 @@ def _description(kept: Kept, letter: DeadLetter, decoder: EventDecoder, topic: s
         yield "  the event, as this version decodes it:"
         for line in json.dumps(event.to_dict(), indent=2, ensure_ascii=False).splitlines():
             yield f"    {printable(line)}"
+
+
+def _json_lines(value: bytes) -> Iterator[str]:
+    try:
+        text = json.dumps(json.loads(value), indent=2, ensure_ascii=False)
+    except ValueError:
+        yield from hexdump(value)
+    else:
+        yield from (f"    {printable(line)}" for line in text.splitlines())
 
 
 def hexdump(value: bytes, limit: int = DUMPED_BYTES) -> Iterator[str]:

@@ -14,7 +14,8 @@ import httpx
 import pytest
 
 from hypervisor_schemas.events import EventType, HypervisorEvent
-from tests.services import Fleet, eventually
+from tests.receivers import PROTOBUF, Reply, Request, http_receiver
+from tests.services import Fleet, eventually, run_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -241,3 +242,41 @@ def test_the_api_needs_a_token_off_loopback(new_fleet: Callable[[int], Fleet]):
     refused = fleet.start("saga-spans", "--sink", "null", "--host", "0.0.0.0")
     assert refused.wait() == 2
     assert "TELEMETRY_API_TOKEN must be set to serve on 0.0.0.0" in refused.log
+
+
+def test_a_span_that_the_backend_refuses_is_kept_and_goes_there_when_it_is_replayed(
+    new_fleet: Callable[[int], Fleet],
+):
+    fleet = new_fleet(2)
+    saga = Saga(0)
+    begun = saga.begun()
+
+    def answer(request: Request) -> Reply:
+        is_refused = refuses and "saga.step.book" in request.names
+        return Reply(400 if is_refused else 200, headers={"Content-Type": PROTOBUF})
+
+    with http_receiver() as receiver:
+        refuses = True
+        receiver.answer = answer
+        fleet.start("saga-spans", "--sink", f"otlp:{receiver.url}/v1/traces").wait_ready()
+        fleet.publish([*begun, *saga.ended(begun)])
+        name = f"{TRACE}/{saga.spans[0]['span_id']}"
+        listed = eventually(lambda: dead_letters(fleet, "list", "--json"), bool)
+        letter = json.loads(listed)
+        assert (letter["reason"], letter["output"], letter["service"]) == ("output_refused", name, "saga-spans")
+        shown = dead_letters(fleet, "show", letter["place"])
+        assert "the output, that nobody took:" in shown
+        assert '"name": "saga.step.book"' in shown
+        assert "answers 400" in shown
+
+        refuses = False
+        receiver.requests.clear()
+        dead_letters(fleet, "replay")
+        eventually(lambda: receiver.taken, lambda taken: ["saga.step.book"] in taken)
+        assert json.loads(dead_letters(fleet, "list", "--json"))["replayed_at"] is not None
+
+
+def dead_letters(fleet: Fleet, *arguments: str) -> str:
+    done = run_command("dead-letters", *arguments, **fleet.environ)
+    assert done.returncode == 0, done.stderr
+    return done.stdout

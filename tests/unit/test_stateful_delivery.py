@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 from confluent_kafka import TopicPartition
 
-from hypervisor_consumers.runtime import stateful
+from hypervisor_consumers.runtime import delivery, stateful
 from hypervisor_schemas.dead_letters import DeadLetter, read_dead_letter
 from hypervisor_schemas.errors import OutputUnavailable
 from tests.words import DEAD_LETTERS, SOURCE, Shelf, WordCodec, World, assign, results, started
@@ -149,7 +149,7 @@ class TestManyOutputs:
     def test_go_in_parts_and_what_was_taken_doesnt_come_again(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(stateful, "DELIVERED_AT_ONCE", 3)
+        monkeypatch.setattr(delivery, "AT_ONCE", 3)
         shelf = Shelf()
         sizes: list[int] = []
 

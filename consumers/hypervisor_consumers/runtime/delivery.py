@@ -4,20 +4,64 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
 from hypervisor_consumers.runtime.contract import Output, Refused
+from hypervisor_schemas.errors import OutputUnavailable
 
-__all__ = ["Delivery"]
+__all__ = ["AT_ONCE", "Delivery", "Outputs"]
 
 log = logging.getLogger(__name__)
 
 O = TypeVar("O")  # noqa: E741 - O for output, as in the contract
 
+AT_ONCE = 2048
+"""Outputs at most that are handed over together: what was taken doesn't come again when the next ones fail."""
+
 _CLOSED_WITHIN = 1.0
+
+
+class Outputs(Generic[O]):
+    """What has come out of one partition since its last commit, and what became of it."""
+
+    def __init__(self) -> None:
+        self._all: list[tuple[int, O]] = []
+        self._done = 0
+        self._refused: list[tuple[int, O, str]] = []
+
+    def __bool__(self) -> bool:
+        return bool(self._all)
+
+    def add(self, outputs: Sequence[tuple[int, O]]) -> None:
+        """More of them, each with the offset that it came out of."""
+        self._all += outputs
+
+    @property
+    def waiting(self) -> int:
+        """How many are neither delivered nor refused."""
+        return len(self._all) - self._done
+
+    def next(self, count: int) -> list[O]:
+        """The first of those that wait."""
+        return [output for _, output in self._all[self._done : self._done + count]]
+
+    def passed(self, count: int, refused: dict[int, str]) -> None:
+        """The first of those that wait do so no more; `refused`: those that nobody takes, by place, and why."""
+        for at, reason in sorted(refused.items()):
+            self._refused.append((*self._all[self._done + at], reason))
+        self._done += count
+
+    def refused(self) -> Iterator[tuple[int, O, str]]:
+        """Those that were refused and not given here yet: offset, output, reason."""
+        refused, self._refused = self._refused, []
+        yield from refused
+
+    def clear(self) -> None:
+        """They are committed, or their events will be read again."""
+        self._all, self._done, self._refused = [], 0, []
 
 
 @dataclass(slots=True)
@@ -30,39 +74,58 @@ class _Try(Generic[O]):
 
 
 class Delivery(Generic[O]):
-    """One batch at a time. The methods are for one thread, that of the loop."""
+    """The methods are for one thread, that of the loop.
 
-    def __init__(self, output: Output[O]) -> None:
+    Args:
+        output: Where outputs go.
+        clock: Seconds, by whichever clock.
+    """
+
+    def __init__(self, output: Output[O], clock: Callable[[], float]) -> None:
         self._output = output
+        self._clock = clock
         self._tries: SimpleQueue[_Try[O] | None] = SimpleQueue()
         self._current: _Try[O] | None = None
+        self._parts: list[tuple[Outputs[O], int]] = []
+        """Whose outputs the current try holds, and how many of each."""
         self._thread: threading.Thread | None = None
 
-    @property
-    def is_under_way(self) -> bool:
-        """Whether a batch was begun, and `wait` has not told yet what became of it."""
-        return self._current is not None
+    def hand_over(self, waiting: Sequence[Outputs[O]], seconds: float) -> None:
+        """Hand over all that wait, in parts; what is refused is noted with them.
 
-    def begin(self, outputs: Sequence[O]) -> None:
-        """Try to hand over a batch; none may be under way."""
-        if self._current is not None:
-            raise AssertionError("a delivery is under way")
+        Raises:
+            OSError, OutputUnavailable: Not all are delivered. What was, stays so; another call goes on.
+        """
+        deadline = self._clock() + seconds
+        while self._current is not None or self._begin(waiting):
+            refused = self._wait(max(0.0, deadline - self._clock()))
+            if refused is None:
+                raise OutputUnavailable("the output takes long")
+            first = 0
+            for outputs, count in self._parts:
+                reasons = {one.at - first: one.reason for one in refused if first <= one.at < first + count}
+                outputs.passed(count, reasons)
+                first += count
+
+    def _begin(self, waiting: Sequence[Outputs[O]]) -> bool:
+        self._parts, room = [], AT_ONCE
+        for outputs in waiting:
+            if count := min(outputs.waiting, room):
+                self._parts.append((outputs, count))
+                room -= count
+        if not self._parts:
+            return False
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="delivery", daemon=True)
             self._thread.start()
-        self._current = _Try(outputs)
+        self._current = _Try([output for outputs, count in self._parts for output in outputs.next(count)])
         self._tries.put(self._current)
+        return True
 
-    def wait(self, seconds: float) -> Sequence[Refused] | None:
-        """What was refused of the batch that is under way, all else being delivered; None: that isn't known yet.
-
-        Raises:
-            OSError, OutputUnavailable: It was not delivered; none is under way any more.
-        """
+    def _wait(self, seconds: float) -> Sequence[Refused] | None:
+        """What was refused of the current try, all else being delivered; None: that isn't known yet."""
         current = self._current
-        if current is None:
-            raise AssertionError("no delivery is under way")
-        if not current.is_done.wait(seconds):
+        if current is None or not current.is_done.wait(seconds):
             return None
         self._current = None
         if current.error is not None:
@@ -70,7 +133,7 @@ class Delivery(Generic[O]):
         return current.refused
 
     def abandon(self) -> None:
-        """What becomes of the batch that is under way is of no interest any more; it may be delivered yet."""
+        """What becomes of the current try is of no interest any more; it may be delivered yet."""
         if self._current is not None:
             self._current.is_wanted = False
             self._current = None
@@ -92,6 +155,6 @@ class Delivery(Generic[O]):
                 continue
             try:
                 one.refused = self._output.deliver(one.outputs)
-            except BaseException as error:  # noqa: BLE001 - `wait` raises it on the thread that knows what to do
+            except BaseException as error:  # noqa: BLE001 - `hand_over` raises it on the thread that knows what to do
                 one.error = error
             one.is_done.set()

@@ -32,7 +32,7 @@ from hypervisor_consumers.runtime.contract import (
     View,
 )
 from hypervisor_consumers.runtime.dead_letter_writer import dead_letter_of
-from hypervisor_consumers.runtime.delivery import Delivery
+from hypervisor_consumers.runtime.delivery import Delivery, Outputs
 from hypervisor_consumers.runtime.lease import Lease
 from hypervisor_consumers.runtime.metrics import Ledger
 from hypervisor_consumers.runtime.partition import Partition
@@ -62,9 +62,6 @@ HIDDEN_AT_MOST = 5.0
 DELIVERED_WITHIN = 1.0
 DELIVERED_AT_LAST_WITHIN = 4.0
 """Seconds that a commit waits for its outputs to be delivered, before it lets the loop turn; and a last commit."""
-
-DELIVERED_AT_ONCE = 2048
-"""Outputs at most that are handed over together: what was taken doesn't come again when the next ones fail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +107,7 @@ class _Live(Generic[S, O]):
     again: list[OutputBatch] = field(default_factory=list)
     """What the next one writes first."""
     dead_letters: list[DeadLetter] = field(default_factory=list)
-    outputs: list[tuple[int, O]] = field(default_factory=list)
-    """What has come out, and the offset that it came out of."""
-    delivered: int = 0
-    """How many of them are delivered, or refused."""
+    outputs: Outputs[O] = field(default_factory=Outputs)
     at_end: bool = False
     """Whether nothing has come since the log's end was reached."""
     heard_at: int = 0
@@ -155,9 +149,7 @@ class StatefulProcessor(Generic[S, O]):
         self._window, self._seed = window, seed
         self._now = now
         self._find_lease = find_lease
-        self._delivery = None if output is None else Delivery(output)
-        self._delivering: list[tuple[_Live[S, O], int]] = []
-        """The partitions whose outputs are in the batch that is being delivered, and how many of each."""
+        self._delivery = None if output is None else Delivery(output, lease.now)
         self._output_codec = output_codec
         self._expire_every = expire_every
         self._publish = publish
@@ -268,7 +260,7 @@ class StatefulProcessor(Generic[S, O]):
         seen_at = min(record.published, now) if record.published > 0 else now
         result, outputs = live.partition.apply(record.offset, event, seen_at)
         if outputs:
-            live.outputs += [(record.offset, output) for output in outputs]
+            live.outputs.add([(record.offset, output) for output in outputs])
         self._took(live, record)
         live.at_end, live.heard_at = False, seen_at
         return result
@@ -284,7 +276,7 @@ class StatefulProcessor(Generic[S, O]):
         output = self._output_codec.read(record.value or b"")
         live = self._live[record.place]
         live.partition.take_output(record.offset)
-        live.outputs.append((record.offset, output))
+        live.outputs.add([(record.offset, output)])
         self._took(live, record)
 
     @property
@@ -301,7 +293,7 @@ class StatefulProcessor(Generic[S, O]):
         outputs = live.partition.apply_columns(first_offset, columns, np.minimum(published, now))
         if outputs is None:
             return False
-        live.outputs += outputs
+        live.outputs.add(outputs)
         live.partition.seen(int(published[-1]))
         times, counts = np.unique(published, return_counts=True)
         live.published.update(dict(zip(times.tolist(), counts.tolist(), strict=True)))
@@ -390,45 +382,11 @@ class StatefulProcessor(Generic[S, O]):
         Raises:
             OSError, OutputUnavailable: Not now, or not yet.
         """
-        delivery = self._delivery
-        deadline = self._lease.now() + seconds
-        while delivery is not None:
-            if not delivery.is_under_way:
-                self._delivering = list(self._next_to_deliver())
-                if not self._delivering:
-                    return
-                delivery.begin(
-                    [
-                        output
-                        for live, count in self._delivering
-                        for _, output in live.outputs[live.delivered : live.delivered + count]
-                    ]
-                )
-            refused = delivery.wait(max(0.0, deadline - self._lease.now()))
-            if refused is None:
-                raise OutputUnavailable("the output takes long")
-            self._delivered({one.at: one.reason for one in refused})
-
-    def _next_to_deliver(self) -> Iterator[tuple[_Live[S, O], int]]:
-        """Partitions with outputs that wait, and how many of each are to go now."""
-        room = DELIVERED_AT_ONCE
-        for live in self._live.values():
-            count = min(len(live.outputs) - live.delivered, room)
-            if count > 0:
-                room -= count
-                yield live, count
-
-    def _delivered(self, refused: Mapping[int, str]) -> None:
-        """A batch is delivered, but for what is refused: the places in the batch, and why."""
-        first = 0
-        for live, count in self._delivering:
-            # The partition may have gone meanwhile, and even have come back.
-            if self._live.get(live.place) is live:
-                for at in range(count) if refused else ():
-                    if (reason := refused.get(first + at)) is not None:
-                        self._refuse(live, *live.outputs[live.delivered + at], reason)
-                live.delivered += count
-            first += count
+        if self._delivery is not None:
+            self._delivery.hand_over([live.outputs for live in self._live.values()], seconds)
+            for live in self._live.values():
+                for offset, output, reason in live.outputs.refused():
+                    self._refuse(live, offset, output, reason)
 
     def _refuse(self, live: _Live[S, O], offset: int, output: O, reason: str) -> None:
         """An output that nobody takes becomes a dead letter of its own; its event was used, and counts so."""
@@ -532,7 +490,7 @@ class StatefulProcessor(Generic[S, O]):
                     published.update(live.published)
                     live.published.clear()
                     live.dead_letters.clear()
-                    live.outputs, live.delivered = [], 0
+                    live.outputs.clear()
                     live.written, live.sent, live.again = live.sent, [], []
                 self._lease.renew(self._began)
         took = self._lease.now() - self._began
@@ -561,7 +519,7 @@ class StatefulProcessor(Generic[S, O]):
         ]
         live.sent = []
         live.dead_letters.clear()
-        live.outputs, live.delivered = [], 0
+        live.outputs.clear()
         live.published.clear()
         live.at_end = False
         return live.partition.rollback()
@@ -588,7 +546,7 @@ class StatefulProcessor(Generic[S, O]):
                 # While there is more to read, no later than what was read last: an end may come yet.
                 at = int(now * 1000) if live.at_end else min(int(now * 1000), live.heard_at)
                 last = max(0, live.partition.next_offset - 1)
-                live.outputs += [(last, output) for output in live.partition.expire(at)]
+                live.outputs.add([(last, output) for output in live.partition.expire(at)])
                 return
 
     @property

@@ -24,7 +24,7 @@ _LONGEST_DURATION = 10 * 365 * 86_400.0
 _MOST_BRANCHES = 64
 
 
-class Facts(msgspec.Struct):
+class Facts(msgspec.Struct, gc=False):
     """Of one event. An absent text is empty."""
 
     event_id: str
@@ -38,9 +38,23 @@ class Facts(msgspec.Struct):
     saga_id: str
     step_id: str
     action: str
-    attributes: dict[str, Any]
-    """Those that every span of this event has."""
     payload: SagaPayload
+
+    def attributes(self) -> dict[str, Any]:
+        """Those that every span of this event has; a new object each time."""
+        attributes: dict[str, Any] = {"agent.saga.id": self.saga_id}
+        if self.agent_did:
+            attributes["agent.did"] = self.agent_did
+        if self.session_id:
+            attributes["session.id"] = self.session_id
+        payload, unset = self.payload, msgspec.UNSET
+        if payload.error is not unset:
+            attributes["agent.saga.error"] = _described(payload.error)
+        if payload.reason is not unset:
+            attributes["agent.saga.reason"] = _described(payload.reason)
+        if payload.result is not unset:
+            attributes["agent.saga.result"] = _described(payload.result)
+        return attributes
 
     @property
     def step(self) -> str:
@@ -82,7 +96,9 @@ class Facts(msgspec.Struct):
     @property
     def error_text(self) -> str:
         """What went wrong, for people."""
-        return str(self.attributes.get("agent.saga.error") or self.attributes.get("agent.saga.reason") or "")
+        given = (self.payload.error, self.payload.reason)
+        texts = [_described(one) for one in given if one is not msgspec.UNSET]
+        return next(filter(None, texts), "")
 
     @property
     def duration(self) -> float:
@@ -143,18 +159,6 @@ def facts_from(  # noqa: PLR0917 - called for each event, and by name it takes l
     if not step_id:
         _id("action", action)  # the step goes by it
     saga_id = _id("saga_id", payload.saga_id) or causal_trace_id or "unknown"
-    attributes: dict[str, Any] = {"agent.saga.id": saga_id}
-    if agent_did:
-        attributes["agent.did"] = agent_did
-    if session_id:
-        attributes["session.id"] = session_id
-    unset = msgspec.UNSET
-    if payload.error is not unset:
-        attributes["agent.saga.error"] = _described(payload.error)
-    if payload.reason is not unset:
-        attributes["agent.saga.reason"] = _described(payload.reason)
-    if payload.result is not unset:
-        attributes["agent.saga.result"] = _described(payload.result)
     return Facts(
         event_id,
         time,
@@ -165,7 +169,6 @@ def facts_from(  # noqa: PLR0917 - called for each event, and by name it takes l
         saga_id,
         step_id,
         action,
-        attributes,
         payload,
     )
 

@@ -182,7 +182,7 @@ def _span(
     causal_trace_id: str,
     checkpoints: Sequence[Checkpoint] = (),
 ) -> SagaSpanRecord:
-    attributes = facts.attributes
+    attributes = facts.attributes()
     attributes["agent.saga.step_id"] = step_id
     attributes["agent.saga.step_action"] = step_action
     attributes["agent.saga.state"] = status

@@ -30,7 +30,7 @@ _HELD_STEP_ID = 256
 """Characters. A saga that held eight ids as long as an event may be would be too large for a record."""
 
 
-class _Member(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class _Member(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """In a list in order of opening: the keys of its neighbours.
 
     `newer` says nothing where `SagaState.newest` names this member: taking out the one behind it needn't touch it.
@@ -40,7 +40,7 @@ class _Member(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     newer: tuple[str, ...] | None = None
 
 
-class Checkpoint(msgspec.Struct, frozen=True, array_like=True):
+class Checkpoint(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Something that was saved within a saga or a step; `time` in seconds since the epoch."""
 
     time: float
@@ -62,7 +62,7 @@ class OpenStep(_Member, frozen=True):
     checkpoints: tuple[Checkpoint, ...] = ()
 
 
-class OpenFanOut(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class OpenFanOut(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A fan-out that has started and is not resolved; `start_time` in seconds since the epoch."""
 
     fan_out_id: str
@@ -99,7 +99,7 @@ class OpenSaga(_Member, frozen=True):
     last_error: str = ""
 
 
-class EndedSaga(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class EndedSaga(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, gc=False):
     """A saga that has ended, remembered for a while: what still comes of it must not open it again."""
 
     trace_id: str
