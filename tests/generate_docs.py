@@ -76,7 +76,7 @@ def events() -> str:
 def metrics() -> str:
     ring = [(f"`{m.name}`", m.type, _labels(m.labels), m.help) for m in RING_METRICS]
     saga = [(f"`{m.name}`", m.type, _labels((*m.labels, "partition")), m.help) for m in SAGA_METRICS]
-    own = [(f"`{m.name}`", m.kind, _labels(m.labels), m.help_text) for m in SELF_METRICS]
+    own = [(f"`{m.name}`", m.type, _labels(m.labels), m.help) for m in SELF_METRICS]
     publisher = [
         (
             f"`{m.name}`",

@@ -10,11 +10,10 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from quixstreams import Application
 from quixstreams.state.memory import MemoryStore
 
-from bench.peers.shared import arguments, calm_garbage_collection
-from bench.peers.with_quix import EventDeserializer
+from bench.peers.shared import arguments
+from bench.peers.with_quix import run
 
 if TYPE_CHECKING:
     from quixstreams.state import State
@@ -102,27 +101,5 @@ def spanned(
     }
 
 
-def main() -> None:
-    given = arguments()
-    app = Application(
-        given.bootstrap,
-        consumer_group=given.group,
-        auto_offset_reset="earliest",
-        commit_interval=given.commit_interval,
-        processing_guarantee="exactly-once",
-        state_dir=given.state_dir,
-        consumer_extra_config={"fetch.queue.backoff.ms": 10},
-        producer_extra_config={"compression.type": "lz4", "queue.buffering.max.messages": 1_000_000},
-        broker_availability_timeout=0,  # else it looks at the clients after every event
-        loglevel="WARNING",
-    )
-    events = app.topic(given.topic, key_deserializer="bytes", value_deserializer=EventDeserializer())
-    sagas = app.dataframe(events)
-    sagas.register_store(MemoryStore)
-    sagas.update(follow, stateful=True)
-    calm_garbage_collection()
-    app.run()
-
-
 if __name__ == "__main__":
-    main()
+    run(arguments(), follow, MemoryStore)

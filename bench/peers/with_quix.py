@@ -13,6 +13,9 @@ from quixstreams.state.rocksdb import RocksDBStore
 from bench.peers.shared import arguments, calm_garbage_collection, event_reader, read_payload
 
 if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Callable
+
     from quixstreams.state import State
 
 ROW = struct.Struct(">qi")
@@ -39,8 +42,10 @@ def count(event: dict[str, Any], state: State[bytes, bytes]) -> None:
     state.set_bytes(key, ROW.pack(number + 1, ring if last is None else last))
 
 
-def main() -> None:
-    given = arguments(store="memory")
+def run(
+    given: argparse.Namespace, follow: Callable[[dict[str, Any], State[bytes, bytes]], None], store: type
+) -> None:
+    """Follow the events of a topic with a state, until SIGTERM."""
     app = Application(
         given.bootstrap,
         consumer_group=given.group,
@@ -54,11 +59,16 @@ def main() -> None:
         loglevel="WARNING",
     )
     events = app.topic(given.topic, key_deserializer="bytes", value_deserializer=EventDeserializer())
-    rings = app.dataframe(events)
-    rings.register_store(RocksDBStore if given.store == "rocksdb" else MemoryStore)
-    rings.update(count, stateful=True)
+    frame = app.dataframe(events)
+    frame.register_store(store)
+    frame.update(follow, stateful=True)
     calm_garbage_collection()
     app.run()
+
+
+def main() -> None:
+    given = arguments(store="memory")
+    run(given, count, RocksDBStore if given.store == "rocksdb" else MemoryStore)
 
 
 if __name__ == "__main__":

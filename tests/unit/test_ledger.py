@@ -175,8 +175,8 @@ def test_every_metric_that_is_declared_is_shown_under_its_name_type_and_labels()
 
     for declared in SELF_METRICS:
         family = families.pop(declared.name.removesuffix("_total"))
-        assert family.type == declared.kind
-        assert family.documentation == declared.help_text
+        assert family.type == declared.type
+        assert family.documentation == declared.help
         assert {tuple(name for name in sample.labels if name != "le") for sample in family.samples} == {
             declared.labels
         }
@@ -184,7 +184,7 @@ def test_every_metric_that_is_declared_is_shown_under_its_name_type_and_labels()
 
 
 def test_every_result_that_an_offset_can_have_is_documented():
-    text = SELF_METRICS[0].help_text
+    text = SELF_METRICS[0].help
     reasons = [error.reason for error in (UndecodableRecord, UnknownSchema, InvalidPayload)]
 
     for result in [*map(str, (one.value for one in Result)), *reasons, WITHOUT_RECORD, AGED_OUT]:

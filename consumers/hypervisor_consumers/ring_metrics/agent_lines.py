@@ -15,7 +15,8 @@ import numpy as np
 from hypervisor_consumers.ring_metrics.fold import AgentSession
 from hypervisor_consumers.ring_metrics.kept_lines import NONE, KeptLines, Numbers
 from hypervisor_consumers.ring_metrics.known_rows import KnownRows
-from hypervisor_consumers.ring_metrics.names import CURRENT_RING, ELEVATION_DURATION, ELEVATIONS_ACTIVE, RingMetric
+from hypervisor_consumers.ring_metrics.names import CURRENT_RING, ELEVATION_DURATION, ELEVATIONS_ACTIVE
+from hypervisor_consumers.runtime.declared import DeclaredMetric
 from hypervisor_consumers.runtime.exposition import TextFamily, escaped
 from hypervisor_schemas.agent_rings import AgentRing
 
@@ -119,7 +120,7 @@ class _Agents:
             for agent, number in zip(agents, seconds, strict=True)
         ]
 
-    def _start(self, metric: RingMetric, agent: int) -> str:
+    def _start(self, metric: DeclaredMetric, agent: int) -> str:
         return f"{metric.name}{self._labels[agent]}"
 
     def _arrange(self, gone: list[int], new: list[str]) -> None:

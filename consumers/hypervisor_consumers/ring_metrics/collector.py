@@ -29,8 +29,8 @@ from hypervisor_consumers.ring_metrics.names import (
     ELEVATION_DURATION,
     RING_BREACHES,
     RING_TRANSITIONS,
-    RingMetric,
 )
+from hypervisor_consumers.runtime.declared import DeclaredMetric
 from hypervisor_schemas.events import HypervisorEvent, type_value
 from hypervisor_schemas.limited_log import LimitedLog
 
@@ -186,7 +186,7 @@ def _breaches(series: Iterable[tuple[AgentSession, RingSeries]]) -> dict[AgentSe
 def _export_increases(
     exporter: PrometheusExporterProtocol,
     exported: dict[tuple[str, ...], int],
-    metric: RingMetric,
+    metric: DeclaredMetric,
     counts: Mapping[Series, int],
 ) -> None:
     for series, count in counts.items():
@@ -198,7 +198,9 @@ def _export_increases(
             exported[series] = count
 
 
-def _export_gauges(exporter: PrometheusExporterProtocol, metric: RingMetric, values: Mapping[str, float]) -> None:
+def _export_gauges(
+    exporter: PrometheusExporterProtocol, metric: DeclaredMetric, values: Mapping[str, float]
+) -> None:
     for agent, value in values.items():
         exporter.set_gauge(metric.name, float(value), labels=metric.labelled([agent]), help_text=metric.help)
 

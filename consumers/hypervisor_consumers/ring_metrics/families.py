@@ -32,8 +32,8 @@ from hypervisor_consumers.ring_metrics.names import (
     RING_TRANSITIONS,
     SERIES,
     SERIES_OVERFLOW,
-    RingMetric,
 )
+from hypervisor_consumers.runtime.declared import DeclaredMetric
 from hypervisor_consumers.runtime.exposition import Row, RowFamily, TextFamily
 from hypervisor_schemas.agent_rings import AgentRing
 from hypervisor_schemas.topics import partition_of
@@ -158,7 +158,7 @@ def _breaches(counted: list[tuple[_LabelValues, RingSeries]], labels: Collection
     return _counter(RING_BREACHES, labels, [(kept, series.breaches) for kept, series in counted if series.breaches])
 
 
-def _counter(metric: RingMetric, labels: Collection[str], counts: Sequence[Row]) -> RowFamily:
+def _counter(metric: DeclaredMetric, labels: Collection[str], counts: Sequence[Row]) -> RowFamily:
     # Most series have no `partition`.
     names = (*(label for label in metric.labels if label in labels), "partition")
     totals = dict(counts)
@@ -180,7 +180,7 @@ def _gauges(rows: Mapping[int, Mapping[AgentSession, AgentRing]], now: float) ->
     )
 
 
-def _gauge(metric: RingMetric, values: Mapping[str, float]) -> RowFamily:
+def _gauge(metric: DeclaredMetric, values: Mapping[str, float]) -> RowFamily:
     rows: list[Row] = [((agent,), value) for agent, value in values.items()]
     return RowFamily(metric.name, metric.help, metric.type, metric.labels, rows)
 

@@ -5,9 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from hypervisor_consumers.runtime.declared import DeclaredMetric
 
 __all__ = [
     "CURRENT_RING",
@@ -20,67 +18,52 @@ __all__ = [
     "RING_TRANSITIONS",
     "SERIES",
     "SERIES_OVERFLOW",
-    "RingMetric",
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class RingMetric:
-    """One metric. `labels` are those of every series; some series of the service have `partition` besides."""
-
-    name: str
-    type: Literal["counter", "gauge", "histogram"]
-    labels: tuple[str, ...]
-    help: str
-
-    def labelled(self, values: Sequence[str]) -> dict[str, str]:
-        """The label values of one series under their names."""
-        return dict(zip(self.labels, values, strict=True))
-
-
-RING_TRANSITIONS = RingMetric(
+RING_TRANSITIONS = DeclaredMetric(
     "agent_hypervisor_ring_transitions_total",
     "counter",
     ("event_type", "agent_did", "session_id"),
     "Ring assignments, elevations, demotions and expired elevations.",
 )
-RING_BREACHES = RingMetric(
+RING_BREACHES = DeclaredMetric(
     "agent_hypervisor_ring_breaches_total",
     "counter",
     ("agent_did", "session_id"),
     "Attempts to act beyond the capabilities of a ring.",
 )
-CURRENT_RING = RingMetric(
+CURRENT_RING = DeclaredMetric(
     "agent_hypervisor_ring_current",
     "gauge",
     ("agent_did",),
     "The ring an agent is in now, 0 (root) to 3 (sandbox).",
 )
-ELEVATION_DURATION = RingMetric(
+ELEVATION_DURATION = DeclaredMetric(
     "agent_hypervisor_ring_elevation_duration_seconds",
     "gauge",
     ("agent_did",),
     "Time spent at elevated privilege: the running elevation so far, else the last one that ended.",
 )
-ELEVATIONS_ACTIVE = RingMetric(
+ELEVATIONS_ACTIVE = DeclaredMetric(
     "agent_hypervisor_ring_elevations_active",
     "gauge",
     ("agent_did",),
     "Sessions in which an agent is elevated now.",
 )
-ELEVATION_SECONDS = RingMetric(
+ELEVATION_SECONDS = DeclaredMetric(
     "agent_hypervisor_ring_elevation_seconds",
     "histogram",
     ("partition",),
     "How long elevations lasted that have ended.",
 )
-SERIES_OVERFLOW = RingMetric(
+SERIES_OVERFLOW = DeclaredMetric(
     "hypervisor_telemetry_series_overflow_total",
     "counter",
     ("partition",),
     "Ring events of series beyond TELEMETRY_MAX_SERIES: counted in the overflow series, or their ring is not kept.",
 )
-SERIES = RingMetric(
+SERIES = DeclaredMetric(
     "hypervisor_telemetry_series",
     "gauge",
     (),

@@ -12,118 +12,109 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 
 from hypervisor_consumers.runtime.account import Account
+from hypervisor_consumers.runtime.declared import DeclaredMetric
 from hypervisor_consumers.runtime.processor import Place
 
-__all__ = ["SELF_METRICS", "Ledger", "SelfMetric"]
-
-
-@dataclass(frozen=True, slots=True)
-class SelfMetric:
-    """One metric of the runtime."""
-
-    name: str
-    kind: str
-    labels: tuple[str, ...]
-    help_text: str
+__all__ = ["SELF_METRICS", "Ledger"]
 
 
 _PLACE = ("topic", "partition")
 
-RECORDS = SelfMetric(
+RECORDS = DeclaredMetric(
     "hypervisor_telemetry_records_total",
     "counter",
     (*_PLACE, "result"),
     "Offsets of the log by what became of them: applied, ignored, duplicate; dead letters by reason: undecodable, "
     "unknown_schema, invalid_payload; without_record (transaction markers), aged_out (deleted unread).",
 )
-DISTANCE = SelfMetric(
+DISTANCE = DeclaredMetric(
     "hypervisor_telemetry_log_distance_offsets",
     "gauge",
     _PLACE,
     "How far the group has come since its account began, in offsets as Kafka itself tells them.",
 )
-DIFFERENCE = SelfMetric(
+DIFFERENCE = DeclaredMetric(
     "hypervisor_telemetry_accounting_difference",
     "gauge",
     _PLACE,
     "The distance that Kafka tells less what is accounted for up to the same offset; not 0: something is wrong.",
 )
-POSITION = SelfMetric(
+POSITION = DeclaredMetric(
     "hypervisor_telemetry_position",
     "gauge",
     _PLACE,
     "Offset up to which everything is committed.",
 )
-LAG = SelfMetric(
+LAG = DeclaredMetric(
     "hypervisor_telemetry_lag_records",
     "gauge",
     _PLACE,
     "Offsets in the log behind the position; never negative.",
 )
-LAG_SECONDS = SelfMetric(
+LAG_SECONDS = DeclaredMetric(
     "hypervisor_telemetry_lag_seconds",
     "gauge",
     _PLACE,
     "Age of the last committed record while there are newer ones, else 0; by time of publishing, never negative.",
 )
-RESTORED = SelfMetric(
+RESTORED = DeclaredMetric(
     "hypervisor_telemetry_partition_restored",
     "gauge",
     _PLACE,
     "1 once what is kept of the partition was brought back by this process, else 0.",
 )
-RESTORE_SECONDS = SelfMetric(
+RESTORE_SECONDS = DeclaredMetric(
     "hypervisor_telemetry_restore_seconds",
     "histogram",
     (),
     "Time from a partition's assignment to this process until it is read on.",
 )
-LATENCY = SelfMetric(
+LATENCY = DeclaredMetric(
     "hypervisor_telemetry_latency_seconds",
     "histogram",
     (),
     "Time from a record's publishing until what it changed was committed by this process.",
 )
-TRANSACTIONS = SelfMetric(
+TRANSACTIONS = DeclaredMetric(
     "hypervisor_telemetry_transactions_total",
     "counter",
     ("outcome",),
     "Transactions of this process: committed, aborted, unknown (its partitions were restored).",
 )
-TRANSACTION_SECONDS = SelfMetric(
+TRANSACTION_SECONDS = DeclaredMetric(
     "hypervisor_telemetry_transaction_seconds",
     "histogram",
     (),
     "Time that a transaction took, from building its records until its outcome was known; nothing is read then.",
 )
-CHANGELOG_RECORDS = SelfMetric(
+CHANGELOG_RECORDS = DeclaredMetric(
     "hypervisor_telemetry_changelog_records_total",
     "counter",
     (),
     "Records that this process has written to the changelog of its state.",
 )
-CHANGELOG_BYTES = SelfMetric(
+CHANGELOG_BYTES = DeclaredMetric(
     "hypervisor_telemetry_changelog_bytes_total",
     "counter",
     (),
     "Bytes of those records, keys and values, before compression.",
 )
-REBALANCES = SelfMetric(
+REBALANCES = DeclaredMetric(
     "hypervisor_telemetry_rebalances_total", "counter", (), "Times that partitions came to this process or went."
 )
-OUTPUTS_REFUSED = SelfMetric(
+OUTPUTS_REFUSED = DeclaredMetric(
     "hypervisor_telemetry_outputs_refused_total",
     "counter",
     (),
     "Outputs (spans) of this process that were refused for good; each is in the dead letters (output_refused).",
 )
-FLOOD = SelfMetric(
+FLOOD = DeclaredMetric(
     "hypervisor_telemetry_dead_letter_flood",
     "gauge",
     (),
     "1 while so many records can't be used that somebody has to look; /readyz says how many.",
 )
-DEGRADED = SelfMetric(
+DEGRADED = DeclaredMetric(
     "hypervisor_telemetry_degraded",
     "gauge",
     (),
@@ -158,7 +149,7 @@ _REMEMBERED_COMMITS = 1000
 
 
 class _Histogram:
-    def __init__(self, metric: SelfMetric, bounds: Sequence[float]) -> None:
+    def __init__(self, metric: DeclaredMetric, bounds: Sequence[float]) -> None:
         self._metric = metric
         self._bounds = bounds
         self._counts = [0] * (len(bounds) + 1)
@@ -173,7 +164,7 @@ class _Histogram:
         for bound, count in zip((*map(str, self._bounds), "+Inf"), self._counts, strict=True):
             total += count
             buckets.append((bound, float(total)))
-        family = HistogramMetricFamily(self._metric.name, self._metric.help_text)
+        family = HistogramMetricFamily(self._metric.name, self._metric.help)
         family.add_metric([], buckets, self._sum)
         return family
 
@@ -279,9 +270,9 @@ class Ledger:
 
     def families(self, *, now: float, flood: bool, degraded: bool, may_show: bool = True) -> Iterable[Metric]:
         """The self-metrics at `now`, seconds since 1970; without `may_show`, not those that belong to the log."""
-        records = CounterMetricFamily(RECORDS.name, RECORDS.help_text, labels=RECORDS.labels)
+        records = CounterMetricFamily(RECORDS.name, RECORDS.help, labels=RECORDS.labels)
         distance, difference, position, lag, lag_seconds, restored = (
-            GaugeMetricFamily(metric.name, metric.help_text, labels=metric.labels)
+            GaugeMetricFamily(metric.name, metric.help, labels=metric.labels)
             for metric in (DISTANCE, DIFFERENCE, POSITION, LAG, LAG_SECONDS, RESTORED)
         )
         with self._lock:
@@ -301,9 +292,7 @@ class Ledger:
                 if entry.distance is not None:
                     distance.add_metric(where, entry.distance)
                     difference.add_metric(where, entry.difference)
-            transactions = CounterMetricFamily(
-                TRANSACTIONS.name, TRANSACTIONS.help_text, labels=TRANSACTIONS.labels
-            )
+            transactions = CounterMetricFamily(TRANSACTIONS.name, TRANSACTIONS.help, labels=TRANSACTIONS.labels)
             for outcome in ("committed", "aborted", "unknown"):
                 transactions.add_metric([outcome], self._outcomes[outcome])
             return [
@@ -327,6 +316,6 @@ class Ledger:
             ]
 
 
-def _single(metric: SelfMetric, value: float) -> Metric:
-    family = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
-    return family(metric.name, metric.help_text, value=value)
+def _single(metric: DeclaredMetric, value: float) -> Metric:
+    family = CounterMetricFamily if metric.type == "counter" else GaugeMetricFamily
+    return family(metric.name, metric.help, value=value)

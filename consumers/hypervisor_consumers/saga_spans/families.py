@@ -8,6 +8,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Exemplar as ShownExemplar
 
+from hypervisor_consumers.runtime.declared import DeclaredMetric
 from hypervisor_consumers.saga_spans.names import (
     COMPENSATIONS,
     FAN_OUTS,
@@ -18,7 +19,6 @@ from hypervisor_consumers.saga_spans.names import (
     SAGAS_OPEN,
     STEP_DURATION,
     STEPS,
-    SagaMetric,
 )
 from hypervisor_consumers.saga_spans.state import SagaState
 from hypervisor_consumers.saga_spans.totals import BOUNDS, LATE, Total
@@ -81,5 +81,5 @@ def _buckets(total: Total) -> list[tuple[str, float] | tuple[str, float, ShownEx
     return buckets
 
 
-def _labels(metric: SagaMetric) -> tuple[str, ...]:
+def _labels(metric: DeclaredMetric) -> tuple[str, ...]:
     return (*metric.labels, "partition")

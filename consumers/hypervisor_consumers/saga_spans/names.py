@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from hypervisor_consumers.runtime.declared import DeclaredMetric
 
 __all__ = [
     "COMPENSATIONS",
@@ -16,61 +15,50 @@ __all__ = [
     "SAGA_METRICS",
     "STEPS",
     "STEP_DURATION",
-    "SagaMetric",
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class SagaMetric:
-    """One metric; every series has the label `partition` besides."""
-
-    name: str
-    type: Literal["counter", "gauge", "histogram"]
-    labels: tuple[str, ...]
-    help: str
-
-
-SAGAS_OPEN = SagaMetric(
+SAGAS_OPEN = DeclaredMetric(
     "agent_hypervisor_sagas_open",
     "gauge",
     ("age",),
     "Sagas that have not ended, by the time since their first event was published: under 1m, 10m, 1h, 1d, older.",
 )
-OLDEST_OPEN = SagaMetric(
+OLDEST_OPEN = DeclaredMetric(
     "agent_hypervisor_saga_oldest_open_seconds",
     "gauge",
     (),
     "Time since the first event of the oldest saga that has not ended was published; 0 where none is open.",
 )
-SAGAS = SagaMetric(
+SAGAS = DeclaredMetric(
     "agent_hypervisor_sagas_total",
     "counter",
     ("result",),
     "Sagas that have ended: ok, error (escalated), timed_out.",
 )
-STEPS = SagaMetric(
+STEPS = DeclaredMetric(
     "agent_hypervisor_saga_steps_total",
     "counter",
     ("result",),
     "Steps that have ended: ok, error, timed_out (with their saga), unfinished (open when their saga ended).",
 )
-COMPENSATIONS = SagaMetric("agent_hypervisor_saga_compensations_total", "counter", (), "Compensations.")
-FAN_OUTS = SagaMetric(
+COMPENSATIONS = DeclaredMetric("agent_hypervisor_saga_compensations_total", "counter", (), "Compensations.")
+FAN_OUTS = DeclaredMetric(
     "agent_hypervisor_saga_fan_outs_total", "counter", ("result",), "Fan-outs that have ended, as steps."
 )
-LATE_EVENTS = SagaMetric(
+LATE_EVENTS = DeclaredMetric(
     "agent_hypervisor_saga_late_events_total",
     "counter",
     ("event_type",),
     "Events of a saga that had ended already, of which nothing is exported: a second end, an end after a time-out.",
 )
-SAGA_DURATION = SagaMetric(
+SAGA_DURATION = DeclaredMetric(
     "agent_hypervisor_saga_duration_seconds",
     "histogram",
     ("result",),
     "How long sagas took. Scraped as OpenMetrics, each bucket has the last span in it as its exemplar.",
 )
-STEP_DURATION = SagaMetric(
+STEP_DURATION = DeclaredMetric(
     "agent_hypervisor_saga_step_duration_seconds",
     "histogram",
     ("result",),

@@ -1,0 +1,23 @@
+"""How a service declares a metric: once, with a sentence. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["DeclaredMetric"]
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredMetric:
+    """One metric. `labels` are those of every series; some series of a service have `partition` besides."""
+
+    name: str
+    type: Literal["counter", "gauge", "histogram"]
+    labels: tuple[str, ...]
+    help: str
+
+    def labelled(self, values: Sequence[str]) -> dict[str, str]:
+        """The label values of one series under their names."""
+        return dict(zip(self.labels, values, strict=True))
