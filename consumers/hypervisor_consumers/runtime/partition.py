@@ -79,9 +79,13 @@ class Partition(Generic[S, O]):
     @property
     def pending(self) -> S:
         """What the next transaction changes, over what is committed."""
+        self.settle()
+        return self._pending
+
+    def settle(self) -> None:
+        """Do now what `changes` would have to do first."""
         if self._batches is not None:
             self._batches.settle()
-        return self._pending
 
     def snapshot(self) -> S:
         """A copy of what is committed; rows are immutable, so it costs one `dict` copy per table."""
@@ -249,8 +253,7 @@ class Partition(Generic[S, O]):
             if chunk[-1] < begin:
                 own.rejected[key] = None
         self._sent = self.next_offset
-        if self._batches is not None:
-            self._batches.settle()
+        self.settle()
         yield from changes_of(self.number, self._pending_tables)
 
     def commit(self) -> None:

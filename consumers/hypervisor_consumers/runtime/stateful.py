@@ -362,6 +362,8 @@ class StatefulProcessor(Generic[S, O]):
         if self._lease.seconds is None:
             self._lease.seconds = self._find_lease()
         self._deliver(DELIVERED_AT_LAST_WITHIN if is_last else DELIVERED_WITHIN)
+        for live in changed.values():
+            live.partition.settle()  # before the transaction: while one is open, readers of what it writes wait
         self._began = self._lease.now()
         self._sent = {place: live.partition for place, live in changed.items()}
         offsets = {place: live.partition.next_offset for place, live in self._live.items()} | self._row_offsets
