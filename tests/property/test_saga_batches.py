@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
@@ -86,6 +87,11 @@ def one_by_one(
     return found
 
 
+def written(of: Partition[SagaState, SagaSpanRecord]) -> dict[bytes, Any]:
+    """The changelog's records: the order of the rows, and of what is in one, says nothing."""
+    return {key: None if value is None else json.loads(value) for key, value in of.changes()}
+
+
 def kept(of: Partition[SagaState, SagaSpanRecord]) -> dict[str, dict[Any, Any]]:
     return {field.name: dict(getattr(of.committed, field.name)) for field in fields(SagaState)}
 
@@ -112,15 +118,14 @@ def test_batches_give_what_single_events_give(history: list[list[HypervisorEvent
         offset += len(batch)
         match data.draw(st.sampled_from(["commit", "look", "go on"])):
             case "commit":
-                changes = [list(each.changes()) for each in (fast, slow)]
-                assert changes[0] == changes[1]
+                assert written(fast) == written(slow)
                 fast.commit()
                 slow.commit()
                 assert kept(fast) == kept(slow)
             case "look":
                 now = START_MS + offset + 60
                 assert list(fast.expire(now)) == list(slow.expire(now))
-    assert list(fast.changes()) == list(slow.changes())
+    assert written(fast) == written(slow)
 
 
 def test_ordinary_events_are_taken_at_once() -> None:

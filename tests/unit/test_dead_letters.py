@@ -383,6 +383,7 @@ def test_a_line_of_json_has_everything_and_a_key_that_is_not_utf8_in_base64():
         "topic": "hypervisor.events.ring",
         "partition": 3,
         "offset": 17,
+        "output": None,
         "reason": "undecodable",
         "error": "The bytes are nothing.",
         "key": "session-1",
