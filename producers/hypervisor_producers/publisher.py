@@ -25,6 +25,7 @@ from hypervisor_schemas.connection import kafka_settings
 from hypervisor_schemas.errors import EventTooLarge
 from hypervisor_schemas.events import EventType, GovernanceEventType, type_value
 from hypervisor_schemas.limited_log import LimitedLog
+from hypervisor_schemas.read_token import write_token
 from hypervisor_schemas.registry import SchemaRegistry
 from hypervisor_schemas.settings import Settings
 from hypervisor_schemas.topics import category_of, event_topic, record_key
@@ -52,6 +53,11 @@ class FlushResult:
 
     pending: int
     offsets: Mapping[tuple[str, int], int]
+
+    @property
+    def token(self) -> str:
+        """The offsets as a text, for `?after=` of the event index: its answer includes what was acknowledged."""
+        return write_token(self.offsets)
 
 
 class EventPublisher:

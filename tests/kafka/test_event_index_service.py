@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
+from hypervisor_producers.publisher import EventPublisher
 from hypervisor_schemas.events import EventType, GovernanceEventType, HypervisorEvent, event_type_of
 from tests.services import Fleet, RunningService, eventually
 
@@ -63,18 +64,28 @@ def index(new_fleet: Callable[[int], Fleet], tmp_path_factory: pytest.TempPathFa
 
 
 def test_an_event_that_came_twice_is_one_row(index: RunningService):
-    assert index.get("/v1/stats").json() == {
-        "event_count": len(EVENTS),
-        "type_counts": {event.event_type.value: 1 for event in EVENTS},
-    }
+    answer = index.get("/v1/stats").json()
+    assert answer["event_count"] == len(EVENTS)
+    assert answer["type_counts"] == {event.event_type.value: 1 for event in EVENTS}
 
 
 def test_events_come_back_as_they_were_published_oldest_first(index: RunningService):
-    assert index.get("/v1/events").json() == {"events": [event.to_dict() for event in EVENTS]}
+    assert index.get("/v1/events").json()["events"] == [event.to_dict() for event in EVENTS]
+
+
+def test_an_answer_tells_how_far_it_goes(index: RunningService):
+    answer = eventually(
+        lambda: index.get("/v1/events", limit=1).json(), lambda answer: answer["freshness"]["lag_records"] == 0
+    )
+    assert answer["is_partial"] is False
+    assert answer["freshness"]["lag_seconds"] == 0
+    offsets = [offset for of_topic in answer["freshness"]["includes"].values() for offset in of_topic.values()]
+    assert len(offsets) == 2 * 10
+    assert sum(offsets) >= 2 * len(EVENTS)
 
 
 def test_a_type_that_this_version_does_not_know_goes_through_unchanged(index: RunningService):
-    assert index.get("/v1/events", event_type="weather.changed").json() == {"events": [STRANGE.to_dict()]}
+    assert index.get("/v1/events", event_type="weather.changed").json()["events"] == [STRANGE.to_dict()]
 
 
 @pytest.mark.parametrize(
@@ -113,6 +124,18 @@ def test_a_service_with_a_token_answers_only_who_carries_it(new_fleet: Callable[
     assert TOKEN not in service.log
 
 
+def test_what_was_flushed_is_in_the_answer_that_is_asked_for_it(new_fleet: Callable[[int], Fleet], tmp_path: Path):
+    fleet = new_fleet(2)
+    service = fleet.start("event-index", "--database", database(tmp_path / "events.db"))
+    with EventPublisher(environ=fleet.environ) as publisher:
+        for n in range(20):
+            publisher.publish(HypervisorEvent(event_type=list(EventType)[n % 40], session_id=f"s{n}"))
+            flushed = publisher.flush()
+            assert flushed.pending == 0
+            answer = service.get("/v1/events", session_id=f"s{n}", after=flushed.token, wait=30)
+            assert len(ids(answer)) == 1
+
+
 def test_after_a_kill_in_the_middle_of_a_load_the_rows_are_the_truth(
     new_fleet: Callable[[int], Fleet], tmp_path: Path
 ):
@@ -139,7 +162,9 @@ def test_after_a_kill_in_the_middle_of_a_load_the_rows_are_the_truth(
 
     published = Counter(event.event_type.value for event in before + after)
     eventually(lambda: event_count(second), lambda count: count >= 8000)
-    assert second.get("/v1/stats").json() == {"event_count": 8000, "type_counts": dict(sorted(published.items()))}
+    answer = second.get("/v1/stats").json()
+    assert answer["event_count"] == 8000
+    assert answer["type_counts"] == published
     assert {event["payload"]["n"] for event in all_events(second)} == set(range(8000))
     status, seconds = second.terminate()
     assert status == 0

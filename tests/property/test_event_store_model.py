@@ -12,6 +12,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hypervisor_consumers.event_index.cursors import read_cursor, write_cursor
+from hypervisor_consumers.event_index.questions import Wanted
 from hypervisor_consumers.event_index.store import EventStore, IndexRow, open_store
 from hypervisor_schemas.events import EventType, HypervisorEvent, event_type_of, type_value
 from hypervisor_schemas.topics import event_topic
@@ -59,6 +61,19 @@ filters = st.fixed_dictionaries(
 )
 
 
+asked_types = (
+    st.sampled_from(["ring.assigned", "ring.elevated", "ring", "ring.", "saga", "quantum", "ri", ""]) | text
+)
+wide_filters = st.builds(
+    Wanted,
+    event_types=st.none() | st.lists(asked_types, max_size=4),
+    session_id=few_sessions,
+    trace_id=st.sampled_from([None, "a1b2c3d4e5f6"]) | text,
+    start=st.none() | few_moments,
+    end=st.none() | few_moments,
+)
+
+
 class ListIndex:
     """The model: a list of rows, sorted and filtered anew for every question."""
 
@@ -88,6 +103,22 @@ class ListIndex:
         return found[-limit:] if limit else []
 
 
+def fits(event: HypervisorEvent, wanted: Wanted) -> bool:
+    value = type_value(event.event_type)
+    kinds = wanted.event_types
+    return (
+        (kinds is None or any(value == kind or _is_of_category(value, kind) for kind in kinds))
+        and wanted.session_id in {None, event.session_id}
+        and (wanted.trace_id is None or (event.causal_trace_id or "").split("/")[0] == (wanted.trace_id or None))
+        and (wanted.start is None or event.timestamp >= wanted.start)
+        and (wanted.end is None or event.timestamp <= wanted.end)
+    )
+
+
+def _is_of_category(value: str, asked: str) -> bool:
+    return value.startswith(asked if asked.endswith(".") else f"{asked}.") and "." not in asked[:-1]
+
+
 def write_both(store: EventStore, model: ListIndex, batch: list[tuple[int, HypervisorEvent]]) -> None:
     rows: list[IndexRow] = []
     moved: dict[tuple[str, int], tuple[int | None, int]] = {}
@@ -112,3 +143,28 @@ def test_the_index_answers_as_a_list_would(
             assert store.query(**question) == model.query(**question)
         assert store.event_count() == len(model.rows)
         assert store.type_counts() == Counter(type_value(row.event.event_type) for row in model.rows)
+
+
+@settings(max_examples=50, deadline=None)
+@given(batches=batches, wanted=wide_filters, size=st.integers(1, 7))
+def test_pages_one_after_the_other_are_what_a_list_would_give(
+    batches: list[list[tuple[int, HypervisorEvent]]], wanted: Wanted, size: int
+) -> None:
+    model = ListIndex()
+    with tempfile.TemporaryDirectory() as folder, closing(open_store(f"sqlite:///{Path(folder)}/x.db")) as store:
+        for batch in batches:
+            write_both(store, model, batch)
+        expected = [event for event in model.query(limit=1000) if fits(event, wanted)]
+        found: list[HypervisorEvent] = []
+        before = None
+        with store.snapshot() as now:
+            named = now.named(wanted)
+            while True:
+                page = now.page(named, size, before)
+                found += page.events
+                if page.last is None:
+                    break
+                assert len(page.events) == size
+                before = read_cursor(write_cursor(page.last, wanted), wanted)
+            assert found[::-1] == expected
+            assert now.type_counts(named) == Counter(type_value(event.event_type) for event in expected)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,8 @@ from fastapi import FastAPI
 
 from hypervisor_consumers.event_index.api import create_router
 from hypervisor_consumers.event_index.store import EventStore, IndexRow, open_store
+from hypervisor_consumers.runtime.freshness import IndexFreshness
+from hypervisor_consumers.runtime.metrics import Ledger
 from hypervisor_schemas.events import EventType, HypervisorEvent, event_type_of
 from tests.asking import Client
 
@@ -48,7 +51,7 @@ def store(database: Path) -> Iterator[EventStore]:
 
 def client_of(store: EventStore, token: str | None = None) -> Client:
     app = FastAPI()
-    app.include_router(create_router(store, token))
+    app.include_router(create_router(store, IndexFreshness(Ledger(), time.time), token))
     return Client(app)
 
 
@@ -73,14 +76,20 @@ def test_events_are_answered_in_the_form_of_to_dict(client: Client) -> None:
     response = client.get("/v1/events")
     assert response.status_code == 200
     assert response.headers["content-type"] == "application/json"
-    assert response.json() == {"events": [event.to_dict() for event in EVENTS]}
+    answer = response.json()
+    assert list(answer) == ["events", "next", "freshness", "is_partial"]
+    assert answer["events"] == [event.to_dict() for event in EVENTS]
+    assert answer["next"] is None
     assert [HypervisorEvent.from_dict(data) for data in response.json()["events"]] == EVENTS
 
 
 def test_stats_count_all_and_each_type(client: Client) -> None:
     response = client.get("/v1/stats")
     assert response.status_code == 200
-    assert response.json() == {"event_count": 6, "type_counts": {"quantum.entangled": 3, "ring.elevated": 3}}
+    answer = response.json()
+    assert list(answer) == ["event_count", "type_counts", "freshness", "is_partial"]
+    assert answer["event_count"] == 6
+    assert answer["type_counts"] == {"quantum.entangled": 3, "ring.elevated": 3}
 
 
 @pytest.mark.parametrize(
@@ -142,11 +151,14 @@ def test_an_unknown_parameter_is_refused_with_those_that_exist(client: Client) -
     assert refusals(client, "/v1/events?sesion_id=s1&limit=5") == [
         (
             ["query", "sesion_id"],
-            "This takes event_type, session_id, agent_did, start, end, limit; 'sesion_id' is not among them.",
+            "This takes event_type, session_id, agent_did, trace_id, start, end, limit, order, cursor, after, "
+            "wait; 'sesion_id' is not among them.",
         )
     ]
-    assert refusals(client, "/v1/stats?session_id=s1") == [
-        (["query", "session_id"], "This takes no parameters; 'session_id' is not among them.")
+    [(place, _)] = refusals(client, "/v1/stats?limit=5")
+    assert place == ["query", "limit"]
+    assert refusals(client, "/v1/events/1?session_id=s1") == [
+        (["query", "session_id"], "This takes after, wait; 'session_id' is not among them.")
     ]
 
 
@@ -156,7 +168,7 @@ def test_a_parameter_given_twice_is_refused(client: Client) -> None:
     ]
 
 
-@pytest.mark.parametrize("path", ["/v1/events", "/v1/stats"])
+@pytest.mark.parametrize("path", ["/v1/events", "/v1/events/0000000000000001", "/v1/stats"])
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
 def test_nothing_can_be_changed(client: Client, path: str, method: str) -> None:
     assert client.request(method, path).status_code == 405
@@ -175,7 +187,7 @@ def test_with_a_token_nothing_is_answered_without_it(store: EventStore, path: st
     assert "s3cret" not in response.text
 
 
-@pytest.mark.parametrize("path", ["/v1/events", "/v1/stats"])
+@pytest.mark.parametrize("path", ["/v1/events", "/v1/events/0000000000000001", "/v1/stats"])
 @pytest.mark.parametrize("token", ["s3cret", "pässwört-日本"])
 def test_with_the_token_everything_is_answered(store: EventStore, path: str, token: str) -> None:
     for scheme in ("Bearer", "bearer"):
@@ -183,7 +195,7 @@ def test_with_the_token_everything_is_answered(store: EventStore, path: str, tok
         assert client_of(store, token).get(path, headers=headers).status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/v1/events", "/v1/stats"])
+@pytest.mark.parametrize("path", ["/v1/events", "/v1/events/0000000000000001", "/v1/stats"])
 def test_a_database_that_cannot_answer_is_503_with_a_sentence(client: Client, database: Path, path: str) -> None:
     with closing(sqlite3.connect(database)) as connection:
         connection.execute("ALTER TABLE events RENAME TO away")

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from sqlalchemy import event as sqlalchemy_event
 
+from hypervisor_consumers.event_index.questions import Position, Wanted
 from hypervisor_consumers.event_index.store import (
     EventStore,
     IndexRow,
@@ -384,6 +385,48 @@ def test_every_single_filter_walks_an_index_in_order_of_time(
     assert f"USING INDEX {index}" in plan
     # Only events of the same microsecond may be sorted.
     assert "TEMP B-TREE FOR ORDER BY" not in plan
+
+
+@pytest.mark.parametrize(
+    ("wanted", "index"),
+    [
+        (Wanted(), "ix_events_time (timestamp<?)"),
+        (Wanted(["ring.assigned"]), "ix_events_type (event_type=? AND timestamp<?)"),
+        (Wanted(session_id="s1", end=NOON), "ix_events_session (session_id=? AND timestamp<?)"),
+        (Wanted(trace_id="t"), "ix_events_trace (trace_id=? AND timestamp<?)"),
+    ],
+)
+def test_a_later_page_is_entered_where_it_begins(path: Path, wanted: Wanted, index: str) -> None:
+    engine = open_engine(f"sqlite:///{path}")
+    with closing(EventStore(engine)) as store:
+        store.write(ring_rows(*range(5_000), causal_trace_id="t/1"), {(RING, 0): (None, 5_000)})
+
+        def ask() -> None:
+            with store.snapshot() as now:
+                now.page(wanted, 3, Position(0, RING, 0, 0))
+
+        plan = plan_of(engine, path, ask)
+    assert f"USING INDEX {index}" in plan
+    assert "TEMP B-TREE FOR ORDER BY" not in plan
+
+
+def test_several_types_are_walked_each_along_its_index(path: Path) -> None:
+    kinds = [EventType.RING_ASSIGNED, EventType.RING_ELEVATED, EventType.RING_DEMOTED]
+    engine = open_engine(f"sqlite:///{path}")
+    with closing(EventStore(engine)) as store:
+        rows = [IndexRow(RING, 0, at, ring_event(at, event_type=kinds[at % 3])) for at in range(5_000)]
+        store.write(rows, {(RING, 0): (None, 5_000)})
+
+        def ask() -> None:
+            with store.snapshot() as now:
+                found = now.page(now.named(Wanted(["ring"])), 3)
+                assert [event.payload for event in found.events] == [{}] * 3
+                assert [int(event.event_id, 16) for event in found.events] == [4999, 4998, 4997]
+
+        plan = plan_of(engine, path, ask)
+    assert plan.count("USING INDEX ix_events_type (event_type=?)") == 3
+    # Each walk is in order of time; what is put in order afterwards is the few events that they found.
+    assert plan.count("TEMP B-TREE FOR RIGHT PART OF ORDER BY") == 3
 
 
 def test_the_trace_index_answers_for_one_trace(store: EventStore, path: Path) -> None:

@@ -2,97 +2,136 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
 from typing import Annotated, Any
 
 import msgspec
-from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, BeforeValidator, Field
+from fastapi import APIRouter, Depends, HTTPException, Path, Query, Response
+from starlette.concurrency import run_in_threadpool
 
+from hypervisor_consumers.event_index.cursors import read_cursor, write_cursor
+from hypervisor_consumers.event_index.inclusion import Inclusion
+from hypervisor_consumers.event_index.parameters import (
+    MAX_ID_CHARACTERS,
+    Asked,
+    EventFilter,
+    EventPage,
+    only,
+    refused,
+)
+from hypervisor_consumers.event_index.questions import Position, Wanted
+from hypervisor_consumers.event_index.reader import Snapshot
 from hypervisor_consumers.event_index.store import EventStore, StoreUnavailable
 from hypervisor_consumers.runtime.access import bearer_access
-from hypervisor_schemas.timestamps import microseconds
+from hypervisor_consumers.runtime.freshness import IndexFreshness
+from hypervisor_consumers.runtime.processor import Place
 
-__all__ = ["EventFilter", "create_router"]
+__all__ = ["create_router"]
 
 
-def create_router(store: EventStore, token: str | None) -> APIRouter:
+def create_router(store: EventStore, freshness: IndexFreshness, token: str | None) -> APIRouter:
     """The routes under `/v1`, answered from `store`; with a token, only to who carries it.
 
-    Handlers run in the server's thread pool. Answers: 200; 401 without the token; 422 for a parameter that
-    is wrong, unknown or given twice; 503 while the database can't be used.
+    Every answer says how old it is, and may be asked to include what a read token tells (`after`). Answers: 200;
+    401 without the token; 404 for an event that isn't there; 422 for a parameter that is wrong, unknown or given
+    twice; 503 while the database can't be used; 504 for a token that isn't included in time.
     """
     router = APIRouter(prefix="/v1", tags=["events"], dependencies=[Depends(bearer_access(token))])
+    answer = _Answers(store, freshness)
 
-    @router.get("/events", dependencies=[Depends(_only(*EventFilter.model_fields))])
-    def events(wanted: Annotated[EventFilter, Query()]) -> Response:
-        """The last `limit` events that fit every filter, oldest first."""
-        with _trouble_as_503():
-            found = store.query(**dict(wanted))
-        return _json({"events": [event.to_dict() for event in found]})
+    @router.get("/events", dependencies=[Depends(only(EventPage))])
+    async def events(asked: Annotated[EventPage, Query()]) -> Response:
+        """The last `limit` events that fit every filter, oldest first; `next` is the cursor to those before them.
 
-    @router.get("/stats", dependencies=[Depends(_only())])
-    def stats() -> Response:
-        """How many events there are, in all and of each type."""
-        with _trouble_as_503():
-            counts = store.type_counts()
-        return _json({"event_count": sum(counts.values()), "type_counts": counts})
+        Order: (timestamp, topic, partition, offset).
+        """
+        wanted = asked.wanted()
+        before = None if asked.cursor is None else _before(asked.cursor, wanted)
+
+        def look(now: Snapshot) -> dict[str, Any]:
+            page = now.page(now.named(wanted), asked.limit, before)
+            found = page.events if asked.order == "desc" else page.events[::-1]
+            return {
+                "events": [event.to_dict() for event in found],
+                "next": None if page.last is None else write_cursor(page.last, wanted),
+            }
+
+        return await answer.to(asked, look)
+
+    @router.get("/events/{event_id:path}", dependencies=[Depends(only(Asked))])
+    async def event(
+        event_id: Annotated[str, Path(max_length=MAX_ID_CHARACTERS)], asked: Annotated[Asked, Query()]
+    ) -> Response:
+        """The event with this id."""
+
+        def look(now: Snapshot) -> dict[str, Any]:
+            found = now.event(event_id)
+            if found is None:
+                raise HTTPException(404, f"No event {event_id!r} is in the index; it may not have come yet.")
+            return {"event": found.to_dict()}
+
+        return await answer.to(asked, look)
+
+    @router.get("/stats", dependencies=[Depends(only(EventFilter))])
+    async def stats(asked: Annotated[EventFilter, Query()]) -> Response:
+        """How many events fit every filter, in all and of each type."""
+
+        def look(now: Snapshot) -> dict[str, Any]:
+            counts = now.type_counts(now.named(asked.wanted()))
+            return {"event_count": sum(counts.values()), "type_counts": counts}
+
+        return await answer.to(asked, look)
 
     return router
 
 
-# A client that forgot to write "+" as "%2B" sends "2025-01-15T10:30:00 00:00".
-_LOST_PLUS = re.compile(r"(.+T.+) (\d\d:?\d\d)")
+class _Answers:
+    """What every answer has in common: it waits where it has to, is from one moment, and tells its age."""
+
+    def __init__(self, store: EventStore, freshness: IndexFreshness) -> None:
+        self._store = store
+        self._freshness = freshness
+        self._inclusion = Inclusion(self._offsets)
+
+    async def to(self, asked: Asked, look: Callable[[Snapshot], Mapping[str, Any]]) -> Response:
+        if awaited := asked.awaited():
+            with _trouble_as_503():
+                missing = await self._inclusion.missing(awaited, asked.wait)
+            if missing:
+                raise _not_included(missing, awaited, asked.wait)
+        return await run_in_threadpool(self._now, look)
+
+    def _now(self, look: Callable[[Snapshot], Mapping[str, Any]]) -> Response:
+        with _trouble_as_503(), self._store.snapshot() as now:
+            # First: whatever the database makes of "one moment", the answer includes at least these.
+            includes = now.offsets()
+            found = look(now)
+        # As it is: FastAPI's own encoder would walk through every payload once more.
+        answer = msgspec.json.encode({**found, **self._freshness.of(includes)})
+        return Response(answer, media_type="application/json")
+
+    def _offsets(self) -> Mapping[Place, int]:
+        with self._store.snapshot() as now:
+            return now.offsets()
 
 
-def _instant(text: Any) -> datetime:
+def _not_included(missing: Mapping[Place, int], awaited: Mapping[Place, int], seconds: float) -> HTTPException:
+    place, offset = min(missing.items())
+    more = f", and of {len(missing) - 1} more partitions neither" if len(missing) > 1 else ""
+    return HTTPException(
+        504,
+        f"The index doesn't include partition {place.partition} of {place.topic} up to offset {awaited[place]} "
+        f"after {seconds:g} s; it is at {offset}{more}. Ask again with the same token, or without "
+        "it for what there is.",
+    )
+
+
+def _before(cursor: str, wanted: Wanted) -> Position:
     try:
-        moment = datetime.fromisoformat(_LOST_PLUS.sub(r"\1+\2", text))
-        microseconds(moment)
-    except (TypeError, ValueError, OverflowError):
-        raise ValueError(f"{text!r} is not a time in ISO 8601, such as 2025-01-15T10:30:00Z") from None
-    return moment
-
-
-_Instant = Annotated[datetime, BeforeValidator(_instant)]
-
-
-class EventFilter(BaseModel):
-    """The query parameters of `/v1/events`: the arguments of `EventStore.query`."""
-
-    event_type: str | None = Field(None, description="The type's value, such as ring.elevated.")
-    session_id: str | None = None
-    agent_did: str | None = None
-    start: _Instant | None = Field(None, description="Not before this time: ISO 8601, UTC if it names no zone.")
-    end: _Instant | None = Field(None, description="Not after this time.")
-    limit: int = Field(100, ge=1, le=1000, description="The last so many.")
-
-
-def _only(*known: str) -> Callable[[Request], Awaitable[None]]:
-    """A dependency that refuses other parameters: a mistyped filter must not answer with everything."""
-    takes = f"This takes {', '.join(known)}" if known else "This takes no parameters"
-
-    async def check(request: Request) -> None:
-        given = Counter(name for name, _ in request.query_params.multi_items())
-        errors = [
-            {"type": "unknown_parameter", "loc": ("query", name), "msg": f"{takes}; {name!r} is not among them."}
-            for name in given
-            if name not in known
-        ]
-        errors += [
-            {"type": "repeated_parameter", "loc": ("query", name), "msg": f"Give {name!r} once, not {times} times."}
-            for name, times in given.items()
-            if name in known and times > 1
-        ]
-        if errors:
-            raise RequestValidationError(errors)
-
-    return check
+        return read_cursor(cursor, wanted)
+    except ValueError as error:
+        raise refused("cursor", str(error)) from None
 
 
 @contextmanager
@@ -101,8 +140,3 @@ def _trouble_as_503() -> Iterator[None]:
         yield
     except StoreUnavailable as error:
         raise HTTPException(status_code=503, detail=str(error)) from error
-
-
-def _json(answer: Any) -> Response:
-    # As it is: FastAPI's own encoder would walk through every payload once more.
-    return Response(msgspec.json.encode(answer), media_type="application/json")

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-
-import fastapi
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from hypervisor_consumers.event_index.api import create_router
 from hypervisor_consumers.event_index.indexer import Indexer
@@ -14,6 +12,7 @@ from hypervisor_consumers.runtime.access import require_token_off_loopback
 from hypervisor_consumers.runtime.asker import Asker
 from hypervisor_consumers.runtime.client import writer_settings
 from hypervisor_consumers.runtime.dead_letter_writer import DeadLetterWriter
+from hypervisor_consumers.runtime.freshness import IndexFreshness
 from hypervisor_consumers.runtime.service import Parts, Runtime, Service
 from hypervisor_schemas.errors import SettingError
 from hypervisor_schemas.settings import Settings
@@ -38,13 +37,13 @@ def event_index_service(database: str | None, host: str, environ: Mapping[str, s
             Settings.DATABASE_URL.name, "is not set; name the database, as in --database sqlite:///events.db."
         )
     store = open_store(url)
-    return _IndexService(store, [create_router(store, token)])
+    return _IndexService(store, token)
 
 
 @dataclass(frozen=True, slots=True)
 class _IndexService:
     store: EventStore
-    routers: Sequence[fastapi.APIRouter]
+    token: str | None = field(repr=False)
     name: str = "event-index"
 
     def parts(self, runtime: Runtime) -> Parts:
@@ -58,4 +57,5 @@ class _IndexService:
             ledger=runtime.ledger,
             now=runtime.now,
         )
-        return Parts(indexer, topic_names(runtime.prefix), needed=[dead_letters], routers=self.routers)
+        router = create_router(self.store, IndexFreshness(runtime.ledger, runtime.now), self.token)
+        return Parts(indexer, topic_names(runtime.prefix), needed=[dead_letters], routers=[router])

@@ -9,8 +9,8 @@ from __future__ import annotations
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -31,21 +31,22 @@ from sqlalchemy import (
     update,
 )
 from sqlalchemy.dialects import sqlite
-from sqlalchemy.exc import ArgumentError, DBAPIError, OperationalError
+from sqlalchemy.exc import ArgumentError, DBAPIError
 
+from hypervisor_consumers.event_index.questions import Wanted
+from hypervisor_consumers.event_index.reader import Snapshot, snapshot
 from hypervisor_consumers.event_index.tables import (
     IndexRow,
-    event_of,
     events,
     metadata,
     offsets,
     type_counts,
     values_of,
 )
-from hypervisor_schemas.errors import OutputUnavailable, SettingError, TelemetryError
+from hypervisor_consumers.event_index.trouble import StoreUnavailable, translated_errors
+from hypervisor_schemas.errors import SettingError, TelemetryError
 from hypervisor_schemas.events import AnyEventType, HypervisorEvent, type_value
 from hypervisor_schemas.settings import Settings
-from hypervisor_schemas.timestamps import microseconds
 
 __all__ = ["EventStore", "IndexRow", "LostPartition", "StoreUnavailable", "open_engine", "open_store"]
 
@@ -71,14 +72,6 @@ class LostPartition(TelemetryError):
         self.partition = partition
 
 
-class StoreUnavailable(OutputUnavailable):
-    """The database is locked, full or can't be reached; the same call may succeed later.
-
-    A write left nothing behind, unless only the answer to its commit was lost: then it raises `LostPartition` when
-    it is tried again.
-    """
-
-
 class EventStore:
     """Events in a database. One thread writes, any number read at the same time.
 
@@ -92,7 +85,7 @@ class EventStore:
         # A connection of its own, outside the readers' pool: they can't keep it waiting, and its cache stays warm.
         self._writer = engine.connect().execution_options(begin="IMMEDIATE")
         try:
-            with _translated_errors(), self._writer.begin():
+            with translated_errors(), self._writer.begin():
                 self._writer.exec_driver_sql(f"PRAGMA cache_size = -{_WRITER_CACHE_KIB}")
                 metadata.create_all(self._writer)
         except BaseException:
@@ -124,7 +117,7 @@ class EventStore:
             topic, partition = min(unclaimed)
             raise ValueError(f"next_offsets has nothing for partition {partition} of {topic}, but rows has.")
         values = [values_of(row) for row in rows]
-        with self._writing, _translated_errors(), self._writer.begin():
+        with self._writing, translated_errors(), self._writer.begin():
             for (topic, partition), (old, new) in next_offsets.items():
                 _move_offset(self._writer, topic, partition, old, new)
             added = _add_events(self._writer, values)
@@ -158,21 +151,18 @@ class EventStore:
         """
         if limit < 0:
             raise ValueError(f"limit must be 0 or more, not {limit}")
-        column = events.c
-        wanted = []
-        if event_type is not None:
-            wanted.append(column.event_type == type_value(event_type))
-        if session_id is not None:
-            wanted.append(column.session_id == session_id)
-        if agent_did is not None:
-            wanted.append(column.agent_did == agent_did)
-        if start is not None:
-            wanted.append(column.timestamp >= microseconds(start))
-        if end is not None:
-            wanted.append(column.timestamp <= microseconds(end))
-        latest = (column.timestamp.desc(), column.topic.desc(), column.partition.desc(), column.offset.desc())
-        found = self._rows(select(events).where(*wanted).order_by(*latest).limit(limit))
-        return [event_of(row) for row in reversed(found)]
+        kinds = None if event_type is None else [type_value(event_type)]
+        wanted = Wanted(kinds, session_id=session_id, agent_did=agent_did, start=start, end=end)
+        with self.snapshot() as now:
+            return list(reversed(now.page(wanted, limit).events))
+
+    def snapshot(self) -> AbstractContextManager[Snapshot]:
+        """Ask several things of one moment.
+
+        Raises:
+            StoreUnavailable: The database didn't answer.
+        """
+        return snapshot(self._engine)
 
     def event_count(self) -> int:
         """How many events there are."""
@@ -180,9 +170,8 @@ class EventStore:
 
     def type_counts(self) -> dict[str, int]:
         """How many events there are of each type, by the type's value; from one moment."""
-        by_type = type_counts.c.event_type
-        counts = select(by_type, func.sum(type_counts.c.count)).group_by(by_type).order_by(by_type)
-        return {value: int(count) for value, count in self._rows(counts)}
+        with self.snapshot() as now:
+            return now.type_counts(Wanted())
 
     def close(self) -> None:
         """Close every connection; no other method works afterwards."""
@@ -191,7 +180,7 @@ class EventStore:
             self._engine.dispose()
 
     def _rows(self, statement: Select[Any]) -> Sequence[Any]:
-        with _translated_errors(), self._engine.connect() as connection:
+        with translated_errors(), self._engine.connect() as connection:
             return connection.execute(statement).all()
 
     def _analyse_when_grown(self) -> None:
@@ -347,14 +336,6 @@ _ADD_COUNT = _NEW_COUNT.on_conflict_do_update(
     index_elements=type_counts.primary_key.columns,
     set_={"count": type_counts.c.count + _NEW_COUNT.excluded.count},
 )
-
-
-@contextmanager
-def _translated_errors() -> Iterator[None]:
-    try:
-        yield
-    except OperationalError as error:
-        raise StoreUnavailable(f"The event index's database can't be used now: {error.orig}.") from error
 
 
 def _cannot_open(error: Exception) -> SettingError:

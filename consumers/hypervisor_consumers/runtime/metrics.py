@@ -223,6 +223,11 @@ class Ledger:
                 entry.account = account
                 entry.commits.append((account.next_offset, sum(account.results.values())))
 
+    def accounts(self) -> dict[Place, Account | None]:
+        """The partitions that this process has, and their accounts after the last commit, where there was one."""
+        with self._lock:
+            return {place: entry.account for place, entry in self._entries.items()}
+
     def end_of(self, place: Place) -> int | None:
         """Where the log of a partition ends, as far as it is known."""
         with self._lock:

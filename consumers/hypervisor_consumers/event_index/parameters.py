@@ -1,0 +1,131 @@
+"""The query parameters of the event index's API: each bounded, and no other taken."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, BeforeValidator, Field
+
+from hypervisor_consumers.event_index.cursors import MAX_CURSOR_CHARACTERS
+from hypervisor_consumers.event_index.questions import Wanted
+from hypervisor_consumers.runtime.processor import Place
+from hypervisor_schemas.read_token import MAX_TOKEN_CHARACTERS, read_token
+from hypervisor_schemas.timestamps import microseconds
+
+__all__ = ["MAX_ID_CHARACTERS", "Asked", "EventFilter", "EventPage", "only", "refused"]
+
+MAX_ID_CHARACTERS = 1024
+_MAX_TYPES = 50
+
+# A client that forgot to write "+" as "%2B" sends "2025-01-15T10:30:00 00:00".
+_LOST_PLUS = re.compile(r"(.+T.+) (\d\d:?\d\d)")
+
+
+def _instant(text: Any) -> datetime:
+    try:
+        moment = datetime.fromisoformat(_LOST_PLUS.sub(r"\1+\2", text))
+        microseconds(moment)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{text!r} is not a time in ISO 8601, such as 2025-01-15T10:30:00Z") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+_Instant = Annotated[datetime, BeforeValidator(_instant)]
+_Id = Annotated[str, Field(max_length=MAX_ID_CHARACTERS)]
+
+
+class Asked(BaseModel):
+    """What everything that is asked may say: which writes the answer has to include."""
+
+    after: str | None = Field(
+        None,
+        max_length=MAX_TOKEN_CHARACTERS,
+        description="A read token, from a publisher's flush(): answer once the index includes it.",
+        examples=["hypervisor.events.ring:0.15:3.4"],
+    )
+    wait: float = Field(5, ge=0, le=30, description="Seconds to wait for that, at most.")
+
+    def awaited(self) -> dict[Place, int]:
+        """The offsets to wait for.
+
+        Raises:
+            RequestValidationError: `after` is no token.
+        """
+        try:
+            return {Place(*place): offset for place, offset in read_token(self.after or "").items()}
+        except ValueError as error:
+            raise refused("after", str(error)) from None
+
+
+class EventFilter(Asked):
+    """Which events; all that is given has to fit."""
+
+    event_type: list[_Id] | None = Field(
+        None,
+        max_length=_MAX_TYPES,
+        description="The type's value, such as ring.elevated, or a category, such as ring; may be given several "
+        "times for any of them.",
+        examples=[["ring.elevated"], ["ring", "saga.step_failed"]],
+    )
+    session_id: _Id | None = None
+    agent_did: _Id | None = Field(None, examples=["did:mesh:rogue-bot"])
+    trace_id: _Id | None = Field(None, description="The first part of the causal trace id.")
+    start: _Instant | None = Field(None, description="Not before this time: ISO 8601, UTC if it names no zone.")
+    end: _Instant | None = Field(None, description="Not after this time.")
+
+    def wanted(self) -> Wanted:
+        """The filter, with categories as they were given."""
+        return Wanted(
+            self.event_type, self.session_id, self.agent_did, self.trace_id, start=self.start, end=self.end
+        )
+
+
+class EventPage(EventFilter):
+    """Which of them, and in what order."""
+
+    limit: int = Field(100, ge=1, le=1000, description="The last so many.")
+    order: Literal["asc", "desc"] = Field("asc", description="Of the events of an answer: oldest or latest first.")
+    cursor: str | None = Field(
+        None,
+        max_length=MAX_CURSOR_CHARACTERS,
+        description="The `next` of an answer to the same filter: the events before those.",
+    )
+
+
+def only(*models: type[BaseModel]) -> Callable[[Request], Awaitable[None]]:
+    """A dependency that refuses other parameters: a mistyped filter must not answer with everything.
+
+    None of them may be given twice, except lists.
+    """
+    fields = {name: field for model in models for name, field in model.model_fields.items()}
+    lists = {name for name, field in fields.items() if field.annotation == list[_Id] | None}
+    # Of a class and its base, pydantic names the base's fields first; they are the least of it.
+    takes = f"This takes {', '.join(sorted(fields, key=lambda name: name in Asked.model_fields))}"
+
+    async def check(request: Request) -> None:
+        given = Counter(name for name, _ in request.query_params.multi_items())
+        errors = [
+            {"type": "unknown_parameter", "loc": ("query", name), "msg": f"{takes}; {name!r} is not among them."}
+            for name in given
+            if name not in fields
+        ]
+        errors += [
+            {"type": "repeated_parameter", "loc": ("query", name), "msg": f"Give {name!r} once, not {times} times."}
+            for name, times in given.items()
+            if name in fields.keys() - lists and times > 1
+        ]
+        if errors:
+            raise RequestValidationError(errors)
+
+    return check
+
+
+def refused(parameter: str, sentence: str) -> RequestValidationError:
+    """The error to raise for a parameter whose value is found wrong only later: 422 with the sentence."""
+    return RequestValidationError([{"type": "value_error", "loc": ("query", parameter), "msg": sentence}])

@@ -1,0 +1,119 @@
+"""What can be asked of the event index, as SQL. Pure: statements are made here, and run in `reader`.
+
+Values are bound, never spliced. The statements are such that SQLite and PostgreSQL understand them alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, Select, false, func, or_, select, tuple_, union_all
+
+from hypervisor_consumers.event_index.tables import events, type_counts
+from hypervisor_schemas.timestamps import microseconds
+
+__all__ = ["Position", "Wanted", "count_by_type", "last_events", "types_of_categories"]
+
+_WALKED_APART = 50
+"""Types whose events are read one type after the other; SQLite takes 500 parts in a statement at most."""
+
+
+class Position(NamedTuple):
+    """Where an event stands among all: by the time it happened, then by its place in Kafka."""
+
+    timestamp: int
+    """Microseconds since the epoch."""
+    topic: str
+    partition: int
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A filter over events: what is given has to fit. Times are inclusive; those without a zone are UTC."""
+
+    event_types: Sequence[str] | None = None
+    """One of these, by their exact values; none of them: no event fits. None: any type."""
+    session_id: str | None = None
+    agent_did: str | None = None
+    trace_id: str | None = None
+    """The first part of the causal trace id."""
+    start: datetime | None = None
+    end: datetime | None = None
+
+    def conditions(self, before: Position | None = None) -> list[ColumnElement[bool]]:
+        """As conditions of SQL, to be joined by AND; with `before`, only events that stand before that one."""
+        column = events.c
+        wanted: list[ColumnElement[bool]] = [
+            its == value
+            for its, value in (
+                (column.session_id, self.session_id),
+                (column.agent_did, self.agent_did),
+                (column.trace_id, self.trace_id),
+            )
+            if value is not None
+        ]
+        if self.event_types is not None:
+            one = len(self.event_types) == 1
+            wanted.append(
+                column.event_type == self.event_types[0] if one else column.event_type.in_(self.event_types)
+            )
+        if self.start is not None:
+            wanted.append(column.timestamp >= microseconds(self.start))
+        end = None if self.end is None else microseconds(self.end)
+        if before is not None:
+            end = before.timestamp if end is None else min(end, before.timestamp)
+            wanted.append(tuple_(*_ORDER) < before)
+        if end is not None:
+            # One bound, so that the index is entered right there, also for the hundredth page.
+            wanted.append(column.timestamp <= end)
+        return wanted
+
+
+_ORDER = (events.c.timestamp, events.c.topic, events.c.partition, events.c.offset)
+_LATEST_FIRST = tuple(column.desc() for column in _ORDER)
+
+
+def last_events(wanted: Wanted, limit: int, before: Position | None = None) -> Select[Any]:
+    """The last `limit` events that fit, latest first.
+
+    Of several types each is walked along its own index, `limit` rows at most, and only those are put in order: a
+    single walk would read everything between, or sort every event of these types.
+    """
+    kinds = wanted.event_types
+    if kinds is None or not 1 < len(kinds) <= _WALKED_APART:
+        return _last(wanted, limit, before)
+    walks = [_last(replace(wanted, event_types=[kind]), limit, before).subquery() for kind in kinds]
+    found = union_all(*(select(walk) for walk in walks)).subquery("found")
+    latest = tuple(found.c[column.name].desc() for column in _ORDER)
+    return select(found).order_by(*latest).limit(limit)
+
+
+def _last(wanted: Wanted, limit: int, before: Position | None) -> Select[Any]:
+    return select(events).where(*wanted.conditions(before)).order_by(*_LATEST_FIRST).limit(limit)
+
+
+def count_by_type(wanted: Wanted) -> Select[Any]:
+    """How many events fit, by type; read from the kept counts where only types are asked for."""
+    if wanted == Wanted(event_types=wanted.event_types):
+        by_type = type_counts.c.event_type
+        counts = select(by_type, func.sum(type_counts.c.count)).group_by(by_type).order_by(by_type)
+        return counts if wanted.event_types is None else counts.where(by_type.in_(wanted.event_types))
+    by_type = events.c.event_type
+    return select(by_type, func.count()).where(*wanted.conditions()).group_by(by_type).order_by(by_type)
+
+
+def types_of_categories(asked: Sequence[str]) -> Select[Any]:
+    """The types that there are of these: `ring.` is the category, `ring` too, `ring.elevated` a type alone."""
+    value = type_counts.c.event_type
+    fits: list[ColumnElement[bool]] = [false()]
+    for text in asked:
+        fits.append(value == text)
+        if "." not in text[:-1]:
+            category = text if text.endswith(".") else f"{text}."
+            # By characters, not by LIKE (where "_" is any) nor by order (which the database's language decides).
+            fits.append(func.substr(value, 1, len(category)) == category)
+    return select(value).where(or_(*fits)).distinct().order_by(value)

@@ -1,0 +1,87 @@
+"""Answers from the event index's database, each from one moment of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Select, select
+
+from hypervisor_consumers.event_index.questions import (
+    Position,
+    Wanted,
+    count_by_type,
+    last_events,
+    types_of_categories,
+)
+from hypervisor_consumers.event_index.tables import event_of, events, offsets
+from hypervisor_consumers.event_index.trouble import translated_errors
+from hypervisor_consumers.runtime.processor import Place
+from hypervisor_schemas.events import HypervisorEvent
+
+__all__ = ["Page", "Snapshot", "snapshot"]
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Events, latest first."""
+
+    events: Sequence[HypervisorEvent]
+    last: Position | None
+    """Where the next page goes on: before this one. None: there is none."""
+
+
+class Snapshot:
+    """Questions that are answered from the same moment of the database."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def offsets(self) -> dict[Place, int]:
+        """Per partition the first offset that is not applied yet."""
+        return {Place(topic, partition): offset for topic, partition, offset in self._rows(select(offsets))}
+
+    def types_of(self, asked: Sequence[str]) -> list[str]:
+        """The types among all events that `asked` names; a word without a dot names a category, too."""
+        return [value for (value,) in self._rows(types_of_categories(asked))]
+
+    def page(self, wanted: Wanted, limit: int, before: Position | None = None) -> Page:
+        """The last `limit` events that fit; with `before`, of those that stand before that position."""
+        # One more than is given, to know whether there are more.
+        found = self._rows(last_events(wanted, limit + 1, before))
+        last = None
+        if limit and len(found) > limit:
+            row = found[limit - 1]
+            last = Position(row.timestamp, row.topic, row.partition, row.offset)
+        return Page([event_of(row) for row in found[:limit]], last)
+
+    def event(self, event_id: str) -> HypervisorEvent | None:
+        """The event with this id."""
+        found = self._rows(select(events).where(events.c.event_id == event_id))
+        return event_of(found[0]) if found else None
+
+    def type_counts(self, wanted: Wanted) -> dict[str, int]:
+        """How many events fit, by the type's value; a type without any is absent."""
+        return {value: int(count) for value, count in self._rows(count_by_type(wanted)) if count}
+
+    def named(self, wanted: Wanted) -> Wanted:
+        """The same filter with categories replaced by the types that there are of them."""
+        return (
+            wanted if wanted.event_types is None else replace(wanted, event_types=self.types_of(wanted.event_types))
+        )
+
+    def _rows(self, statement: Select[Any]) -> Sequence[Any]:
+        return self._connection.execute(statement).all()
+
+
+@contextmanager
+def snapshot(engine: Engine) -> Iterator[Snapshot]:
+    """Ask several things of one moment.
+
+    Raises:
+        StoreUnavailable: The database didn't answer.
+    """
+    with translated_errors(), engine.connect() as connection:
+        yield Snapshot(connection)

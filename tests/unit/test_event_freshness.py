@@ -1,0 +1,220 @@
+"""How old an answer of the event index is, and waiting for what somebody wrote."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from hypervisor_consumers.event_index.api import create_router
+from hypervisor_consumers.event_index.inclusion import Inclusion
+from hypervisor_consumers.event_index.store import EventStore, IndexRow, open_store
+from hypervisor_consumers.event_index.trouble import StoreUnavailable
+from hypervisor_consumers.runtime.account import Account
+from hypervisor_consumers.runtime.freshness import IndexFreshness
+from hypervisor_consumers.runtime.metrics import Ledger
+from hypervisor_consumers.runtime.processor import Place
+from hypervisor_schemas.events import HypervisorEvent
+from tests.asking import Client
+
+RING, SAGA = Place("t.events.ring", 0), Place("t.events.saga", 11)
+NOW = 1_000_000.0
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[EventStore]:
+    with closing(open_store(f"sqlite:///{tmp_path}/index.db")) as opened:
+        yield opened
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    return Ledger()
+
+
+@pytest.fixture
+def app(store: EventStore, ledger: Ledger) -> FastAPI:
+    app = FastAPI()
+    app.include_router(create_router(store, IndexFreshness(ledger, lambda: NOW), None))
+    return app
+
+
+@pytest.fixture
+def client(app: FastAPI) -> Client:
+    return Client(app)
+
+
+def move(store: EventStore, place: Place, offset: int) -> None:
+    store.write([], {place: (store.next_offset(*place), offset)})
+
+
+def answer(client: Client, path: str = "/v1/events") -> dict[str, Any]:
+    response = client.get(path)
+    assert response.status_code == 200, response.text
+    return dict(response.json())
+
+
+# --- freshness
+
+
+@pytest.mark.parametrize("path", ["/v1/events", "/v1/stats", "/v1/events/e"])
+def test_every_answer_tells_what_it_includes_and_what_is_behind(
+    client: Client, store: EventStore, ledger: Ledger, path: str
+) -> None:
+    store.write([IndexRow(*RING, 6, HypervisorEvent(event_id="e"))], {RING: (None, 7)})
+    move(store, SAGA, 20)
+    ledger.rebalanced(came=[RING, SAGA])
+    ledger.committed(RING, Account(0, 7, {}, int(NOW * 1000) - 2500))
+    ledger.committed(SAGA, Account(0, 20, {}, int(NOW * 1000) - 9000))
+    ledger.ended(RING, 10)
+    ledger.ended(SAGA, 20)
+    told = answer(client, path)
+    assert told["freshness"] == {
+        "includes": {"t.events.ring": {"0": 7}, "t.events.saga": {"11": 20}},
+        "lag_records": 3,
+        "lag_seconds": 2.5,
+    }
+    assert told["is_partial"] is False
+
+
+def test_what_is_read_further_than_kafka_told_is_no_lag(client: Client, store: EventStore, ledger: Ledger) -> None:
+    move(store, RING, 7)
+    ledger.rebalanced(came=[RING])
+    ledger.ended(RING, 5)
+    assert (answer(client)["freshness"]["lag_records"], answer(client)["freshness"]["lag_seconds"]) == (0, 0)
+
+
+def test_a_lag_that_is_not_known_is_null(client: Client, store: EventStore, ledger: Ledger) -> None:
+    move(store, RING, 7)
+    ledger.rebalanced(came=[RING])
+    freshness = answer(client)["freshness"]
+    assert (freshness["lag_records"], freshness["lag_seconds"]) == (None, None)
+    ledger.ended(RING, 10)
+    freshness = answer(client)["freshness"]
+    assert (freshness["lag_records"], freshness["lag_seconds"]) == (3, None)
+
+
+def test_an_answer_is_partial_until_every_partition_is_in_the_index(
+    client: Client, store: EventStore, ledger: Ledger
+) -> None:
+    move(store, RING, 7)
+    assert answer(client)["is_partial"] is True
+    ledger.rebalanced(came=[RING, SAGA])
+    assert answer(client)["is_partial"] is True
+    move(store, SAGA, 0)
+    assert answer(client)["is_partial"] is False
+
+
+# --- a read token
+
+
+def test_what_is_included_already_is_answered(client: Client, store: EventStore) -> None:
+    move(store, RING, 7)
+    for offset in (0, 6, 7):
+        answer(client, f"/v1/events?after=t.events.ring:0.{offset}&wait=0")
+    answer(client, "/v1/stats?after=")
+
+
+def test_what_does_not_come_in_time_is_504_with_a_sentence(client: Client, store: EventStore) -> None:
+    move(store, RING, 7)
+    response = client.get("/v1/events?after=t.events.ring:0.8~t.events.saga:11.1&wait=0.01")
+    assert response.status_code == 504
+    assert response.json()["detail"] == (
+        "The index doesn't include partition 0 of t.events.ring up to offset 8 after 0.01 s; it is at 7, and of 1 "
+        "more partitions neither. Ask again with the same token, or without it for what there is."
+    )
+
+
+@pytest.mark.parametrize(
+    ("query", "parameter"),
+    [
+        ("after=yesterday", "after"),
+        ("after=" + "x" * 20_000, "after"),
+        ("after=t:0.1&wait=31", "wait"),
+        ("after=t:0.1&wait=-1", "wait"),
+        ("after=t:0.1&wait=nan", "wait"),
+        ("after=t:0.1&wait=inf", "wait"),
+    ],
+)
+def test_a_wrong_token_or_an_endless_wait_is_refused(client: Client, query: str, parameter: str) -> None:
+    for path in ("/v1/events", "/v1/stats", "/v1/events/1"):
+        response = client.get(f"{path}?{query}")
+        assert response.status_code == 422
+        assert [error["loc"] for error in response.json()["detail"]] == [["query", parameter]]
+
+
+def test_many_who_wait_hold_up_nobody_and_are_answered_with_what_they_wait_for(
+    app: FastAPI, store: EventStore
+) -> None:
+    event = HypervisorEvent(session_id="s1")
+
+    async def ask() -> None:
+        transport = httpx.ASGITransport(app=app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://service", timeout=60) as client:
+            path = "/v1/events?session_id=s1&wait=30&after=t.events.ring:0.1"
+            waiting = [asyncio.create_task(client.get(path)) for _ in range(200)]
+            for _ in range(20):
+                assert (await client.get("/v1/stats")).json()["event_count"] == 0
+            assert not any(task.done() for task in waiting)
+            store.write([IndexRow(*RING, 0, event)], {RING: (None, 1)})
+            for response in await asyncio.gather(*waiting):
+                assert [one["event_id"] for one in response.json()["events"]] == [event.event_id]
+
+    asyncio.run(ask())
+
+
+def test_those_who_wait_share_each_look() -> None:
+    looks = 0
+
+    def offsets() -> dict[Place, int]:
+        nonlocal looks
+        looks += 1
+        return {RING: looks}
+
+    async def wait() -> list[dict[Place, int]]:
+        inclusion = Inclusion(offsets, every=0)
+        return await asyncio.gather(*(inclusion.missing({RING: 5}, 30) for _ in range(300)))
+
+    assert asyncio.run(wait()) == [{}] * 300
+    assert looks == 5
+
+
+def test_one_who_goes_away_does_not_end_the_wait_of_the_others() -> None:
+    looked = asyncio.Event()
+    here: dict[Place, int] = {}
+
+    async def wait() -> None:
+        inclusion = Inclusion(lambda: dict(here), every=0)
+        impatient, patient = (asyncio.create_task(inclusion.missing({RING: 1}, 30)) for _ in range(2))
+        await asyncio.sleep(0)
+        impatient.cancel()
+        await asyncio.wait({impatient})
+        assert impatient.cancelled()
+        here[RING] = 1
+        assert await patient == {}
+        looked.set()
+
+    asyncio.run(wait())
+    assert looked.is_set()
+
+
+def test_a_database_that_cannot_be_looked_at_is_503_for_who_waits(app: FastAPI, store: EventStore) -> None:
+    def away() -> dict[Place, int]:
+        raise StoreUnavailable("It is away.")
+
+    async def wait() -> None:
+        inclusion = Inclusion(away)
+        with pytest.raises(StoreUnavailable):
+            await inclusion.missing({RING: 1}, 30)
+
+    asyncio.run(wait())
+    with store._engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE offsets")
+    response = Client(app).get("/v1/events?after=t:0.1")
+    assert response.status_code == 503
