@@ -19,6 +19,7 @@ from hypervisor_producers.publisher import EventPublisher, FlushResult
 from hypervisor_schemas.causal_trace import CausalTraceId
 from hypervisor_schemas.errors import SettingError, TelemetryError
 from hypervisor_schemas.events import EventType, GovernanceEventType, HypervisorEvent
+from hypervisor_telemetry.remote import RemoteEventBus
 
 if TYPE_CHECKING:
     from hypervisor_consumers.saga_spans.otel_sink import OTelSpanSink as OTelSpanSink
@@ -38,6 +39,7 @@ __all__ = [
     "PrometheusExporterProtocol",
     "PublisherCollector",
     "PublisherStats",
+    "RemoteEventBus",
     "RingMetricsCollector",
     "SagaSpanExporter",
     "SagaSpanRecord",

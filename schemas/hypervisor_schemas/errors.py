@@ -10,6 +10,8 @@
     ├── EventTooLarge            an event above TELEMETRY_MAX_EVENT_BYTES
     ├── RegistryUnavailable      the schema registry can't be reached; worth another try
     ├── OutputUnavailable        a sink or database can't take it now; worth another try
+    ├── IndexUnavailable         the event index can't be reached or can't answer now; worth another try
+    ├── IndexRefused             the event index doesn't answer this, or not to whoever asks
     ├── StateError               a service's kept state can't be restored; it must not start from zero
     ├── KafkaError               Kafka refused or didn't answer, in a sentence
     └── LocalKafkaError          the broker on this machine didn't start
@@ -21,6 +23,8 @@ from __future__ import annotations
 
 __all__ = [
     "EventTooLarge",
+    "IndexRefused",
+    "IndexUnavailable",
     "InvalidPayload",
     "KafkaError",
     "LocalKafkaError",
@@ -95,6 +99,14 @@ class OutputUnavailable(TelemetryError):
     def __init__(self, sentence: str, *, retry_after: float | None = None) -> None:
         super().__init__(sentence)
         self.retry_after = retry_after
+
+
+class IndexUnavailable(TelemetryError):
+    """The event index can't be reached, can't answer now, or doesn't include yet what it should."""
+
+
+class IndexRefused(TelemetryError):
+    """The event index refused a question: the token is wrong, or a value is out of its bounds."""
 
 
 class StateError(TelemetryError):

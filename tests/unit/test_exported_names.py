@@ -22,6 +22,7 @@ PUBLIC = {
     "PrometheusExporterProtocol",
     "PublisherCollector",
     "PublisherStats",
+    "RemoteEventBus",
     "RingMetricsCollector",
     "SagaSpanExporter",
     "SagaSpanRecord",
