@@ -1,17 +1,13 @@
-"""The HTTP API of the event index: `/v1/events` and `/v1/stats`. Read-only."""
+"""The HTTP API of the event index: `/v1/events`, `/v1/stats`, and whole subjects (`subjects`). Read-only."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Annotated, Any
 
-import msgspec
 from fastapi import APIRouter, Depends, HTTPException, Path, Query, Response
-from starlette.concurrency import run_in_threadpool
 
+from hypervisor_consumers.event_index.answers import Answers
 from hypervisor_consumers.event_index.cursors import read_cursor, write_cursor
-from hypervisor_consumers.event_index.inclusion import Inclusion
 from hypervisor_consumers.event_index.parameters import (
     MAX_ID_CHARACTERS,
     Asked,
@@ -22,10 +18,10 @@ from hypervisor_consumers.event_index.parameters import (
 )
 from hypervisor_consumers.event_index.questions import Position, Wanted
 from hypervisor_consumers.event_index.reader import Snapshot
-from hypervisor_consumers.event_index.store import EventStore, StoreUnavailable
+from hypervisor_consumers.event_index.store import EventStore
+from hypervisor_consumers.event_index.subjects import add_subjects
 from hypervisor_consumers.runtime.access import bearer_access
 from hypervisor_consumers.runtime.freshness import IndexFreshness
-from hypervisor_consumers.runtime.processor import Place
 
 __all__ = ["create_router"]
 
@@ -38,7 +34,7 @@ def create_router(store: EventStore, freshness: IndexFreshness, token: str | Non
     twice; 503 while the database can't be used; 504 for a token that isn't included in time.
     """
     router = APIRouter(prefix="/v1", tags=["events"], dependencies=[Depends(bearer_access(token))])
-    answer = _Answers(store, freshness)
+    answer = Answers(store, freshness)
 
     @router.get("/events", dependencies=[Depends(only(EventPage))])
     async def events(asked: Annotated[EventPage, Query()]) -> Response:
@@ -83,48 +79,8 @@ def create_router(store: EventStore, freshness: IndexFreshness, token: str | Non
 
         return await answer.to(asked, look)
 
+    add_subjects(router, answer)
     return router
-
-
-class _Answers:
-    """What every answer has in common: it waits where it has to, is from one moment, and tells its age."""
-
-    def __init__(self, store: EventStore, freshness: IndexFreshness) -> None:
-        self._store = store
-        self._freshness = freshness
-        self._inclusion = Inclusion(self._offsets)
-
-    async def to(self, asked: Asked, look: Callable[[Snapshot], Mapping[str, Any]]) -> Response:
-        if awaited := asked.awaited():
-            with _trouble_as_503():
-                missing = await self._inclusion.missing(awaited, asked.wait)
-            if missing:
-                raise _not_included(missing, awaited, asked.wait)
-        return await run_in_threadpool(self._now, look)
-
-    def _now(self, look: Callable[[Snapshot], Mapping[str, Any]]) -> Response:
-        with _trouble_as_503(), self._store.snapshot() as now:
-            # First: whatever the database makes of "one moment", the answer includes at least these.
-            includes = now.offsets()
-            found = look(now)
-        # As it is: FastAPI's own encoder would walk through every payload once more.
-        answer = msgspec.json.encode({**found, **self._freshness.of(includes)})
-        return Response(answer, media_type="application/json")
-
-    def _offsets(self) -> Mapping[Place, int]:
-        with self._store.snapshot() as now:
-            return now.offsets()
-
-
-def _not_included(missing: Mapping[Place, int], awaited: Mapping[Place, int], seconds: float) -> HTTPException:
-    place, offset = min(missing.items())
-    more = f", and of {len(missing) - 1} more partitions neither" if len(missing) > 1 else ""
-    return HTTPException(
-        504,
-        f"The index doesn't include partition {place.partition} of {place.topic} up to offset {awaited[place]} "
-        f"after {seconds:g} s; it is at {offset}{more}. Ask again with the same token, or without "
-        "it for what there is.",
-    )
 
 
 def _before(cursor: str, wanted: Wanted) -> Position:
@@ -132,11 +88,3 @@ def _before(cursor: str, wanted: Wanted) -> Position:
         return read_cursor(cursor, wanted)
     except ValueError as error:
         raise refused("cursor", str(error)) from None
-
-
-@contextmanager
-def _trouble_as_503() -> Iterator[None]:
-    try:
-        yield
-    except StoreUnavailable as error:
-        raise HTTPException(status_code=503, detail=str(error)) from error

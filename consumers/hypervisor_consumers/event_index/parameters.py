@@ -18,7 +18,7 @@ from hypervisor_consumers.runtime.processor import Place
 from hypervisor_schemas.read_token import MAX_TOKEN_CHARACTERS, read_token
 from hypervisor_schemas.timestamps import microseconds
 
-__all__ = ["MAX_ID_CHARACTERS", "Asked", "EventFilter", "EventPage", "only", "refused"]
+__all__ = ["MAX_ID_CHARACTERS", "Asked", "EventFilter", "EventPage", "SessionFilter", "only", "refused"]
 
 MAX_ID_CHARACTERS = 1024
 _MAX_TYPES = 50
@@ -96,6 +96,15 @@ class EventPage(EventFilter):
         max_length=MAX_CURSOR_CHARACTERS,
         description="The `next` of an answer to the same filter: the events before those.",
     )
+
+
+class SessionFilter(Asked):
+    """Which sessions, by their events; all that is given has to fit."""
+
+    agent_did: _Id | None = None
+    start: _Instant | None = Field(None, description="Of the events: not before this time.")
+    end: _Instant | None = Field(None, description="Not after this time.")
+    limit: int = Field(100, ge=1, le=1000, description="At most so many.")
 
 
 def only(*models: type[BaseModel]) -> Callable[[Request], Awaitable[None]]:

@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Select, false, func, or_, select, tuple_, 
 from hypervisor_consumers.event_index.tables import events, type_counts
 from hypervisor_schemas.timestamps import microseconds
 
-__all__ = ["Position", "Wanted", "count_by_type", "last_events", "types_of_categories"]
+__all__ = ["Position", "Wanted", "count_by_type", "extent", "grouped", "last_events", "types_of_categories"]
 
 _WALKED_APART = 50
 """Types whose events are read one type after the other; SQLite takes 500 parts in a statement at most."""
@@ -104,6 +104,23 @@ def count_by_type(wanted: Wanted) -> Select[Any]:
         return counts if wanted.event_types is None else counts.where(by_type.in_(wanted.event_types))
     by_type = events.c.event_type
     return select(by_type, func.count()).where(*wanted.conditions()).group_by(by_type).order_by(by_type)
+
+
+def grouped(wanted: Wanted, by: str, limit: int) -> Select[Any]:
+    """Per value of this column: the value, its events that fit, the first and the last time; the latest first."""
+    column, last = events.c[by], func.max(events.c.timestamp)
+    return (
+        select(column, func.count(), func.min(events.c.timestamp), last)
+        .where(column.is_not(None), *wanted.conditions())
+        .group_by(column)
+        .order_by(last.desc(), column)
+        .limit(limit)
+    )
+
+
+def extent(wanted: Wanted) -> Select[Any]:
+    """The first and the last time of the events that fit."""
+    return select(func.min(events.c.timestamp), func.max(events.c.timestamp)).where(*wanted.conditions())
 
 
 def types_of_categories(asked: Sequence[str]) -> Select[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Select, select
@@ -13,6 +14,8 @@ from hypervisor_consumers.event_index.questions import (
     Position,
     Wanted,
     count_by_type,
+    extent,
+    grouped,
     last_events,
     types_of_categories,
 )
@@ -20,8 +23,9 @@ from hypervisor_consumers.event_index.tables import event_of, events, offsets
 from hypervisor_consumers.event_index.trouble import translated_errors
 from hypervisor_consumers.runtime.processor import Place
 from hypervisor_schemas.events import HypervisorEvent
+from hypervisor_schemas.timestamps import datetime_of
 
-__all__ = ["Page", "Snapshot", "snapshot"]
+__all__ = ["Group", "Page", "Snapshot", "snapshot"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +35,16 @@ class Page:
     events: Sequence[HypervisorEvent]
     last: Position | None
     """Where the next page goes on: before this one. None: there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The events that have one value in common."""
+
+    value: str
+    events: int
+    first: datetime
+    last: datetime
 
 
 class Snapshot:
@@ -65,6 +79,18 @@ class Snapshot:
     def type_counts(self, wanted: Wanted) -> dict[str, int]:
         """How many events fit, by the type's value; a type without any is absent."""
         return {value: int(count) for value, count in self._rows(count_by_type(wanted)) if count}
+
+    def groups(self, wanted: Wanted, by: str, limit: int) -> list[Group]:
+        """The events that fit, by the values of the column `by`; at most `limit` values, the latest first."""
+        return [
+            Group(value, count, datetime_of(first), datetime_of(last))
+            for value, count, first, last in self._rows(grouped(wanted, by, limit))
+        ]
+
+    def extent(self, wanted: Wanted) -> tuple[datetime, datetime] | None:
+        """The first and the last time of the events that fit; None: there are none."""
+        [(first, last)] = self._rows(extent(wanted))
+        return None if first is None else (datetime_of(first), datetime_of(last))
 
     def named(self, wanted: Wanted) -> Wanted:
         """The same filter with categories replaced by the types that there are of them."""

@@ -1,0 +1,136 @@
+"""The HTTP API of the event index about whole subjects: sessions, agents, traces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, HTTPException, Path, Query, Response
+
+from hypervisor_consumers.event_index.answers import Answers
+from hypervisor_consumers.event_index.parameters import MAX_ID_CHARACTERS, Asked, SessionFilter, only
+from hypervisor_consumers.event_index.questions import Wanted
+from hypervisor_consumers.event_index.reader import Group, Snapshot
+from hypervisor_consumers.event_index.summaries import RING_TYPES, SAGA_TYPES, rings_by, sagas_of
+from hypervisor_consumers.event_index.traces import causal_tree
+
+__all__ = ["add_subjects"]
+
+_AT_MOST = 1000
+"""Events, and groups of them, that a summary is made of."""
+
+_Id = Annotated[str, Path(max_length=MAX_ID_CHARACTERS)]
+
+
+def add_subjects(router: APIRouter, answer: Answers) -> None:
+    """Add the routes of sessions, agents and traces; 404 for one that no event names."""
+
+    @router.get("/sessions", dependencies=[Depends(only(SessionFilter))])
+    async def sessions(asked: Annotated[SessionFilter, Query()]) -> Response:
+        """The sessions with events that fit, the one of the latest event first; counts and times are of those."""
+
+        def look(now: Snapshot) -> dict[str, Any]:
+            wanted = Wanted(agent_did=asked.agent_did, start=asked.start, end=asked.end)
+            return {"sessions": _described(now.groups(wanted, "session_id", asked.limit), "session_id")}
+
+        return await answer.to(asked, look)
+
+    @router.get("/sessions/{session_id:path}", dependencies=[Depends(only(Asked))])
+    async def session(session_id: _Id, asked: Annotated[Asked, Query()]) -> Response:
+        """A session: its events by type, its agents with their rings, its sagas.
+
+        `is_whole` is false where only the latest of its agents, ring or saga events (1,000 each) are taken in.
+        """
+
+        def look(now: Snapshot) -> dict[str, Any]:
+            wanted = Wanted(session_id=session_id)
+            summary = _summary(now, wanted, f"No event of session {session_id!r} is in the index")
+            agents = now.groups(wanted, "agent_did", _AT_MOST + 1)
+            moves = now.page(replace(wanted, event_types=RING_TYPES), _AT_MOST)
+            of_sagas = now.page(replace(wanted, event_types=SAGA_TYPES), _AT_MOST)
+            rings = rings_by(lambda event: event.agent_did, moves.events)
+            return {
+                "session_id": session_id,
+                **summary,
+                "agents": _described(agents[:_AT_MOST], "agent_did", rings),
+                "sagas": sagas_of(of_sagas.events),
+                "is_whole": len(agents) <= _AT_MOST and moves.last is None and of_sagas.last is None,
+            }
+
+        return await answer.to(asked, look)
+
+    @router.get("/agents/{agent_did:path}", dependencies=[Depends(only(Asked))])
+    async def agent(agent_did: _Id, asked: Annotated[Asked, Query()]) -> Response:
+        """An agent: its events by type, its sessions with its ring in each.
+
+        `is_whole` is false where only the latest of its sessions or ring events (1,000 each) are taken in.
+        """
+
+        def look(now: Snapshot) -> dict[str, Any]:
+            wanted = Wanted(agent_did=agent_did)
+            summary = _summary(now, wanted, f"No event of agent {agent_did!r} is in the index")
+            its = now.groups(wanted, "session_id", _AT_MOST + 1)
+            moves = now.page(replace(wanted, event_types=RING_TYPES), _AT_MOST)
+            rings = rings_by(lambda event: event.session_id, moves.events)
+            return {
+                "agent_did": agent_did,
+                **summary,
+                "sessions": _described(its[:_AT_MOST], "session_id", rings),
+                "is_whole": len(its) <= _AT_MOST and moves.last is None,
+            }
+
+        return await answer.to(asked, look)
+
+    @router.get("/traces/{trace_id}", dependencies=[Depends(only(Asked))])
+    async def trace(trace_id: _Id, asked: Annotated[Asked, Query()]) -> Response:
+        """The causal tree of a trace: its spans, each behind its parent, with `depth`, its events, and what failed.
+
+        `failed_below` tells that a span further down failed. `is_whole` is false where only the latest 1,000 events
+        are taken in.
+        """
+
+        def look(now: Snapshot) -> dict[str, Any]:
+            page = now.page(Wanted(trace_id=trace_id), _AT_MOST)
+            if not page.events:
+                raise _not_there(f"No event of trace {trace_id!r} is in the index")
+            spans = causal_tree(reversed(page.events))
+            return {
+                "trace_id": trace_id,
+                "event_count": len(page.events),
+                "failed": any(span["failed"] for span in spans),
+                "spans": spans,
+                "is_whole": page.last is None,
+            }
+
+        return await answer.to(asked, look)
+
+
+def _summary(now: Snapshot, wanted: Wanted, nothing: str) -> dict[str, Any]:
+    extent = now.extent(wanted)
+    if extent is None:
+        raise _not_there(nothing)
+    counts = now.type_counts(wanted)
+    return {
+        "first": extent[0].isoformat(),
+        "last": extent[1].isoformat(),
+        "event_count": sum(counts.values()),
+        "type_counts": counts,
+    }
+
+
+def _not_there(nothing: str) -> HTTPException:
+    return HTTPException(404, f"{nothing}; it may not have come yet.")
+
+
+def _described(groups: Sequence[Group], called: str, rings: dict[str, int] | None = None) -> list[dict[str, Any]]:
+    return [
+        {
+            called: group.value,
+            "event_count": group.events,
+            "first": group.first.isoformat(),
+            "last": group.last.isoformat(),
+            **({} if rings is None else {"ring": rings.get(group.value)}),
+        }
+        for group in groups
+    ]
