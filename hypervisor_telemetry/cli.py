@@ -27,6 +27,7 @@ from hypervisor_consumers.saga_spans.sinks.choose import sinks_of
 from hypervisor_producers.publisher import EventPublisher
 from hypervisor_schemas.errors import SettingError
 from hypervisor_telemetry.dead_letter_commands import dead_letters
+from hypervisor_telemetry.index_commands import query
 from hypervisor_telemetry.publish_file import publish_lines
 from hypervisor_telemetry.speaking import Bootstrap, Wait, speaking
 from hypervisor_telemetry.topic_admin import REACHED_WITHIN, Finding, apply_topics, check_topics
@@ -43,6 +44,7 @@ app = typer.Typer(
 topics = typer.Typer(help="The topics: create what is missing, check what is there.", no_args_is_help=True)
 app.add_typer(topics, name="topics")
 app.add_typer(dead_letters, name="dead-letters")
+app.add_typer(query, name="query")
 
 Host = Annotated[str, typer.Option(help="The address to bind to.")]
 

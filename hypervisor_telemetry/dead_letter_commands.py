@@ -15,9 +15,10 @@ from hypervisor_schemas.errors import KafkaError, SettingError
 from hypervisor_schemas.registry import SchemaRegistry
 from hypervisor_schemas.timestamps import microseconds
 from hypervisor_telemetry.dead_letter_replay import Replayed, replay, to_replay
-from hypervisor_telemetry.dead_letter_text import as_json, described, key_text, moment, printable
+from hypervisor_telemetry.dead_letter_text import as_json, described, key_text, moment
 from hypervisor_telemetry.dead_letters import DeadLetterTopic, Kept, Place, Selection
 from hypervisor_telemetry.speaking import Bootstrap, Wait, speaking
+from hypervisor_telemetry.terminal_text import printable
 
 __all__ = ["dead_letters"]
 

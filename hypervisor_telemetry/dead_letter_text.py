@@ -15,18 +15,12 @@ from hypervisor_schemas.codec import EventDecoder
 from hypervisor_schemas.dead_letters import DeadLetter
 from hypervisor_schemas.errors import RecordError, RegistryUnavailable
 from hypervisor_telemetry.dead_letters import Kept
+from hypervisor_telemetry.terminal_text import printable, shortened
 
-__all__ = ["as_json", "described", "hexdump", "key_text", "moment", "printable"]
+__all__ = ["as_json", "described", "hexdump", "key_text", "moment"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DUMPED_BYTES = 1024
-
-
-def printable(text: str) -> str:
-    """The same with every character that doesn't print (line ends, escapes, surrogates) escaped."""
-    if text.isprintable():
-        return text
-    return "".join(it if it.isprintable() else it.encode("unicode_escape").decode() for it in text)
 
 
 def moment(milliseconds: int) -> str:
@@ -43,7 +37,7 @@ def key_text(key: bytes | None, width: int | None = None) -> str:
     if key is None:
         return "-"
     text = printable(key.decode("utf-8", "backslashreplace"))
-    return text if width is None or len(text) <= width else text[: width - 1] + "…"
+    return text if width is None else shortened(text, width)
 
 
 def as_json(kept: Kept) -> str:

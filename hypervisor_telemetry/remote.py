@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import http.client
-import json
-import urllib.error
-import urllib.parse
-import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import islice
-from types import MappingProxyType
-from typing import Any
 
-from hypervisor_schemas.errors import IndexRefused, IndexUnavailable, SettingError
 from hypervisor_schemas.events import HypervisorEvent, type_value
+from hypervisor_telemetry.index_client import IndexClient
 
 __all__ = ["RemoteEventBus"]
 
 _PAGE = 500
 """Events of one answer; with more, one that is wanted for its last ten would cost as much as a thousand."""
-
-_NONE: Mapping[str, str | None] = MappingProxyType({})
-_TRY_LATER = frozenset({502, 503, 504})
 
 
 class RemoteEventBus:
@@ -40,20 +30,7 @@ class RemoteEventBus:
     """
 
     def __init__(self, url: str, token: str | None = None, *, timeout: float = 10.0) -> None:
-        try:
-            parts = urllib.parse.urlsplit(url)
-            usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            usable = False
-        if not usable or "@" in parts.netloc or parts.query or parts.fragment:
-            raise SettingError("url", "must be http://host[:port][/path] or https://…, and nothing besides.")
-        self._base = url.rstrip("/")
-        self._headers = {"Accept": "application/json"}
-        if token:
-            # As bytes of UTF-8, which the header carries as Latin-1.
-            self._headers["Authorization"] = f"Bearer {token}".encode().decode("latin-1")
-        self._timeout = timeout
-        self._opener = urllib.request.build_opener(_NoRedirects)
+        self._client = IndexClient(url, token, timeout=timeout)
 
     def query_by_type(self, event_type: str) -> list[HypervisorEvent]:
         """All events of this type, oldest first."""
@@ -98,11 +75,11 @@ class RemoteEventBus:
     @property
     def event_count(self) -> int:
         """How many events the index holds."""
-        return int(self._ask("/v1/stats")["event_count"])
+        return int(self._client.ask("/v1/stats")["event_count"])
 
     def type_counts(self) -> dict[str, int]:
         """How many events of each type the index holds, by the type's value; a type without events is absent."""
-        return dict(self._ask("/v1/stats")["type_counts"])
+        return dict(self._client.ask("/v1/stats")["type_counts"])
 
     def wait_for(self, token: str, seconds: float = 5.0) -> None:
         """Wait until the index includes what a publisher's `flush().token` tells, `seconds` (at most 30).
@@ -110,7 +87,7 @@ class RemoteEventBus:
         Raises:
             IndexUnavailable: It doesn't by then; the sentence says what is missing.
         """
-        self._ask("/v1/stats", {"after": token, "wait": str(seconds)}, self._timeout + seconds)
+        self._client.ask("/v1/stats", {"after": token, "wait": str(seconds)}, patience=seconds)
 
     def _latest_first(self, limit: int | None, **filters: str | None) -> Iterator[HypervisorEvent]:
         return islice(self._pages(_PAGE if limit is None else min(limit, _PAGE), filters), limit)
@@ -119,7 +96,7 @@ class RemoteEventBus:
         cursor, exact = None, filters.get("event_type")
         while True:
             page = {"order": "desc", "limit": str(size), "cursor": cursor}
-            answer = self._ask("/v1/events", {**page, **filters})
+            answer = self._client.ask("/v1/events", {**page, **filters})
             for data in answer["events"]:
                 # To the index a word without a dot names a category, to a bus it is a type like others.
                 if exact in {None, data["event_type"]}:
@@ -128,48 +105,8 @@ class RemoteEventBus:
             if cursor is None:
                 return
 
-    def _ask(
-        self, path: str, parameters: Mapping[str, str | None] = _NONE, timeout: float | None = None
-    ) -> dict[str, Any]:
-        given = urllib.parse.urlencode({name: value for name, value in parameters.items() if value is not None})
-        request = urllib.request.Request(f"{self._base}{path}?{given}", headers=self._headers)  # noqa: S310 - checked
-        try:
-            with self._opener.open(request, timeout=self._timeout if timeout is None else timeout) as response:
-                answer = json.load(response)
-        except urllib.error.HTTPError as error:
-            with error:
-                sentence = _sentence(error)
-            kind = IndexUnavailable if error.code in _TRY_LATER else IndexRefused
-            raise kind(f"The event index at {self._base} answered {error.code}{sentence}") from None
-        except (OSError, http.client.HTTPException) as error:
-            cause = getattr(error, "reason", error) or type(error).__name__
-            raise IndexUnavailable(f"The event index at {self._base} can't be reached: {cause}.") from error
-        except ValueError:
-            answer = None
-        if not isinstance(answer, dict) or not {"events", "event_count"} & answer.keys():
-            raise IndexRefused(f"What answers at {self._base} is no event index.")
-        return answer
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """urllib would take the token along to wherever it is sent."""
-
-    def redirect_request(self, *_: Any) -> None:
-        """Leave the redirect as the answer."""
-
 
 def _oldest_first(events: Iterator[HypervisorEvent]) -> list[HypervisorEvent]:
     found = list(events)
     found.reverse()
     return found
-
-
-def _sentence(error: urllib.error.HTTPError) -> str:
-    """What the service says of the matter, to be put behind the status."""
-    try:
-        detail = json.load(error)["detail"]
-        if isinstance(detail, list):
-            detail = " ".join(f"{one['loc'][-1]}: {one['msg']}" for one in detail)
-    except (OSError, http.client.HTTPException, ValueError, TypeError, LookupError):
-        return "."
-    return f": {detail}"

@@ -143,6 +143,13 @@ class Settings:
         "SQLAlchemy URL of the event index, in place of `--database`.",
         secret=True,
     )
+    INDEX_URL: Setting[str] = Setting(
+        "TELEMETRY_INDEX_URL",
+        "http://127.0.0.1:8002",
+        str,
+        "The `event-index` that `query` asks, in place of `--url`; with `TELEMETRY_API_TOKEN`, where it "
+        "wants one.",
+    )
     COMMIT_INTERVAL: Setting[float] = Setting(
         "TELEMETRY_COMMIT_INTERVAL",
         0.2,

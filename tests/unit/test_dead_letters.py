@@ -24,8 +24,9 @@ from hypervisor_schemas.dead_letters import (
 from hypervisor_schemas.events import EventType, HypervisorEvent
 from hypervisor_schemas.topics import TOPICS
 from hypervisor_telemetry.cli import app
-from hypervisor_telemetry.dead_letter_text import as_json, described, hexdump, key_text, moment, printable
+from hypervisor_telemetry.dead_letter_text import as_json, described, hexdump, key_text, moment
 from hypervisor_telemetry.dead_letters import Kept, Place, Selection
+from hypervisor_telemetry.terminal_text import printable
 
 LETTER = DeadLetter(
     key=b"session-1",
