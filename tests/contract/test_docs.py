@@ -3,8 +3,9 @@ import re
 import pytest
 
 from bench import report
-from hypervisor_consumers.ring_metrics.names import RING_METRICS, SERIES
+from hypervisor_consumers.ring_metrics.names import RING_METRICS
 from hypervisor_consumers.runtime.metrics import RESTORED, SELF_METRICS
+from hypervisor_consumers.runtime.series import SERIES
 from hypervisor_schemas.settings import SETTINGS
 from tests.generate_docs import DOCS, PAGES
 

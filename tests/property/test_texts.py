@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hypervisor_consumers.ring_metrics import origins as module
-from hypervisor_consumers.ring_metrics.fold import UNKNOWN
 from hypervisor_consumers.ring_metrics.origins import KnownOrigins, Origins
 from hypervisor_consumers.runtime.columns import columns_of, origin_of
+from hypervisor_consumers.runtime.series import UNKNOWN
 from hypervisor_consumers.runtime.texts import LONGEST, SPARE, Texts, are_equal, bytes_at
 from hypervisor_schemas.codec import SINGLE_OBJECT, encode_event
 from hypervisor_schemas.events import HypervisorEvent

@@ -135,12 +135,12 @@ agent_hypervisor_ring_elevation_seconds_bucket{le="86400.0",partition="10"} 1.0
 agent_hypervisor_ring_elevation_seconds_bucket{le="+Inf",partition="10"} 1.0
 agent_hypervisor_ring_elevation_seconds_count{partition="10"} 1.0
 agent_hypervisor_ring_elevation_seconds_sum{partition="10"} 2.0
-# HELP hypervisor_telemetry_series_overflow_total Ring events of series beyond TELEMETRY_MAX_SERIES: \
-counted in the overflow series, or their ring is not kept.
+# HELP hypervisor_telemetry_series_overflow_total Events of series beyond TELEMETRY_MAX_SERIES: \
+counted in an overflow series, or what is current of their agent is not kept.
 # TYPE hypervisor_telemetry_series_overflow_total counter
 hypervisor_telemetry_series_overflow_total{partition="10"} 0.0
 hypervisor_telemetry_series_overflow_total{partition="2"} 0.0
-# HELP hypervisor_telemetry_series Series of ring metrics that this copy shows.
+# HELP hypervisor_telemetry_series Series of the service's own metrics that this copy shows.
 # TYPE hypervisor_telemetry_series gauge
 hypervisor_telemetry_series 42.0
 """

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
 
-from hypervisor_consumers.ring_metrics.fold import OVERFLOW, UNKNOWN, AgentSession, RingSeries, RingState
+from hypervisor_consumers.ring_metrics.fold import OVERFLOW, AgentSession, RingSeries, RingState
 from hypervisor_consumers.runtime.contract import Home, PublicRecord, View
+from hypervisor_consumers.runtime.series import UNKNOWN
 from hypervisor_schemas.agent_rings import (
     TOPIC,
     AgentRing,

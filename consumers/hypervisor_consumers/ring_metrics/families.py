@@ -6,18 +6,12 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import TypeAlias
 
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
+from prometheus_client.core import HistogramMetricFamily, Metric
 
 from hypervisor_consumers.ring_metrics.agent_rings import current_rings, elevation_seconds, elevations_active
 from hypervisor_consumers.ring_metrics.fold import (
     OVERFLOW,
     TRANSITION_TYPES,
-    UNKNOWN,
     AgentSession,
     RingSeries,
     RingState,
@@ -30,11 +24,11 @@ from hypervisor_consumers.ring_metrics.names import (
     ELEVATIONS_ACTIVE,
     RING_BREACHES,
     RING_TRANSITIONS,
-    SERIES,
-    SERIES_OVERFLOW,
 )
 from hypervisor_consumers.runtime.declared import DeclaredMetric
 from hypervisor_consumers.runtime.exposition import Row, RowFamily, TextFamily
+from hypervisor_consumers.runtime.series import UNKNOWN
+from hypervisor_consumers.runtime.series_families import overflow_family, with_series
 from hypervisor_schemas.agent_rings import AgentRing
 from hypervisor_schemas.topics import partition_of
 
@@ -73,24 +67,13 @@ def ring_families(
         counters: Both counters, if they have been written already.
         gauges: The three gauges per agent, if they have.
     """
-    families: list[Metric] = [
+    families = [
         *(counters or _counters(states, labels, home_partitions)),
         *(gauges or _gauges(rows, now)),
         _elevation_histogram(states),
         _overflow(states),
     ]
-    shown = sum(map(_count, families))
-    return [*families, GaugeMetricFamily(SERIES.name, SERIES.help, value=shown)]
-
-
-def _count(family: Metric) -> int:
-    match family:
-        case TextFamily():
-            return family.count
-        case RowFamily():
-            return len(family.rows)
-        case _:
-            return len(family.samples)
+    return with_series(families)
 
 
 def _counters(
@@ -200,8 +183,5 @@ def _elevation_histogram(states: Mapping[int, RingState]) -> Metric:
 
 
 def _overflow(states: Mapping[int, RingState]) -> Metric:
-    family = CounterMetricFamily(SERIES_OVERFLOW.name, SERIES_OVERFLOW.help, labels=SERIES_OVERFLOW.labels)
-    for partition, state in sorted(states.items()):
-        series = state.series[OVERFLOW]
-        family.add_metric([str(partition)], 0 if series is None else series.overflowed)
-    return family
+    rows = {partition: state.series[OVERFLOW] for partition, state in states.items()}
+    return overflow_family({partition: 0 if row is None else row.overflowed for partition, row in rows.items()})

@@ -11,6 +11,7 @@ import msgspec
 
 from hypervisor_consumers.ring_metrics.names import ELEVATION_BUCKETS, RING_TRANSITIONS
 from hypervisor_consumers.runtime.contract import Fold, PendingBatches, Table
+from hypervisor_consumers.runtime.series import OVERFLOW_LABEL, UNKNOWN
 from hypervisor_schemas.events import EventType, HypervisorEvent, type_value
 from hypervisor_schemas.payloads import RingPayload, read_payload
 from hypervisor_schemas.settings import Settings
@@ -25,7 +26,6 @@ __all__ = [
     "OVERFLOW",
     "RING_EVENT_TYPES",
     "TRANSITION_TYPES",
-    "UNKNOWN",
     "AgentSession",
     "EndedElevations",
     "RingFold",
@@ -34,13 +34,10 @@ __all__ = [
     "count_elevations",
 ]
 
-UNKNOWN = "unknown"
-"""Stands for an absent (or empty) agent or session, as in the package."""
-
 AgentSession: TypeAlias = tuple[str, str]
 """Agent, session. "" is never a real one: it stands for a label that is left out."""
 
-OVERFLOW: AgentSession = ("__overflow__", "__overflow__")
+OVERFLOW: AgentSession = (OVERFLOW_LABEL, OVERFLOW_LABEL)
 """The series that counts what found no place of its own."""
 
 RING_EVENT_TYPES: tuple[EventType, ...] = (

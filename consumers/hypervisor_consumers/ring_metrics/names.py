@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from hypervisor_consumers.runtime.declared import DeclaredMetric
+from hypervisor_consumers.runtime.series import SERIES, SERIES_OVERFLOW
 
 __all__ = [
     "CURRENT_RING",
@@ -16,8 +17,6 @@ __all__ = [
     "RING_BREACHES",
     "RING_METRICS",
     "RING_TRANSITIONS",
-    "SERIES",
-    "SERIES_OVERFLOW",
 ]
 
 
@@ -56,18 +55,6 @@ ELEVATION_SECONDS = DeclaredMetric(
     "histogram",
     ("partition",),
     "How long elevations lasted that have ended.",
-)
-SERIES_OVERFLOW = DeclaredMetric(
-    "hypervisor_telemetry_series_overflow_total",
-    "counter",
-    ("partition",),
-    "Ring events of series beyond TELEMETRY_MAX_SERIES: counted in the overflow series, or their ring is not kept.",
-)
-SERIES = DeclaredMetric(
-    "hypervisor_telemetry_series",
-    "gauge",
-    (),
-    "Series of ring metrics that this copy shows.",
 )
 
 RING_METRICS = (

@@ -7,8 +7,9 @@ from typing import TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from hypervisor_consumers.ring_metrics.fold import UNKNOWN, AgentSession
+from hypervisor_consumers.ring_metrics.fold import AgentSession
 from hypervisor_consumers.runtime.columns import origin_of
+from hypervisor_consumers.runtime.series import UNKNOWN
 from hypervisor_consumers.runtime.texts import LONGEST, Rows, Texts, are_equal
 
 __all__ = ["MOST_KNOWN", "KnownOrigins", "Origins"]

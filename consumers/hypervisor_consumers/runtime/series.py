@@ -1,0 +1,27 @@
+"""What services with many series say alike: labels that stand for others, and two metrics. Pure."""
+
+from __future__ import annotations
+
+from hypervisor_consumers.runtime.declared import DeclaredMetric
+
+__all__ = ["OVERFLOW_LABEL", "SERIES", "SERIES_OVERFLOW", "UNKNOWN"]
+
+UNKNOWN = "unknown"
+"""Stands for an absent (or empty) agent, session or tool, as in the package."""
+
+OVERFLOW_LABEL = "__overflow__"
+"""Stands for all that found no place below the ceiling of series."""
+
+SERIES_OVERFLOW = DeclaredMetric(
+    "hypervisor_telemetry_series_overflow_total",
+    "counter",
+    ("partition",),
+    "Events of series beyond TELEMETRY_MAX_SERIES: counted in an overflow series, or what is current of their "
+    "agent is not kept.",
+)
+SERIES = DeclaredMetric(
+    "hypervisor_telemetry_series",
+    "gauge",
+    (),
+    "Series of the service's own metrics that this copy shows.",
+)
