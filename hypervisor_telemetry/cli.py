@@ -18,6 +18,8 @@ import typer
 
 from hypervisor_consumers.event_index.service import DEFAULT_PORT as EVENT_INDEX_PORT
 from hypervisor_consumers.event_index.service import event_index_service
+from hypervisor_consumers.governance_metrics.service import DEFAULT_PORT as GOVERNANCE_METRICS_PORT
+from hypervisor_consumers.governance_metrics.service import governance_metrics_service
 from hypervisor_consumers.ring_metrics.service import DEFAULT_PORT as RING_METRICS_PORT
 from hypervisor_consumers.ring_metrics.service import ring_metrics_service
 from hypervisor_consumers.runtime.service import run_service
@@ -93,6 +95,18 @@ def event_index(
     """Every event in a database, behind an HTTP query API. Runs until SIGTERM or Ctrl-C."""
     with speaking():
         service = event_index_service(database, host, os.environ)
+        run_service(service, host=host, port=port, environ=os.environ, bootstrap_servers=bootstrap_servers)
+
+
+@app.command("governance-metrics")
+def governance_metrics(
+    port: Annotated[int, typer.Option(help="The port of /metrics; 0 for any free one.")] = GOVERNANCE_METRICS_PORT,
+    host: Host = "127.0.0.1",
+    bootstrap_servers: Bootstrap = None,
+) -> None:
+    """Governance events to Prometheus metrics. Runs until SIGTERM or Ctrl-C."""
+    with speaking():
+        service = governance_metrics_service(os.environ)
         run_service(service, host=host, port=port, environ=os.environ, bootstrap_servers=bootstrap_servers)
 
 

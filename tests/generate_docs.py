@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hypervisor_consumers.governance_metrics.names import GOVERNANCE_METRICS
 from hypervisor_consumers.ring_metrics.names import RING_METRICS
 from hypervisor_consumers.runtime.metrics import SELF_METRICS
 from hypervisor_consumers.saga_spans.names import SAGA_METRICS
@@ -20,7 +21,7 @@ def settings() -> str:
     rows = [
         (
             f"`{setting.name}`",
-            "" if setting.default is None else f"`{_text(setting.default)}`",
+            "" if setting.default in {None, ()} else f"`{_text(setting.default)}`",
             setting.meaning + (" Never logged." if setting.secret else ""),
         )
         for setting in SETTINGS
@@ -76,6 +77,7 @@ def events() -> str:
 def metrics() -> str:
     ring = [(f"`{m.name}`", m.type, _labels(m.labels), m.help) for m in RING_METRICS]
     saga = [(f"`{m.name}`", m.type, _labels((*m.labels, "partition")), m.help) for m in SAGA_METRICS]
+    governance = [(f"`{m.name}`", m.type, _labels(m.labels), m.help) for m in GOVERNANCE_METRICS]
     own = [(f"`{m.name}`", m.type, _labels(m.labels), m.help) for m in SELF_METRICS]
     publisher = [
         (
@@ -97,6 +99,11 @@ def metrics() -> str:
         + _table(head, ring)
         + "\n## saga-spans\n\n"
         + _table(head, saga)
+        + "\n## governance-metrics\n\n`decision` is `allow` or `deny`. What has that label also has "
+        "`agent_id` and `tool_name` where `TELEMETRY_GOVERNANCE_LABELS` names them; the overflow series has "
+        "`__overflow__` there. A decision without a latency is in no bucket. After the topic has got more "
+        "partitions, the trust score of an agent that moved has the label `partition`.\n\n"
+        + _table(head, governance)
         + "\n## Every service\n\n"
         + _table(head, own)
         + "\n## A publisher, in an agent\n\nBy `PublisherCollector` (prometheus-client) or `observe_publisher` "

@@ -178,8 +178,9 @@ class Settings:
         "TELEMETRY_MAX_SERIES",
         100_000,
         _number(1, 100_000_000),
-        "How many series a service keeps per partition; the events of new ones beyond are counted in one overflow "
-        "series (agent and session `__overflow__`), and their rings are not kept.",
+        "How many series (of `governance-metrics`, of each kind) a service keeps per partition; the events of new "
+        "ones beyond are counted in one overflow series (`__overflow__`), and rings, trust scores and presence of "
+        "their agents are not kept.",
     )
     RING_LABELS: Setting[tuple[str, ...]] = Setting(
         "TELEMETRY_RING_LABELS",
@@ -187,6 +188,21 @@ class Settings:
         _words("event_type", "agent_did", "session_id"),
         "The labels that the ring counters keep, separated by commas; over the others they are summed. Changing it "
         "starts the counters anew.",
+    )
+    AGENT_TTL: Setting[float] = Setting(
+        "TELEMETRY_AGENT_TTL",
+        900.0,
+        _number(1, 1_000_000_000, float),
+        "Seconds without a governance event after which an agent is no longer counted as active, whether or not it "
+        "deregistered.",
+    )
+    GOVERNANCE_LABELS: Setting[tuple[str, ...]] = Setting(
+        "TELEMETRY_GOVERNANCE_LABELS",
+        (),
+        _words("agent_id", "tool_name"),
+        "The labels that the governance metrics per decision have beside `decision`, separated by commas: "
+        "`agent_id`, `tool_name`. Each agent and tool then has series of its own, a histogram among them. Changing "
+        "it starts those metrics anew.",
     )
     SAGA_TIMEOUT: Setting[float] = Setting(
         "TELEMETRY_SAGA_TIMEOUT",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from click.testing import Result
 
-SERVICES = ("ring-metrics", "saga-spans", "event-index")
+SERVICES = ("ring-metrics", "saga-spans", "event-index", "governance-metrics")
 KAFKA = {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"}
 
 

@@ -40,6 +40,8 @@ def test_an_empty_environment_and_an_empty_text_give_the_default(setting):
         (Settings.ELEVATION_MAX, 86_400),
         (Settings.MAX_SERIES, 100_000),
         (Settings.RING_LABELS, ("event_type", "agent_did", "session_id")),
+        (Settings.AGENT_TTL, 900.0),
+        (Settings.GOVERNANCE_LABELS, ()),
     ],
     ids=lambda value: getattr(value, "name", None),
 )
@@ -67,6 +69,8 @@ def test_the_defaults_are_the_designs(setting, default):
         (Settings.MAX_SERIES, "5", 5),
         (Settings.RING_LABELS, "session_id", ("session_id",)),
         (Settings.RING_LABELS, " Session_ID , event_type,session_id", ("event_type", "session_id")),
+        (Settings.AGENT_TTL, "1.5", 1.5),
+        (Settings.GOVERNANCE_LABELS, "tool_name, Agent_ID", ("agent_id", "tool_name")),
         (Settings.LOG_LEVEL, "Debug", "debug"),
         (Settings.KAFKA, "docker", "docker"),
         (Settings.TEST_BOOTSTRAP_SERVERS, "h:1,h:2", "h:1,h:2"),
@@ -105,6 +109,12 @@ def test_texts_are_read_as_what_they_mean(setting, text, value):
             "agent_did,ring",
             "TELEMETRY_RING_LABELS can't be 'agent_did,ring': it must be some of these, separated by commas: "
             "event_type, agent_did, session_id.",
+        ),
+        (
+            Settings.GOVERNANCE_LABELS,
+            "decision",
+            "TELEMETRY_GOVERNANCE_LABELS can't be 'decision': it must be some of these, separated by commas: "
+            "agent_id, tool_name.",
         ),
         (Settings.TRACEPARENT, "maybe", "TELEMETRY_TRACEPARENT can't be 'maybe': it must be one of: on, off."),
     ],

@@ -1,0 +1,46 @@
+"""The wiring of governance-metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Never
+
+from prometheus_client.metrics_core import Metric
+
+from hypervisor_consumers.governance_metrics.batches import FleetGovernanceFold
+from hypervisor_consumers.governance_metrics.families import governance_families
+from hypervisor_consumers.governance_metrics.state import GovernanceState
+from hypervisor_consumers.runtime.service import StatefulService
+from hypervisor_consumers.runtime.stateful import EXPIRE_EVERY, Shown
+from hypervisor_schemas.settings import Settings
+
+__all__ = ["DEFAULT_PORT", "governance_metrics_service"]
+
+DEFAULT_PORT = 8003
+
+
+def governance_metrics_service(environ: Mapping[str, str]) -> StatefulService[GovernanceState, Never]:
+    """Governance events to `/metrics`.
+
+    Raises:
+        SettingError: A setting can't be read.
+    """
+    labels = Settings.GOVERNANCE_LABELS.of(environ)
+    agent_ttl = Settings.AGENT_TTL.of(environ)
+
+    def families(shown: Shown[GovernanceState]) -> Iterable[Metric]:
+        return governance_families(shown.states, labels=labels, home_partitions=shown.state_partitions)
+
+    return StatefulService(
+        name="governance-metrics",
+        source="events.governance",
+        fold=FleetGovernanceFold(
+            series_ttl_ms=Settings.SERIES_TTL.of(environ) * 1000,
+            agent_ttl_ms=int(agent_ttl * 1000),
+            max_series=Settings.MAX_SERIES.of(environ),
+            labels=labels,
+        ),
+        families=families,
+        # An agent that is gone should not count for a minute more where agents are given seconds.
+        expire_every=max(0.5, min(EXPIRE_EVERY, agent_ttl / 10)),
+    )
