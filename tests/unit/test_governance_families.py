@@ -28,12 +28,12 @@ def lines_of(name: str, text: str) -> list[str]:
     return [line for line in text.splitlines() if line.startswith(name)]
 
 
-def buckets(labels: str, rising: dict[str, int]) -> str:
+def buckets(before: str, behind: str, rising: dict[str, int]) -> str:
     """All bucket lines; `rising` says from which bound on the count is which."""
     count, lines = 0, []
     for bound in (*map(str, LATENCY_BUCKETS_MS), "+Inf"):
         count = rising.get(bound, count)
-        lines.append(f'agent_governance_evaluation_latency_ms_bucket{{le="{bound}",{labels}}} {count}.0\n')
+        lines.append(f'agent_governance_evaluation_latency_ms_bucket{{{before},le="{bound}",{behind}}} {count}.0\n')
     return "".join(lines)
 
 
@@ -81,22 +81,22 @@ agent_governance_rate_limit_hits_total{decision="deny",partition="10"} 1.0
 # HELP agent_governance_evaluation_latency_ms How long governance evaluations took, in ms.
 # TYPE agent_governance_evaluation_latency_ms histogram
 """
-        + buckets('decision="allow",partition="2"', {})
+        + buckets('decision="allow"', 'partition="2"', {})
         + """\
 agent_governance_evaluation_latency_ms_count{decision="allow",partition="2"} 0.0
 agent_governance_evaluation_latency_ms_sum{decision="allow",partition="2"} 0.0
 """
-        + buckets('decision="deny",partition="2"', {})
+        + buckets('decision="deny"', 'partition="2"', {})
         + """\
 agent_governance_evaluation_latency_ms_count{decision="deny",partition="2"} 0.0
 agent_governance_evaluation_latency_ms_sum{decision="deny",partition="2"} 0.0
 """
-        + buckets('decision="allow",partition="10"', {"0.05": 1})
+        + buckets('decision="allow"', 'partition="10"', {"0.05": 1})
         + """\
 agent_governance_evaluation_latency_ms_count{decision="allow",partition="10"} 1.0
 agent_governance_evaluation_latency_ms_sum{decision="allow",partition="10"} 0.05
 """
-        + buckets('decision="deny",partition="10"', {"0.25": 1, "+Inf": 2})
+        + buckets('decision="deny"', 'partition="10"', {"0.25": 1, "+Inf": 2})
         + """\
 agent_governance_evaluation_latency_ms_count{decision="deny",partition="10"} 2.0
 agent_governance_evaluation_latency_ms_sum{decision="deny",partition="10"} 20000.12

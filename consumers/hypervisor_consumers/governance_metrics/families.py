@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate
@@ -140,22 +141,26 @@ def _is_at_home(agent: str, partition: int, partitions: int) -> bool:
     return Home(partition, partitions).holds(agent.encode())
 
 
-_BUCKETS = tuple(f'le="{bound}",' for bound in (*map(str, LATENCY_BUCKETS_MS), "+Inf"))
+_BOUNDS = (*map(str, LATENCY_BUCKETS_MS), "+Inf")
 
 
 def _latency(decisions: _Shown, chosen: tuple[str, ...]) -> TextFamily:
     """As text: an object for each bucket of each agent and tool would take seconds at each scrape."""
     metric = EVALUATION_LATENCY
     family = TextFamily(metric.name, metric.help, metric.type)
-    names = (*metric.labels, *chosen)
+    # By name, as in the other families.
+    names = sorted((*metric.labels, *chosen))
+    order = [(*metric.labels, *chosen).index(name) for name in names]
+    before_le = bisect(names, "le")
     for values, series in decisions:
         timed = sum(series.buckets)
         if chosen and not timed:
             continue
-        labels = ",".join(f'{name}="{escaped(value)}"' for name, value in zip(names, values, strict=True))
+        each = [f'{name}="{escaped(values[place])}"' for name, place in zip(names, order, strict=True)]
+        labels, before, behind = ",".join(each), ",".join(each[:before_le]), ",".join(each[before_le:])
         lines = [
-            f"{metric.name}_bucket{{{bucket}{labels}}} {count}.0\n"
-            for bucket, count in zip(_BUCKETS, accumulate(series.buckets), strict=True)
+            f'{metric.name}_bucket{{{before},le="{bound}",{behind}}} {count}.0\n'
+            for bound, count in zip(_BOUNDS, accumulate(series.buckets), strict=True)
         ]
         lines += [
             f"{metric.name}_count{{{labels}}} {timed}.0\n",
