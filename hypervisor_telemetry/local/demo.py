@@ -1,4 +1,4 @@
-"""The demo: a real Kafka, the three services, a fleet of agent processes, and an account that adds up."""
+"""The demo: a real Kafka, the four services, a fleet of agent processes, and an account that adds up."""
 
 from __future__ import annotations
 
@@ -43,6 +43,19 @@ _SETTLE_WITHIN = 60.0
 
 # So that the tables fit 80 columns.
 _NARROW: dict[str, Any] = {"box": box.SIMPLE, "pad_edge": False, "padding": (0, 1, 0, 0)}
+
+
+_COUNTED_BY = {"ring": "ring-metrics", "saga": "saga-spans", "governance": "governance-metrics"}
+"""The services beside the index, by the category that they count."""
+
+_GOVERNANCE = {
+    "agent_governance_tool_calls_allowed_total": "allowed",
+    "agent_governance_tool_calls_blocked_total": "blocked",
+    "agent_governance_rate_limit_hits_total": "limited",
+    "agent_governance_audit_events_total": "audited",
+    "agent_governance_active_agents": "active",
+}
+"""What the agents call what the metrics count."""
 
 
 class DemoFailed(TelemetryError):
@@ -115,7 +128,7 @@ class _Demo:
         fleet = self._run_fleet(events, agents, services)
         account = self._settle(fleet, services)
         self._show_facts(fleet)
-        adds_up = self._show_account(account) & self._show_spans(fleet)
+        adds_up = self._show_account(account) & self._show_spans(fleet) & self._show_governance(fleet, services)
         emitted = sum(agent.emitted for agent in fleet)
         seconds = time.monotonic() - begun
         if adds_up:
@@ -148,6 +161,7 @@ class _Demo:
         options = {
             "ring-metrics": [],
             "saga-spans": ["--sink", f"jsonl:{self._folder / 'spans.jsonl'}"],
+            "governance-metrics": [],
             "event-index": ["--database", f"sqlite:///{self._folder / 'events.db'}"],
         }
         children = {
@@ -197,7 +211,7 @@ class _Demo:
     def _progress(
         self, fleet: Sequence[_Agent], share: int, services: Sequence[_Service]
     ) -> Iterator[Callable[[], None]]:
-        columns = (TextColumn("{task.description:>16}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (TextColumn("{task.description:>18}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=self._console) as progress:
             bars: dict[int, TaskID] = {
                 agent.number: progress.add_task(f"agent {agent.number}", total=share) for agent in fleet
@@ -238,10 +252,8 @@ class _Demo:
             if not (published.get(category) or in_kafka[category]):
                 continue
             row = {"published": published.get(category, 0), "in Kafka": in_kafka[category]}
-            if category == "ring":
-                row["ring-metrics"] = counted["ring-metrics"][category]
-            if category == "saga":
-                row["saga-spans"] = counted["saga-spans"][category]
+            if category in _COUNTED_BY:
+                row[_COUNTED_BY[category]] = counted[_COUNTED_BY[category]][category]
             row["event-index"] = counted["event-index"][category]
             account[category] = row
         return account
@@ -262,10 +274,10 @@ class _Demo:
         return counts
 
     def _show_account(self, account: Mapping[str, Mapping[str, int]]) -> bool:
-        columns = ["published", "in Kafka", "ring-metrics", "saga-spans", "event-index"]
+        columns = ["published", "in Kafka", *_COUNTED_BY.values(), "event-index"]
         table = Table("category", title="The account", **_NARROW)
         for column in [*columns, "adds up"]:
-            table.add_column(column, justify="right")
+            table.add_column(column.replace("-", "-\n"), justify="right")
         for category, row in account.items():
             agrees = len(set(row.values())) == 1
             cells = [f"{row[column]:,}" if column in row else "" for column in columns]
@@ -274,7 +286,9 @@ class _Demo:
         indexed = sum(row["event-index"] for row in account.values())
         table.add_section()
         table.add_row(
-            "all", f"{total:,}", f"{sum(row['in Kafka'] for row in account.values()):,}", "", "", f"{indexed:,}"
+            *("all", f"{total:,}", f"{sum(row['in Kafka'] for row in account.values()):,}"),
+            *("" for _ in _COUNTED_BY),
+            f"{indexed:,}",
         )
         self._console.print(table)
         return bool(account) and all(len(set(row.values())) == 1 for row in account.values())
@@ -298,6 +312,22 @@ class _Demo:
         )
         return all(names[name] == count for name, count in ended.items())
 
+    def _show_governance(self, fleet: Sequence[_Agent], services: Sequence[_Service]) -> bool:
+        """Whether the governance metrics say what the agents decided."""
+        decided = Counter[str]()
+        for agent in fleet:
+            decided.update(agent.report["governance"])
+        [service] = (service for service in services if service.name == "governance-metrics")
+        shown = Counter[str]()
+        for family in text_string_to_metric_families(_get(f"{service.url}/metrics")):
+            for sample in family.samples:
+                shown[_GOVERNANCE.get(sample.name, "")] += int(sample.value)
+        self._console.print(
+            "governance: "
+            + ", ".join(f"{name} {shown[name]:,} of {decided[name]:,}" for name in _GOVERNANCE.values())
+        )
+        return all(shown[name] == decided[name] for name in _GOVERNANCE.values())
+
     def _show_facts(self, fleet: Sequence[_Agent]) -> None:
         names = sorted({name for agent in fleet for name in agent.report["facts"]})
         table = Table("agent", title="What really happened", **_NARROW)
@@ -311,13 +341,14 @@ class _Demo:
         urls = {service.name: service.url for service in services}
         if keep:
             self._console.print(
-                f"metrics  {urls['ring-metrics']}/metrics\n"
+                f"metrics  {urls['ring-metrics']}/metrics and {urls['governance-metrics']}/metrics\n"
                 f"spans    {self._folder / 'spans.jsonl'}, one trace as a picture: {self._picture}\n"
                 f"sagas    {urls['saga-spans']}/v1/sagas, those that are open\n"
                 f"events   {urls['event-index']}/v1/events and /v1/stats; the API: /docs\n"
                 f"Kafka    {self.bootstrap_servers}, topics {self.prefix}*\n\n"
                 "Try next:\n"
                 f"  curl -s {urls['ring-metrics']}/metrics | grep ring_breaches_total | head\n"
+                f"  curl -s {urls['governance-metrics']}/metrics | grep governance_denials_total\n"
                 f"  curl -s '{urls['event-index']}/v1/events?event_type=saga.escalated&limit=3'\n"
                 f"  tail -n 3 {self._folder / 'spans.jsonl'}",
                 soft_wrap=True,
@@ -372,7 +403,8 @@ def _counted(service: _Service) -> Counter[str]:
                 counts["ring"] += int(sample.value)
             if sample.name == "hypervisor_telemetry_records_total" and sample.labels["result"] == "applied":
                 counts["applied"] += int(sample.value)
-    return Counter(ring=counts["ring"]) if service.name == "ring-metrics" else Counter(saga=counts["applied"])
+    category = next(category for category, name in _COUNTED_BY.items() if name == service.name)
+    return Counter({category: counts["ring" if category == "ring" else "applied"]})
 
 
 def _command() -> str:

@@ -2,7 +2,8 @@
 
 The package emits nothing by itself; this program emits an event for each thing that it really did or refused:
 its sessions and their audit, ring elevations that expire, breaches that its detector raised, its rate limiter's
-refusals, and sagas of which some fail, compensate and escalate. It prints a JSON line now and then, and a last one.
+refusals, its ring enforcer's decisions, and sagas of which some fail, compensate and escalate. It prints a JSON
+line now and then, and a last one.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from typing import Any
 
 from hypervisor import Hypervisor, SessionConfig
 from hypervisor.audit.delta import VFSChange
-from hypervisor.models import ExecutionRing
+from hypervisor.models import ActionDescriptor, ExecutionRing
 from hypervisor.rings.breach_detector import RingBreachDetector
 from hypervisor.rings.elevation import RingElevation, RingElevationManager
+from hypervisor.rings.enforcer import RingEnforcer
 from hypervisor.saga.checkpoint import CheckpointManager
 from hypervisor.saga.fan_out import FanOutOrchestrator
 from hypervisor.saga.orchestrator import SagaOrchestrator
@@ -33,6 +35,7 @@ from hypervisor_telemetry import (
     CausalTraceId,
     EventPublisher,
     EventType,
+    GovernanceEventType,
     HypervisorEvent,
     HypervisorEventBus,
 )
@@ -41,7 +44,10 @@ __all__ = ["main"]
 
 SESSIONS_AT_ONCE = 40
 ELEVATION_SECONDS = 1
-_LEFT_IN_A_RUNNING_SESSION = 30
+_LEFT_IN_A_RUNNING_SESSION = 37
+_DEPLOY = ActionDescriptor("deploy", "deploy", "/deploy")
+_READ = ActionDescriptor("file_read", "file_read", "/read", is_read_only=True)
+_SHELL = ActionDescriptor("shell_exec", "shell_exec", "/shell", is_admin=True)
 Emit = Callable[..., None]
 
 
@@ -52,6 +58,8 @@ class DemoAgent:
         self.did = f"did:mesh:orchestrator-{number}"
         self.worker = f"did:mesh:worker-{number}"
         self.facts: Counter[str] = Counter()
+        self.governance: Counter[str] = Counter()
+        """What governance-metrics has to say of this agent and its worker."""
         self._bus = bus
         self._chance = chance
         self._hypervisor = Hypervisor()
@@ -59,12 +67,15 @@ class DemoAgent:
         self._expiries: dict[str, asyncio.Future[RingElevation]] = {}
         self._detector = RingBreachDetector(baseline_rate=5.0)
         self._limiter = AgentRateLimiter()
+        self._enforcer = RingEnforcer()
         self._fan_outs = FanOutOrchestrator()
         self._checkpoints = CheckpointManager()
 
     async def work(self, events: int, tell: Callable[[], None]) -> None:
         """Hold sessions, many at once, until at least `events` events were emitted."""
         clock = asyncio.create_task(self._expire_elevations())
+        for did in (self.did, self.worker):
+            self._govern(GovernanceEventType.AGENT_REGISTERED, did)
         running: set[asyncio.Task[None]] = set()
         while running or self._bus.event_count < events:
             likely = self._bus.event_count + len(running) * _LEFT_IN_A_RUNNING_SESSION
@@ -77,6 +88,8 @@ class DemoAgent:
                 task.result()
             tell()
         clock.cancel()
+        self._govern(GovernanceEventType.AGENT_DEREGISTERED, self.worker)
+        self.governance["active"] = 1
 
     async def _session(self) -> None:
         trace = CausalTraceId()
@@ -92,10 +105,14 @@ class DemoAgent:
             rings[did] = await hypervisor.join_session(session, did, sigma_raw=trust)
             tell(EventType.SESSION_JOINED, trust=trust)
             tell(EventType.RING_ASSIGNED, ring=rings[did])
+            self._govern(GovernanceEventType.TRUST_SCORE, did, session, score=trust * 1000)
         await hypervisor.activate_session(session)
         lead(EventType.SESSION_ACTIVATED, participants=managed.sso.participant_count)
 
         expiry = self._elevate(session, rings[self.did], lead)
+        self._decide(self.did, session, ExecutionRing.RING_1_PRIVILEGED, _DEPLOY)
+        self._decide(self.worker, session, rings[self.worker], _READ)
+        self._decide(self.worker, session, rings[self.worker], _SHELL)
         await self._saga(
             managed.saga,
             session,
@@ -142,6 +159,20 @@ class DemoAgent:
             )
 
         return tell
+
+    def _govern(self, kind: GovernanceEventType, did: str, session: str | None = None, **payload: Any) -> None:
+        self._bus.emit(HypervisorEvent(event_type=kind, session_id=session, agent_did=did, payload=payload))
+
+    def _decide(self, did: str, session: str, ring: ExecutionRing, action: ActionDescriptor) -> None:
+        began = time.perf_counter()
+        result = self._enforcer.check(ring, action, eff_score=0.5)
+        took = (time.perf_counter() - began) * 1000
+        self._decided(did, session, action.name, allowed=result.allowed, evaluation_ms=took)
+
+    def _decided(self, did: str, session: str, tool: str, *, allowed: bool, **payload: Any) -> None:
+        kind = GovernanceEventType.POLICY_DECISION
+        self._govern(kind, did, session, tool_name=tool, allowed=allowed, **payload)
+        self.governance["allowed" if allowed else "blocked"] += 1
 
     def _elevate(self, session: str, ring: ExecutionRing, tell: Emit) -> asyncio.Future[RingElevation]:
         elevation = self._elevations.request_elevation(
@@ -277,6 +308,8 @@ class DemoAgent:
         tell(
             EventType.AUDIT_DELTA_CAPTURED, at=delta.timestamp, delta_id=delta.delta_id, delta_hash=delta.delta_hash
         )
+        self._govern(GovernanceEventType.AUDIT_EVENT, self.worker, entry=delta.delta_hash)
+        self.governance["audited"] += 1
 
     def _overreach(self, session: str, ring: ExecutionRing, tell: Emit) -> None:
         """The worker calls into ring 0 until the rate limiter stops it."""
@@ -293,8 +326,15 @@ class DemoAgent:
                     anomaly_score=breach.anomaly_score,
                 )
                 self.facts["breaches"] += 1
-            if not self._limiter.try_check(self.worker, session, ring):
+            began = time.perf_counter()
+            may_go_on = self._limiter.try_check(self.worker, session, ring)
+            took = (time.perf_counter() - began) * 1000
+            if not may_go_on:
                 refused += 1
+                self._decided(
+                    self.worker, session, "shell_exec", allowed=False, evaluation_ms=took, rate_limited=True
+                )
+                self.governance["limited"] += 1
                 stats = self._limiter.get_stats(self.worker, session)
                 tell(EventType.RATE_LIMITED, ring=ring, rejected=stats.rejected_requests if stats else refused)
                 self.facts["limited"] += 1
@@ -329,6 +369,7 @@ def main() -> None:
                 "delivered": stats.delivered,
                 "categories": categories,
                 "facts": agent.facts,
+                "governance": agent.governance,
             }
         ),
         flush=True,

@@ -64,12 +64,16 @@ def test_every_event_of_a_small_demo_is_accounted_for(mark: str, tmp_path: Path)
     account = {
         line.split()[0]: line.split()[1:] for line in done.stdout.splitlines() if line.rstrip().endswith(" yes")
     }
-    assert set(account) == {"session", "ring", "saga", "vfs", "security", "audit"}
+    assert set(account) == {"session", "ring", "saga", "vfs", "security", "audit", "governance"}
     for category, (published, *counted) in account.items():
         assert set(counted) == {published, "yes"}, category
     facts = [line.split() for line in done.stdout.splitlines() if re.match(r"\s+[12]\s+\d", line)]
     assert len(facts) == 2
     assert all(int(count) >= 1 for agent in facts for count in agent)
+    governance = next(line for line in done.stdout.splitlines() if line.startswith("governance: "))
+    shown = re.findall(r"(\w+) (\d+) of (\d+)", governance)
+    assert [name for name, *_ in shown] == ["allowed", "blocked", "limited", "audited", "active"]
+    assert all(int(count) == int(truth) >= 2 for _, count, truth in shown)
     assert running(mark) == []
     # The one in the README is drawn by `hypervisor-telemetry demo --picture docs/waterfall.svg`.
     assert bars(picture) == bars(ROOT / "docs" / "waterfall.svg")
