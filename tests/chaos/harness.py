@@ -33,8 +33,21 @@ BREACHES = "agent_hypervisor_ring_breaches_total"
 CURRENT = "agent_hypervisor_ring_current"
 ACTIVE = "agent_hypervisor_ring_elevations_active"
 ENDED = "agent_hypervisor_ring_elevation_seconds_count"
-COUNTERS = (TRANSITIONS, BREACHES, "agent_hypervisor_ring_elevation_seconds_bucket", ENDED)
-PER_AGENT = (CURRENT, ACTIVE)
+GOVERNANCE = tuple(
+    f"agent_governance_{name}"
+    for name in (
+        *(
+            "policy_decisions_total",
+            "tool_calls_allowed_total",
+            "tool_calls_blocked_total",
+            "rate_limit_hits_total",
+        ),
+        *("audit_events_total", "denials_total", "evaluation_latency_ms_bucket", "evaluation_latency_ms_sum"),
+    )
+)
+TRUST, ACTIVE_AGENTS = "agent_governance_trust_score", "agent_governance_active_agents"
+COUNTERS = (TRANSITIONS, BREACHES, "agent_hypervisor_ring_elevation_seconds_bucket", ENDED, *GOVERNANCE)
+PER_AGENT = (CURRENT, ACTIVE, TRUST, ACTIVE_AGENTS)
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 SESSIONS, AGENTS = 120, 30
@@ -79,6 +92,8 @@ class Truth:
     counters: dict[Series, float] = field(default_factory=dict)
     agents: dict[Series, float] = field(default_factory=dict)
     ended: int = 0
+    metrics: tuple[str, ...] = (TRANSITIONS, BREACHES, CURRENT, ACTIVE)
+    """Of which the numbers are."""
 
     @classmethod
     def of(cls, events: Iterable[HypervisorEvent], labels: str = ALL_LABELS) -> Self:
@@ -267,7 +282,7 @@ class Watcher:
     def differences(self, truth: Truth) -> list[str]:
         """Where the numbers of all copies differ from the truth; the first few."""
         wanted = truth.counters | truth.agents
-        got = self.total(TRANSITIONS, BREACHES, *PER_AGENT)
+        got = self.total(*truth.metrics)
         wrong = [
             f"{series}: {got.get(series, 0):g}, and the truth is {wanted.get(series, 0):g}"
             for series in sorted(wanted.keys() | got.keys())
