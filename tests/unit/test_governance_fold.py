@@ -230,6 +230,13 @@ class TestPresence:
         fold.apply(state, event(AUDIT), 1999)
         assert agent(state).is_active
 
+    def test_an_event_that_was_published_earlier_takes_nothing_of_its_time(self):
+        fold = GovernanceFold(agent_ttl_ms=100)
+        state = folded(event(REGISTERED), fold=fold, seen_at=1000)
+        fold.apply(state, event(AUDIT), 900)
+        fold.expire(state, 1100)
+        assert agent(state).is_active
+
     def test_event_time_is_not_what_it_is_judged_by(self):
         fold = GovernanceFold(agent_ttl_ms=100)
         state = folded(event(REGISTERED, -1e9), event(DECISION, 1e9, "b", allowed=True), fold=fold, seen_at=1000)
