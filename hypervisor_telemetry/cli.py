@@ -32,6 +32,7 @@ from hypervisor_telemetry.dead_letter_commands import dead_letters
 from hypervisor_telemetry.index_commands import query
 from hypervisor_telemetry.publish_file import publish_lines
 from hypervisor_telemetry.speaking import Bootstrap, Wait, speaking
+from hypervisor_telemetry.tail_command import tail
 from hypervisor_telemetry.topic_admin import REACHED_WITHIN, Finding, apply_topics, check_topics
 
 __all__ = ["app"]
@@ -47,6 +48,7 @@ topics = typer.Typer(help="The topics: create what is missing, check what is the
 app.add_typer(topics, name="topics")
 app.add_typer(dead_letters, name="dead-letters")
 app.add_typer(query, name="query")
+app.command()(tail)
 
 Host = Annotated[str, typer.Option(help="The address to bind to.")]
 

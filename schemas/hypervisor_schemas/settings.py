@@ -147,7 +147,8 @@ class Settings:
         "TELEMETRY_INDEX_URL",
         "http://127.0.0.1:8002",
         str,
-        "The `event-index` that `query` asks, in place of `--url`; with `TELEMETRY_API_TOKEN`, where it wants one.",
+        "The `event-index` that `query` and `tail` ask, in place of `--url`; with `TELEMETRY_API_TOKEN`, where it "
+        "wants one.",
     )
     COMMIT_INTERVAL: Setting[float] = Setting(
         "TELEMETRY_COMMIT_INTERVAL",

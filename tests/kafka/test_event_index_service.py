@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import secrets
+import signal
+import subprocess
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -12,7 +15,8 @@ import pytest
 
 from hypervisor_producers.publisher import EventPublisher
 from hypervisor_schemas.events import EventType, GovernanceEventType, HypervisorEvent, event_type_of
-from tests.services import Fleet, RunningService, eventually
+from tests.receivers import free_port
+from tests.services import COMMAND, Fleet, RunningService, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -176,3 +180,30 @@ def all_events(service: RunningService) -> list[dict[str, Any]]:
     """By session: an answer has 1000 events at most."""
     answers = [service.get("/v1/events", session_id=f"s{n}", limit=1000).json()["events"] for n in range(50)]
     return [event for answer in answers for event in answer]
+
+
+def test_tail_shows_each_event_once_over_a_crash_of_the_index(new_fleet: Callable[[int], Fleet], tmp_path: Path):
+    fleet = new_fleet(2)
+    options = ("--database", database(tmp_path / "events.db"), "--port", str(free_port()))
+    service = fleet.start("event-index", *options).wait_ready()
+    command = [*COMMAND, "tail", "--json", "--lines", "1", "--url", service.url]
+    with (tmp_path / "tail.err").open("wb") as errors:
+        tail = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors)
+    assert tail.stdout is not None
+    try:
+        fleet.publish(EVENTS[:1])
+        shown = [json.loads(tail.stdout.readline())["event_id"]]
+        fleet.publish(EVENTS[1:20])
+        service.kill()
+        fleet.publish(EVENTS[20:])
+        fleet.start("event-index", *options).wait_ready()
+        shown += [json.loads(tail.stdout.readline())["event_id"] for _ in EVENTS[1:]]
+        tail.send_signal(signal.SIGINT)
+        assert tail.stdout.read() == b""
+        assert tail.wait(30) == 130
+    finally:
+        tail.kill()
+        tail.wait(30)
+        tail.stdout.close()
+    assert Counter(shown) == Counter(event.event_id for event in EVENTS)
+    assert "Trying again until Ctrl-C." in (tmp_path / "tail.err").read_text()

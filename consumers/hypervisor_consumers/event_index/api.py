@@ -19,6 +19,7 @@ from hypervisor_consumers.event_index.parameters import (
 from hypervisor_consumers.event_index.questions import Position, Wanted
 from hypervisor_consumers.event_index.reader import Snapshot
 from hypervisor_consumers.event_index.store import EventStore
+from hypervisor_consumers.event_index.stream import add_stream
 from hypervisor_consumers.event_index.subjects import add_subjects
 from hypervisor_consumers.runtime.access import bearer_access
 from hypervisor_consumers.runtime.freshness import IndexFreshness
@@ -54,6 +55,8 @@ def create_router(store: EventStore, freshness: IndexFreshness, token: str | Non
             }
 
         return await answer.to(asked, look)
+
+    add_stream(router, store)
 
     @router.get("/events/{event_id:path}", dependencies=[Depends(only(Asked))])
     async def event(

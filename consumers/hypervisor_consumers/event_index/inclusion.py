@@ -1,4 +1,4 @@
-"""Waiting until the index includes what somebody wrote."""
+"""Waiting until the index has come far enough: to what somebody wrote, or to what is new."""
 
 from __future__ import annotations
 
@@ -33,15 +33,26 @@ class Inclusion:
         Raises:
             StoreUnavailable: The database didn't answer.
         """
+
+        def missing(at: Mapping[Place, int]) -> dict[Place, int]:
+            return {place: at.get(place, 0) for place, offset in wanted.items() if at.get(place, 0) < offset}
+
+        return missing(await self.until(lambda at: not missing(at), seconds))
+
+    async def until(self, enough: Callable[[Mapping[Place, int]], bool], seconds: float) -> Mapping[Place, int]:
+        """Wait until the offsets are `enough`, `seconds` at most. Returns them as they are by then.
+
+        Raises:
+            StoreUnavailable: The database didn't answer.
+        """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         pause = 0.0
         while True:
             # Shielded: one who goes away must not end the look of the others.
             at = await asyncio.shield(self._next_look(pause))
-            missing = {place: at.get(place, 0) for place, offset in wanted.items() if at.get(place, 0) < offset}
-            if not missing or loop.time() >= deadline:
-                return missing
+            if enough(at) or loop.time() >= deadline:
+                return at
             pause = self._every
 
     def _next_look(self, pause: float) -> asyncio.Task[Mapping[Place, int]]:

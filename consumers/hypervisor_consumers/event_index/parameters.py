@@ -18,7 +18,16 @@ from hypervisor_consumers.runtime.processor import Place
 from hypervisor_schemas.read_token import MAX_TOKEN_CHARACTERS, read_token
 from hypervisor_schemas.timestamps import microseconds
 
-__all__ = ["MAX_ID_CHARACTERS", "Asked", "EventFilter", "EventPage", "SessionFilter", "only", "refused"]
+__all__ = [
+    "MAX_ID_CHARACTERS",
+    "Asked",
+    "EventFilter",
+    "EventPage",
+    "EventStream",
+    "SessionFilter",
+    "only",
+    "refused",
+]
 
 MAX_ID_CHARACTERS = 1024
 _MAX_TYPES = 50
@@ -63,7 +72,7 @@ class Asked(BaseModel):
             raise refused("after", str(error)) from None
 
 
-class EventFilter(Asked):
+class Fitting(BaseModel):
     """Which events; all that is given has to fit."""
 
     event_type: list[_Id] | None = Field(
@@ -86,6 +95,10 @@ class EventFilter(Asked):
         )
 
 
+class EventFilter(Fitting, Asked):
+    """Which events, and which writes the answer has to include."""
+
+
 class EventPage(EventFilter):
     """Which of them, and in what order."""
 
@@ -95,6 +108,17 @@ class EventPage(EventFilter):
         None,
         max_length=MAX_CURSOR_CHARACTERS,
         description="The `next` of an answer to the same filter: the events before those.",
+    )
+
+
+class EventStream(Fitting):
+    """Which events, and from where on."""
+
+    limit: int = Field(0, ge=0, le=1000, description="Begin with the last so many; then come the new ones.")
+    last_event_id: str | None = Field(
+        None,
+        max_length=MAX_TOKEN_CHARACTERS,
+        description="The id of a message of this stream: go on behind it. The header Last-Event-ID says the same.",
     )
 
 

@@ -13,9 +13,19 @@ from typing import Any, NamedTuple
 from sqlalchemy import ColumnElement, Select, false, func, or_, select, tuple_, union_all
 
 from hypervisor_consumers.event_index.tables import events, type_counts
+from hypervisor_consumers.runtime.processor import Place
 from hypervisor_schemas.timestamps import microseconds
 
-__all__ = ["Position", "Wanted", "count_by_type", "extent", "grouped", "last_events", "types_of_categories"]
+__all__ = [
+    "Position",
+    "Wanted",
+    "count_by_type",
+    "extent",
+    "grouped",
+    "last_events",
+    "those_between",
+    "types_of_categories",
+]
 
 _WALKED_APART = 50
 """Types whose events are read one type after the other; SQLite takes 500 parts in a statement at most."""
@@ -94,6 +104,14 @@ def last_events(wanted: Wanted, limit: int, before: Position | None = None) -> S
 
 def _last(wanted: Wanted, limit: int, before: Position | None) -> Select[Any]:
     return select(events).where(*wanted.conditions(before)).order_by(*_LATEST_FIRST).limit(limit)
+
+
+def those_between(place: Place, first: int, end: int, wanted: Wanted, limit: int) -> Select[Any]:
+    """The events of one partition from offset `first` on, before `end`, that fit: the first `limit`, in order."""
+    column = events.c
+    here = (column.topic == place.topic, column.partition == place.partition)
+    between = (column.offset >= first, column.offset < end)
+    return select(events).where(*here, *between, *wanted.conditions()).order_by(column.offset).limit(limit)
 
 
 def count_by_type(wanted: Wanted) -> Select[Any]:

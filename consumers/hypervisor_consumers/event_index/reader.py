@@ -17,6 +17,7 @@ from hypervisor_consumers.event_index.questions import (
     extent,
     grouped,
     last_events,
+    those_between,
     types_of_categories,
 )
 from hypervisor_consumers.event_index.tables import event_of, events, offsets
@@ -75,6 +76,26 @@ class Snapshot:
         """The event with this id."""
         found = self._rows(select(events).where(events.c.event_id == event_id))
         return event_of(found[0]) if found else None
+
+    def behind(
+        self, place: Place, between: tuple[int, int], wanted: Wanted, *, limit: int, max_bytes: int
+    ) -> tuple[list[tuple[int, HypervisorEvent]], int]:
+        """The events of a partition that fit, `between` an offset and before another, with their offsets.
+
+        At most `limit`, or about `max_bytes` of payload. Returns them, and the offset up to which they are all.
+        """
+        found: list[tuple[int, HypervisorEvent]] = []
+        size = 0
+        # Row by row: what is beyond the bound is never in memory.
+        with self._connection.execution_options(yield_per=1).execute(
+            those_between(place, *between, wanted, limit)
+        ) as rows:
+            for row in rows:
+                found.append((row.offset, event_of(row)))
+                size += len(row.payload)
+                if len(found) == limit or size >= max_bytes:
+                    return found, row.offset + 1
+        return found, between[1]
 
     def type_counts(self, wanted: Wanted) -> dict[str, int]:
         """How many events fit, by the type's value; a type without any is absent."""

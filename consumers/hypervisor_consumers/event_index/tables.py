@@ -38,6 +38,8 @@ events = Table(
 
 Index("ix_events_time", events.c.timestamp)
 Index("ix_events_type", events.c.event_type, events.c.timestamp)
+# For streams, which read on from offsets. It grows at its ends, and costs the ingest 5 %.
+Index("ix_events_place", events.c.topic, events.c.partition, events.c.offset)
 # Without what is absent: nobody asks for it by these, and it would be one long run of equal keys.
 for _name, _column in (
     ("ix_events_session", events.c.session_id),

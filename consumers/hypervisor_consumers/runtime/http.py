@@ -16,7 +16,7 @@ from hypervisor_consumers.runtime.exposition import Exposition
 from hypervisor_consumers.runtime.health import Health
 from hypervisor_schemas.errors import SettingError
 
-__all__ = ["HttpServer", "make_app"]
+__all__ = ["HttpServer", "is_closing", "make_app"]
 
 
 def make_app(
@@ -69,6 +69,12 @@ def make_app(
     return app
 
 
+def is_closing(app: fastapi.FastAPI) -> bool:
+    """Whether its server is about to end: an answer without an end has to end, too."""
+    asked: Callable[[], bool] | None = getattr(app.state, "is_closing", None)
+    return asked is not None and asked()
+
+
 class HttpServer:
     """Serves an application from a thread, bound when this returns; `url` is where.
 
@@ -89,6 +95,7 @@ class HttpServer:
         self._server = uvicorn.Server(
             uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2)
         )
+        app.state.is_closing = lambda: self._server.should_exit
         self._thread = threading.Thread(
             target=self._server.run, kwargs={"sockets": [self._socket]}, name="http", daemon=True
         )
