@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import http.client
-import json
-import urllib.error
 import urllib.parse
-import urllib.request
-from collections.abc import Mapping
 from typing import Any
 
-from hypervisor_schemas.errors import RegistryUnavailable, SettingError, UnknownSchema
+from hypervisor_schemas.errors import RegistryUnavailable, UnknownSchema
+from hypervisor_schemas.registry_http import RegistryHttp
 
 __all__ = ["SchemaRegistry"]
 
@@ -20,24 +15,13 @@ class SchemaRegistry:
     """The registry at `url`, `http[s]://[user:password@]host[:port][/path]`.
 
     A call blocks for at most `timeout` seconds.
+
+    Raises:
+        SettingError: The URL can't be used.
     """
 
     def __init__(self, url: str, timeout: float = 5.0) -> None:
-        try:
-            parts = urllib.parse.urlsplit(url)
-            usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            usable = False
-        if not usable:
-            raise SettingError("SCHEMA_REGISTRY_URL", "must be http://host[:port][/path] or https://….")
-        host = parts.netloc.rpartition("@")[2]
-        self._base = f"{parts.scheme}://{host}{parts.path.rstrip('/')}"
-        self._headers = {"Content-Type": "application/vnd.schemaregistry.v1+json"}
-        if parts.username is not None:
-            user, password = (urllib.parse.unquote(part or "") for part in (parts.username, parts.password))
-            self._headers["Authorization"] = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
-        self._timeout = timeout
-        self._strange = f"The schema registry at {self._base} gave an answer of another form."
+        self._http = RegistryHttp(url, timeout)
 
     def schema_by_id(self, schema_id: int) -> str:
         """The schema's text.
@@ -63,25 +47,18 @@ class SchemaRegistry:
         if answer is None:
             return None
         if type(answer.get("id")) is not int:
-            raise RegistryUnavailable(self._strange)
+            raise self._http.strange()
         return int(answer["id"])
 
-    def _ask(self, path: str, body: Mapping[str, Any] | None) -> dict[str, Any] | None:
-        request = urllib.request.Request(  # noqa: S310 - the scheme was checked
-            self._base + path,
-            data=None if body is None else json.dumps(body).encode(),
-            headers=self._headers,
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=self._timeout) as response:  # noqa: S310
-                answer = json.load(response)
-        except urllib.error.HTTPError as error:
-            error.close()
-            if error.code == 404:
-                return None
-            raise RegistryUnavailable(f"The schema registry at {self._base} answered {error.code}.") from None
-        except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
-            raise RegistryUnavailable(f"The schema registry at {self._base} can't be reached: {error}.") from None
-        if not isinstance(answer, dict):
-            raise RegistryUnavailable(self._strange)
-        return answer
+    def _ask(self, path: str, body: dict[str, Any] | None) -> dict[str, Any] | None:
+        answer = self._http.ask(path, body)
+        if answer.is_unknown:
+            return None
+        if answer.status == 404:
+            # Of a wrong path, too: taken for "unknown", it would make a dead letter of every record.
+            raise self._http.no_registry()
+        if answer.status >= 400:
+            raise RegistryUnavailable(f"The schema registry at {self._http.address} answered {answer.status}.")
+        if not isinstance(answer.body, dict):
+            raise self._http.strange()
+        return answer.body

@@ -218,6 +218,13 @@ def test_another_record_name_is_caught():
     assert both_ways(unreadable, version(None) | {"namespace": "elsewhere"})
 
 
+@pytest.mark.parametrize("number", [None, *VERSIONS])
+def test_no_default_is_a_pair_of_braces_in_quotes_which_apicurio_refuses(number):
+    """Before it parses a schema it takes the quotes away (`"{}"` to `{}`), and then the default is no string."""
+    assert '"{}"' not in schema_text(number)
+    assert json.loads({field["name"]: field for field in version(number)["fields"]}["payload"]["default"]) == {}
+
+
 CANONICAL = (
     '{"name":"hypervisor.telemetry.HypervisorEvent","type":"record","fields":['
     '{"name":"event_id","type":"string"},'

@@ -101,7 +101,7 @@ def test_a_path_in_the_url_stays_in_front(server):
 
 
 def test_a_subject_is_quoted(server):
-    server.answer(404, {})
+    server.answer(200, {"id": 7})
     SchemaRegistry(server.url).id_of("a/b c", "{}")
     assert server.requests[0][1] == "/subjects/a%2Fb%20c"
 
@@ -115,6 +115,14 @@ def test_an_unknown_id_is_unknown_for_good(server):
 def test_a_schema_that_is_not_registered_has_no_id(server):
     server.answer(404, {"error_code": 40401, "message": "Subject not found"})
     assert SchemaRegistry(server.url).id_of(SUBJECT, schema_text()) is None
+
+
+@pytest.mark.parametrize("ask", ASKED)
+@pytest.mark.parametrize("body", [b"", b"<html>", b"{}", b"[]", b'{"error_code": 404}', b'{"error_code": "40403"}'])
+def test_a_404_that_is_not_a_registrys_makes_no_id_unknown(server, body, ask):
+    server.answer(404, body)
+    with pytest.raises(RegistryUnavailable, match=r"no schema registry answers .*; check SCHEMA_REGISTRY_URL"):
+        ask(SchemaRegistry(server.url))
 
 
 @pytest.mark.parametrize("answer", [{"schemaType": "PROTOBUF", "schema": "x"}, {"schema": 7}, {}])
@@ -198,7 +206,7 @@ def test_credentials_are_in_no_error(server, status, ask):
 
 
 def test_credentials_are_in_no_error_about_an_unknown_id(server):
-    server.answer(404, {})
+    server.answer(404, {"error_code": 40403})
     with pytest.raises(UnknownSchema) as caught:
         SchemaRegistry(f"http://agent:{PASSWORD}@{server.address}").schema_by_id(7)
     assert PASSWORD not in "".join(traceback.format_exception(caught.value))
