@@ -31,9 +31,10 @@ from hypervisor_schemas.errors import SettingError
 from hypervisor_telemetry.dead_letter_commands import dead_letters
 from hypervisor_telemetry.index_commands import query
 from hypervisor_telemetry.publish_file import publish_lines
-from hypervisor_telemetry.speaking import Bootstrap, Wait, speaking
+from hypervisor_telemetry.schema_commands import schemas
+from hypervisor_telemetry.speaking import Bootstrap, Wait, speaking, tell
 from hypervisor_telemetry.tail_command import tail
-from hypervisor_telemetry.topic_admin import REACHED_WITHIN, Finding, apply_topics, check_topics
+from hypervisor_telemetry.topic_admin import REACHED_WITHIN, apply_topics, check_topics
 
 __all__ = ["app"]
 
@@ -46,6 +47,7 @@ app = typer.Typer(
 )
 topics = typer.Typer(help="The topics: create what is missing, check what is there.", no_args_is_help=True)
 app.add_typer(topics, name="topics")
+app.add_typer(schemas, name="schemas")
 app.add_typer(dead_letters, name="dead-letters")
 app.add_typer(query, name="query")
 app.command()(tail)
@@ -137,22 +139,14 @@ def publish(
 def apply(bootstrap_servers: Bootstrap = None, wait: Wait = REACHED_WITHIN) -> None:
     """Create the topics that are missing; say what differs; change nothing that exists."""
     with speaking():
-        _tell(apply_topics(os.environ, bootstrap_servers, wait))
+        tell(apply_topics(os.environ, bootstrap_servers, wait))
 
 
 @topics.command()
 def check(bootstrap_servers: Bootstrap = None, wait: Wait = REACHED_WITHIN) -> None:
     """Say what is missing or differs; exit status 1 if anything is."""
     with speaking():
-        _tell(check_topics(os.environ, bootstrap_servers, wait))
-
-
-def _tell(findings: list[Finding]) -> None:
-    width = max(len(finding.topic) for finding in findings)
-    for finding in findings:
-        typer.echo(f"{finding.severity:<9}  {finding.topic:<{width}}  {finding.sentence}")
-    if any(finding.is_fault for finding in findings):
-        raise typer.Exit(1)
+        tell(check_topics(os.environ, bootstrap_servers, wait))
 
 
 @app.command()

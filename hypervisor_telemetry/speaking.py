@@ -1,4 +1,4 @@
-"""What every command has in common: how it reaches Kafka, and how it says what went wrong."""
+"""What every command has in common: how it reaches Kafka, says what it found, and what went wrong."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 import typer
 
 from hypervisor_schemas.errors import SettingError, TelemetryError
 from hypervisor_schemas.settings import Settings
+from hypervisor_telemetry.findings import Finding
 
-__all__ = ["Bootstrap", "Wait", "speaking"]
+__all__ = ["Bootstrap", "Wait", "speaking", "tell"]
 
 Bootstrap = Annotated[
     str | None,
@@ -39,3 +40,12 @@ def speaking() -> Iterator[None]:
     except TelemetryError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
+
+
+def tell(findings: Sequence[Finding]) -> None:
+    """Print them, a line each; exit status 1 if one is a fault."""
+    width = max(len(finding.name) for finding in findings)
+    for finding in findings:
+        typer.echo(f"{finding.severity:<9}  {finding.name:<{width}}  {finding.sentence}")
+    if any(finding.is_fault for finding in findings):
+        raise typer.Exit(1)

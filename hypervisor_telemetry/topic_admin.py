@@ -19,8 +19,9 @@ from hypervisor_schemas.connection import kafka_settings
 from hypervisor_schemas.errors import KafkaError, SettingError
 from hypervisor_schemas.settings import Settings
 from hypervisor_schemas.topics import TOPICS, Topic
+from hypervisor_telemetry.findings import Finding
 
-__all__ = ["Finding", "apply_topics", "check_topics", "compare"]
+__all__ = ["apply_topics", "check_topics", "compare"]
 
 REACHED_WITHIN = 10.0
 _TIMEOUT = 30.0
@@ -33,20 +34,6 @@ class Existing:
     partitions: int
     replicas: int
     config: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What is to say about one topic. `severity`: ok, created, warning, missing or different."""
-
-    topic: str
-    severity: str
-    sentence: str
-
-    @property
-    def is_fault(self) -> bool:
-        """Whether the topic can't be relied on as it is."""
-        return self.severity in {"missing", "different"}
 
 
 def compare(prefix: str, wanted: Sequence[Topic], existing: Mapping[str, Existing]) -> list[Finding]:
@@ -102,15 +89,15 @@ def apply_topics(
     prefix = Settings.TOPIC_PREFIX.of(environ)
     existing = _existing(admin, prefix)
     before = compare(prefix, TOPICS, existing)
-    missing = {finding.topic for finding in before if finding.severity == "missing"}
+    missing = {finding.name for finding in before if finding.severity == "missing"}
     if missing:
         counts = {name.removeprefix(prefix): topic.partitions for name, topic in existing.items()}
         topics = [topic for topic in TOPICS if prefix + topic.name in missing]
         _create(admin, [(topic, counts.get(topic.follows or "", topic.partitions)) for topic in topics], environ)
     after = before if not missing else _once_visible(admin, prefix)
     return [
-        Finding(finding.topic, "created", finding.sentence)
-        if finding.topic in missing and not finding.is_fault
+        Finding(finding.name, "created", finding.sentence)
+        if finding.name in missing and not finding.is_fault
         else finding
         for finding in after
     ]

