@@ -73,6 +73,12 @@ class Apicurio:
             return None
         return answer.json() if answer.status_code == 200 else None
 
+    def times_asked(self, path: str) -> int:
+        """How often this address was asked for, by its own access log."""
+        return (
+            (self._folder / "apicurio.log").read_text().count(f'.access method="GET" path="/apis/ccompat/v7{path}"')
+        )
+
     def __enter__(self) -> Self:
         return self.start()
 
