@@ -96,6 +96,14 @@ def test_its_bytes_are_read_to_its_event_by_hand(example):
     assert read_by_hand(single[10:]) == example["event"]
 
 
+@pytest.mark.parametrize("vector", _FILES["partitions"]["keys"], ids=lambda vector: vector["case"])
+def test_a_key_is_in_the_partition_that_is_told(vector):
+    key = vector["key"].encode()
+    assert key.hex() == vector["key_hex"]
+    assert partition_of(key, 2**32) == vector["murmur2"] & 0x7FFFFFFF
+    assert partition_of(key, _FILES["partitions"]["partitions"]) == vector["partition"]
+
+
 # From Kafka's own UtilsTest.testMurmur2.
 @pytest.mark.parametrize(
     ("key", "murmur2"),
