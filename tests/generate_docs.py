@@ -1,4 +1,4 @@
-"""The tables of docs/ that are made from the code. `make docs` writes them; a test keeps them true."""
+"""The tables of docs/ and schemas/README.md, made from the code. `make docs` writes them; a test keeps it so."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from hypervisor_producers.metrics import PUBLISHER_METRICS
 from hypervisor_schemas.events import EventType, GovernanceEventType
 from hypervisor_schemas.settings import SETTINGS
 from hypervisor_schemas.topics import TOPICS, category_of
+from tests.generate_contract import contract
+from tests.markdown import table as _table
 
 DOCS = Path(__file__).parent.parent / "docs"
 NOTE = "<!-- Made by `make docs` from the code; edit it there. -->\n\n"
@@ -111,7 +113,13 @@ def metrics() -> str:
     )
 
 
-PAGES = {"settings.md": settings, "topics.md": topics, "events.md": events, "metrics.md": metrics}
+PAGES = {
+    "settings.md": settings,
+    "topics.md": topics,
+    "events.md": events,
+    "metrics.md": metrics,
+    "../schemas/README.md": contract,
+}
 
 
 def _text(default: object) -> str:
@@ -122,12 +130,7 @@ def _labels(labels: tuple[str, ...]) -> str:
     return ", ".join(f"`{label}`" for label in labels)
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
-
-
 if __name__ == "__main__":
     for name, page in PAGES.items():
         (DOCS / name).write_text(page(), "utf-8")
-        print(f"docs/{name}")  # noqa: T201
+        print((DOCS / name).resolve().relative_to(DOCS.parent))  # noqa: T201

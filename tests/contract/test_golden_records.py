@@ -1,15 +1,21 @@
 """The golden records in `hypervisor_schemas/examples/`: what the code does, and so what other languages must do."""
 
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from enum import Enum
 from importlib.resources import files
 
 import pytest
 
 from hypervisor_schemas.causal_trace import CausalTraceId
 from hypervisor_schemas.codec import SINGLE_OBJECT, EventDecoder, confluent_framing, encode_event, schema_text
+from hypervisor_schemas.errors import RecordError, UnknownSchema
 from hypervisor_schemas.events import EventType, GovernanceEventType, HypervisorEvent, UnknownEventType
+from hypervisor_schemas.payload_json import to_json
+from hypervisor_schemas.payloads import read_payload
 from hypervisor_schemas.topics import EVENT_PARTITIONS, category_of, event_topic, partition_of, record_key
+from hypervisor_schemas.typed_payloads import TYPED_PAYLOADS
 
 _FILES = {
     entry.name.removesuffix(".json"): json.loads(entry.read_text("utf-8"))
@@ -104,6 +110,58 @@ def test_a_key_is_in_the_partition_that_is_told(vector):
     assert partition_of(key, _FILES["partitions"]["partitions"]) == vector["partition"]
 
 
+def decoder(schemas):
+    """Of a registry that knows these schemas by their ids, and no other."""
+
+    def schema_by_id(schema_id):
+        if schema_id not in schemas:
+            raise UnknownSchema("no such id")
+        return schemas[schema_id]
+
+    return EventDecoder(schema_by_id)
+
+
+@pytest.mark.parametrize("record", _FILES["refused"]["records"], ids=lambda record: record["case"])
+def test_a_record_that_cannot_be_used_is_refused_for_the_reason_that_is_told(record):
+    with pytest.raises(RecordError) as caught:
+        decoder({7: schema_text()}).decode(bytes.fromhex(record["value"]))
+    assert caught.value.reason == record["reason"]
+
+
+@pytest.mark.parametrize("record", _FILES["evolution"]["records"], ids=lambda record: record["case"])
+def test_a_record_of_another_version_is_read_to_the_event_that_is_told(record):
+    event = decoder({8: json.dumps(record["writer_schema"])}).decode(bytes.fromhex(record["value_confluent_id_8"]))
+    assert event.to_dict() == record["event"]
+
+
+class Role(Enum):
+    ADMIN = "admin"
+
+
+VALUES = {
+    "not a number": float("nan"),
+    "infinity": float("inf"),
+    "negative infinity": float("-inf"),
+    "a date and time, UTC": datetime(2025, 1, 15, 10, 30, tzinfo=UTC),
+    "a date": date(2025, 1, 15),
+    "the bytes 00 ff, in base64": b"\x00\xff",
+    "a member of an enumeration: its value": Role.ADMIN,
+    "a set or tuple: an array": (1, 2),
+    "half a surrogate pair: a question mark": "a\ud800b",
+    "a key that is the number 1: text": {1: "one"},
+    "a key that is nothing: text": {None: 1},
+    "a key that is true: text": {True: 1},
+    "anything else: its text": Decimal("1.50"),
+}
+
+
+def test_values_that_json_has_no_form_for_are_written_as_told():
+    told = {value["case"]: value["json"] for value in _FILES["payload_values"]["values"]}
+    assert {case: to_json({"v": value}) for case, value in VALUES.items()} == {
+        case: f'{{"v":{text}}}' for case, text in told.items()
+    }
+
+
 # From Kafka's own UtilsTest.testMurmur2.
 @pytest.mark.parametrize(
     ("key", "murmur2"),
@@ -161,3 +219,15 @@ def test_the_examples_show_what_other_languages_get_wrong():
     assert events["short-trace"].causal_trace_id == "abc123/def456"
     assert "w3c" not in EXAMPLES["no-session-no-agent"]
     assert EXAMPLES["saga-step-committed"]["w3c"]["parent_span_id"]
+
+
+def test_every_type_of_governance_has_an_example():
+    told = {event["event"]["event_type"] for event in EXAMPLES.values()}
+    assert {member.value for member in GovernanceEventType} <= told
+
+
+def test_every_example_of_a_typed_payload_has_these_types():
+    for example in EXAMPLES.values():
+        for kind, types in TYPED_PAYLOADS.items():
+            if example["event"]["event_type"] in types:
+                read_payload(example["event"]["payload"], kind)

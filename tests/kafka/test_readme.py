@@ -25,13 +25,14 @@ SHELL = [text for language, text in BLOCKS if language == "sh"]
 
 def test_every_block_is_of_a_kind_that_is_run_here() -> None:
     assert {language for language, _ in BLOCKS} <= {"python", "sh", "text"}
-    assert [block for block in SHELL if block not in {*MAKE, *INSTALL, START, LOOK}] == []
+    assert [block for block in SHELL if block not in {*MAKE, *INSTALL, *EXPORT, START, LOOK}] == []
 
 
 PIP = ["-m", "pip", "install", "--dry-run", "--no-deps", "--no-build-isolation", "--no-index"]
 MAKE = [block for block in SHELL if block.startswith("make ")]
 INSTALL = [block for block in SHELL if block.startswith("pip install ")]
-START, LOOK = (block for block in SHELL if "hypervisor-telemetry " in block)
+EXPORT = [block for block in SHELL if block.startswith("hypervisor-telemetry schemas export ")]
+START, LOOK = (block for block in SHELL if "hypervisor-telemetry " in block and block not in EXPORT)
 
 
 @pytest.mark.parametrize("target", [line.split()[1] for block in MAKE for line in block.splitlines()])
@@ -54,6 +55,15 @@ def test_the_package_that_is_installed_has_the_name_that_is_told(block: str) -> 
 
     assert done.returncode == 0, done.stderr
     assert "Would install hypervisor-telemetry-" in done.stdout
+
+
+@pytest.mark.parametrize("block", EXPORT)
+def test_the_contract_comes_as_files(block: str, tmp_path: Path) -> None:
+    environ = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    subprocess.run(["bash", "-euc", block], cwd=tmp_path, env=environ, check=True)
+
+    folder = tmp_path / block.rsplit(maxsplit=1)[-1]
+    assert {path.name for path in folder.iterdir()} == {"asyncapi.json", "avro", "examples", "json-schema"}
 
 
 @pytest.mark.kafka
