@@ -14,6 +14,8 @@ from hypervisor_consumers.saga_spans.exporter import SagaSpanExporter
 from hypervisor_consumers.saga_spans.spans import SagaSpanRecord, SpanSink
 from hypervisor_producers.bus import HypervisorEventBus
 from hypervisor_producers.exporters import PublisherCollector, observe_publisher
+from hypervisor_producers.governance import GovernanceMetrics
+from hypervisor_producers.governance_labels import GovernanceLabels
 from hypervisor_producers.metrics import PublisherStats
 from hypervisor_producers.publisher import EventPublisher, FlushResult
 from hypervisor_schemas.causal_trace import CausalTraceId
@@ -32,6 +34,8 @@ __all__ = [
     "EventType",
     "FlushResult",
     "GovernanceEventType",
+    "GovernanceLabels",
+    "GovernanceMetrics",
     "HypervisorEvent",
     "HypervisorEventBus",
     "OpenTelemetryExporter",

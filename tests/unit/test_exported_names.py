@@ -15,6 +15,8 @@ PUBLIC = {
     "EventType",
     "FlushResult",
     "GovernanceEventType",
+    "GovernanceLabels",
+    "GovernanceMetrics",
     "HypervisorEvent",
     "HypervisorEventBus",
     "OpenTelemetryExporter",
