@@ -8,8 +8,10 @@ from hypervisor_consumers.governance_metrics.names import GOVERNANCE_METRICS
 from hypervisor_consumers.ring_metrics.names import RING_METRICS
 from hypervisor_consumers.runtime.metrics import SELF_METRICS
 from hypervisor_consumers.saga_spans.names import SAGA_METRICS
+from hypervisor_producers.governance_troubles import GOVERNANCE_OVERFLOW, GOVERNANCE_TROUBLES, TROUBLES
 from hypervisor_producers.metrics import PUBLISHER_METRICS
 from hypervisor_schemas.events import EventType, GovernanceEventType
+from hypervisor_schemas.governance import ACTIVE_AGENTS, AUDIT_EVENTS, GOVERNANCE_INSTRUMENTS, TRUST_SCORE
 from hypervisor_schemas.settings import SETTINGS
 from hypervisor_schemas.topics import TOPICS, category_of
 from tests.generate_contract import contract
@@ -109,8 +111,34 @@ def metrics() -> str:
         + "\n## Every service\n\n"
         + _table(head, own)
         + "\n## A publisher, in an agent\n\nBy `PublisherCollector` (prometheus-client) or `observe_publisher` "
-        "(OpenTelemetry).\n\n" + _table(head, publisher)
+        "(OpenTelemetry).\n\n"
+        + _table(head, publisher)
+        + "\n## Governance, in an agent\n\nBy `GovernanceMetrics`, in Prometheus and as OpenTelemetry's "
+        "instruments. Decisions have the labels `agent_id` and `tool_name` as well where `GovernanceLabels` "
+        "chooses them, audit events `agent_id`.\n\n"
+        + _table(("metric", "instrument", "unit", "type", "labels", "meaning"), _governance())
+        + "\nReasons of trouble:\n\n"
+        + _table(("reason", "meaning"), [(f"`{reason}`", meaning) for reason, meaning in TROUBLES.items()])
     )
+
+
+def _governance() -> list[tuple[str, ...]]:
+    labels = {TRUST_SCORE: ("agent_id",), ACTIVE_AGENTS: (), AUDIT_EVENTS: ()}
+    eight = [
+        (
+            f"`{one.prometheus_name}`",
+            f"`{one.name}`",
+            one.unit,
+            one.type,
+            _labels(labels.get(one, ("decision",))),
+            one.help,
+        )
+        for one in GOVERNANCE_INSTRUMENTS
+    ]
+    own = ((GOVERNANCE_TROUBLES, ("reason",)), (GOVERNANCE_OVERFLOW, ()))
+    return eight + [
+        (f"`{name}_total`", f"`{name}`", "", "counter", _labels(names), meaning) for (name, meaning), names in own
+    ]
 
 
 PAGES = {
