@@ -90,7 +90,10 @@ def saga_spans(
 def event_index(
     database: Annotated[
         str | None,
-        typer.Option(help="Where events are kept, sqlite:///PATH; default: TELEMETRY_DATABASE_URL."),
+        typer.Option(
+            help="Where events are kept: sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME. Default: "
+            "TELEMETRY_DATABASE_URL, the place for one with a password."
+        ),
     ] = None,
     port: Annotated[int, typer.Option(help="The port of /v1 and /metrics; 0 for any free one.")] = EVENT_INDEX_PORT,
     host: Host = "127.0.0.1",

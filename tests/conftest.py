@@ -15,7 +15,7 @@ from hypervisor_telemetry.local.choose import Kafka, local_kafka
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytest_plugins = ["tests.skips"]
+pytest_plugins = ["tests.skips", "tests.postgres"]
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # So is a run that a shell started in the background; the processes of the tests would inherit it.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hypervisor_consumers.event_index.names import INDEX_METRICS
 from hypervisor_consumers.governance_metrics.names import GOVERNANCE_METRICS
 from hypervisor_consumers.ring_metrics.names import RING_METRICS
 from hypervisor_consumers.runtime.metrics import SELF_METRICS
@@ -82,6 +83,7 @@ def metrics() -> str:
     ring = [(f"`{m.name}`", m.type, _labels(m.labels), m.help) for m in RING_METRICS]
     saga = [(f"`{m.name}`", m.type, _labels((*m.labels, "partition")), m.help) for m in SAGA_METRICS]
     governance = [(f"`{m.name}`", m.type, _labels(m.labels), m.help) for m in GOVERNANCE_METRICS]
+    index = [(f"`{m.name}`", m.type, _labels(m.labels), m.help) for m in INDEX_METRICS]
     own = [(f"`{m.name}`", m.type, _labels(m.labels), m.help) for m in SELF_METRICS]
     publisher = [
         (
@@ -108,6 +110,8 @@ def metrics() -> str:
         "`__overflow__` there. A decision without a latency is in no bucket. After the topic has got more "
         "partitions, the trust score of an agent that moved has the label `partition`.\n\n"
         + _table(head, governance)
+        + "\n## event-index\n\n"
+        + _table(head, index)
         + "\n## Every service\n\n"
         + _table(head, own)
         + "\n## A publisher, in an agent\n\nBy `PublisherCollector` (prometheus-client) or `observe_publisher` "

@@ -63,6 +63,23 @@ def _number(least: float, most: float, kind: type[Any] = int) -> Callable[[str],
     return read
 
 
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+def _duration(least: float, most: float) -> Callable[[str], float]:
+    number = _number(least, most, float)
+
+    def read(text: str) -> float:
+        digits, unit = (text[:-1], text[-1].lower()) if text[-1].lower() in _SECONDS else (text, "s")
+        try:
+            seconds = float(digits) * _SECONDS[unit]
+        except ValueError:
+            raise ValueError("it must be seconds, or a number with s, m, h, d or w, such as 30d") from None
+        return float(number(str(seconds)))
+
+    return read
+
+
 def _word(*words: str) -> Callable[[str], str]:
     def read(text: str) -> str:
         if text.lower() not in words:
@@ -140,8 +157,22 @@ class Settings:
         "TELEMETRY_DATABASE_URL",
         None,
         str,
-        "SQLAlchemy URL of the event index, in place of `--database`.",
+        "Where the event index is kept, in place of `--database`: `sqlite:///PATH` or "
+        "`postgresql+psycopg://USER:PASSWORD@HOST:PORT/NAME`.",
         secret=True,
+    )
+    INDEX_RETENTION: Setting[float | None] = Setting(
+        "TELEMETRY_INDEX_RETENTION",
+        None,
+        _duration(60, 10_000_000_000),
+        "How long the event index keeps events, by the time they happened: seconds, or a number with `s`, `m`, "
+        "`h`, `d` or `w`, such as `30d`. Without it, for good.",
+    )
+    QUERY_TIMEOUT: Setting[float] = Setting(
+        "TELEMETRY_QUERY_TIMEOUT",
+        10.0,
+        _number(0.1, 600, float),
+        "Seconds after which a statement of a question to the event index is ended (503).",
     )
     INDEX_URL: Setting[str] = Setting(
         "TELEMETRY_INDEX_URL",

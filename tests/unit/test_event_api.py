@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi import FastAPI
+from sqlalchemy import create_engine
 
 from hypervisor_consumers.event_index.api import create_router
 from hypervisor_consumers.event_index.store import EventStore, IndexRow, open_store
@@ -37,13 +36,8 @@ EVENTS = [
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Path:
-    return tmp_path / "index.db"
-
-
-@pytest.fixture
-def store(database: Path) -> Iterator[EventStore]:
-    with closing(open_store(f"sqlite:///{database}")) as opened:
+def store(database_url: str) -> Iterator[EventStore]:
+    with closing(open_store(database_url)) as opened:
         rows = [IndexRow(TOPIC, 0, number, event) for number, event in enumerate(EVENTS)]
         opened.write(rows, {(TOPIC, 0): (None, len(rows))})
         yield opened
@@ -196,10 +190,12 @@ def test_with_the_token_everything_is_answered(store: EventStore, path: str, tok
 
 
 @pytest.mark.parametrize("path", ["/v1/events", "/v1/events/0000000000000001", "/v1/stats"])
-def test_a_database_that_cannot_answer_is_503_with_a_sentence(client: Client, database: Path, path: str) -> None:
-    with closing(sqlite3.connect(database)) as connection:
-        connection.execute("ALTER TABLE events RENAME TO away")
-        connection.execute("ALTER TABLE type_counts RENAME TO gone")
+def test_a_database_that_cannot_answer_is_503_with_a_sentence(client: Client, database_url: str, path: str) -> None:
+    engine = create_engine(database_url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("ALTER TABLE events RENAME TO away")
+        connection.exec_driver_sql("ALTER TABLE type_counts RENAME TO gone")
+    engine.dispose()
     response = client.get(path)
     assert response.status_code == 503
-    assert response.json()["detail"].startswith("The event index's database can't be used now: no such table")
+    assert response.json()["detail"].startswith("The event index's database can't be used now: ")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -28,8 +27,8 @@ NOW = 1_000_000.0
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[EventStore]:
-    with closing(open_store(f"sqlite:///{tmp_path}/index.db")) as opened:
+def store(database_url: str) -> Iterator[EventStore]:
+    with closing(open_store(database_url)) as opened:
         yield opened
 
 
@@ -214,7 +213,7 @@ def test_a_database_that_cannot_be_looked_at_is_503_for_who_waits(app: FastAPI, 
             await inclusion.missing({RING: 1}, 30)
 
     asyncio.run(wait())
-    with store._engine.begin() as connection:
+    with store._database.writer.begin() as connection:
         connection.exec_driver_sql("DROP TABLE offsets")
     response = Client(app).get("/v1/events?after=t:0.1")
     assert response.status_code == 503

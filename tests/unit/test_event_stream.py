@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -68,8 +67,8 @@ class Log:
 
 
 @pytest.fixture
-def log(tmp_path: Path) -> Iterator[Log]:
-    with closing(open_store(f"sqlite:///{tmp_path}/index.db")) as store:
+def log(database_url: str) -> Iterator[Log]:
+    with closing(open_store(database_url)) as store:
         yield Log(store)
 
 

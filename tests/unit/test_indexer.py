@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from confluent_kafka import KafkaError
+from sqlalchemy import delete, update
 
 from hypervisor_consumers.event_index.indexer import Indexer
-from hypervisor_consumers.event_index.store import EventStore, open_store
-from hypervisor_consumers.event_index.tables import IndexRow
+from hypervisor_consumers.event_index.store import EventStore, StoreUnavailable, open_store
+from hypervisor_consumers.event_index.tables import IndexRow, events, offsets, type_counts
 from hypervisor_consumers.runtime.asker import Asker
 from hypervisor_consumers.runtime.client import consumer_settings
 from hypervisor_consumers.runtime.dead_letter_writer import DeadLetterWriter
@@ -33,13 +34,8 @@ BAD = UndecodableRecord("It is no record.")
 
 
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "events.db"
-
-
-@pytest.fixture
-def store(path: Path) -> Iterator[EventStore]:
-    it = open_store(f"sqlite:///{path}")
+def store(database_url: str) -> Iterator[EventStore]:
+    it = open_store(database_url)
     yield it
     it.close()
 
@@ -76,6 +72,7 @@ class Copy:
             dead_letters=DeadLetterWriter(world.kafka, {}, service="event-index", topic=DEAD_LETTERS),
             ledger=self.ledger,
             now=world.clock,
+            clock=world.clock,
         )
         self.consumer: MemoryConsumer = world.kafka.consumer(SETTINGS)
         self.indexer.start(self.consumer)
@@ -227,12 +224,14 @@ def test_a_partition_that_went_is_not_written_any_more(copy: Copy, store: EventS
     assert store.next_offset(*THERE) == 1
 
 
-def test_a_process_that_lost_its_partition_writes_nothing_until_it_is_told_so(world: World, path: Path, copy: Copy):
+def test_a_process_that_lost_its_partition_writes_nothing_until_it_is_told_so(
+    world: World, database_url: str, copy: Copy
+):
     copy.get(HERE, THERE)
     copy.take(HERE, 0)
     copy.take(THERE, 0)
 
-    other = open_store(f"sqlite:///{path}")
+    other = open_store(database_url)
     successor = Copy(world, other)
     successor.get(HERE)
     successor.take(HERE, 0)
@@ -267,9 +266,10 @@ def test_a_write_whose_answer_was_lost_is_found_to_be_there(copy: Copy, store: E
     assert store.next_offset(*HERE) == 2
 
 
-def test_a_database_that_is_locked_is_waited_for_and_nothing_is_lost(path: Path, copy: Copy, store: EventStore):
-    store._writer.exec_driver_sql("PRAGMA busy_timeout = 1")  # instead of 5 s
-    store._writer.rollback()
+def test_a_database_that_is_locked_is_waited_for_and_nothing_is_lost(world: World, tmp_path: Path):
+    path = tmp_path / "events.db"
+    store = open_store(f"sqlite:///{path}", busy_seconds=0.01)
+    copy = Copy(world, store)
     copy.get(HERE)
     copy.take(HERE, 0)
 
@@ -283,6 +283,69 @@ def test_a_database_that_is_locked_is_waited_for_and_nothing_is_lost(path: Path,
     copy.indexer.commit()
     assert store.event_count() == 1
     assert store.next_offset(*HERE) == 1
+    store.close()
+
+
+def set_back(store: EventStore, offset: int | None) -> None:
+    """What bringing back a backup does, or a standby that had not got all."""
+    with store._database.writer.begin() as connection:
+        connection.execute(delete(events).where(events.c.offset >= (offset or 0)))
+        connection.execute(delete(type_counts))
+        if offset is None:
+            connection.execute(delete(offsets))
+        else:
+            connection.execute(update(offsets).where(offsets.c.partition == 0).values(next_offset=offset))
+
+
+@pytest.mark.parametrize("offset", [None, 1])
+def test_a_database_that_has_lost_the_end_is_read_to_the_end_again(
+    copy: Copy, store: EventStore, offset: int | None
+) -> None:
+    written = [HypervisorEvent() for _ in range(4)]
+    copy.get(HERE)
+    for at in range(3):
+        copy.take(HERE, at, written[at])
+    copy.indexer.commit()
+    set_back(store, offset)
+    copy.take(HERE, 3, written[3])
+
+    assert copy.indexer.commit() == {HERE: None}
+    assert not copy.indexer.is_serving
+    assert copy.indexer.ready() == {HERE: offset or 0}
+    for at in range(offset or 0, 4):
+        copy.take(HERE, at, written[at])
+    assert copy.indexer.commit() == {}
+
+    assert {event.event_id for event in store.query()} == {event.event_id for event in written}
+    assert store.next_offset(*HERE) == 4
+    assert copy.values("accounting_difference") == {}
+
+
+def test_a_database_that_does_not_say_where_to_begin_is_asked_again_after_a_while(
+    world: World, store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy, answers = Copy(world, store), iter([StoreUnavailable("It is away."), StoreUnavailable("It is away."), 4])
+    asked = []
+
+    def next_offset(*place: object) -> int:
+        asked.append(place)
+        answer = next(answers)
+        if isinstance(answer, StoreUnavailable):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(store, "next_offset", next_offset)
+    assert copy.get(HERE) == {}
+    assert copy.indexer.trouble == "It is away."
+    for _ in range(5):
+        assert copy.indexer.ready() == {}
+    assert len(asked) == 1
+    world.clock.now += 0.3
+    assert copy.indexer.ready() == {}
+    assert len(asked) == 2
+    world.clock.now += 0.5
+    assert copy.indexer.ready() == {HERE: 4}
+    assert copy.indexer.trouble == ""
 
 
 class TestADeadLetter:
@@ -309,11 +372,13 @@ class TestADeadLetter:
         assert headers["hypervisor-dead-letter-offset"] == b"0"
         assert copy.values("records_total") == {("0", "applied"): 1, ("0", "undecodable"): 1}
 
-    def test_is_not_written_again_when_only_the_database_failed(self, world: World, path: Path, copy: Copy) -> None:
+    def test_is_not_written_again_when_only_the_database_failed(
+        self, world: World, database_url: str, copy: Copy
+    ) -> None:
         copy.get(HERE, THERE)
         copy.indexer.reject(copy.record(HERE, 0), BAD)
         copy.take(THERE, 0)
-        other = open_store(f"sqlite:///{path}")
+        other = open_store(database_url)
         other.write([], {THERE: (None, 5)})
         other.close()
         with pytest.raises(OutputUnavailable):

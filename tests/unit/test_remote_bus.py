@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 from fastapi import FastAPI, Response
@@ -23,8 +22,8 @@ TOKEN = "pässwört-日本"  # noqa: S105 - a test's own
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[EventStore]:
-    with closing(open_store(f"sqlite:///{tmp_path}/index.db")) as opened:
+def store(database_url: str) -> Iterator[EventStore]:
+    with closing(open_store(database_url)) as opened:
         yield opened
 
 

@@ -19,6 +19,7 @@ from hypervisor_consumers.event_index.store import EventStore, LostPartition
 from hypervisor_consumers.event_index.tables import IndexRow
 from hypervisor_consumers.runtime.account import Account, Tally
 from hypervisor_consumers.runtime.asker import Asker
+from hypervisor_consumers.runtime.backoff import Backoff
 from hypervisor_consumers.runtime.dead_letter_writer import DeadLetterWriter
 from hypervisor_consumers.runtime.metrics import Ledger
 from hypervisor_consumers.runtime.processor import Place, Record, Result
@@ -44,15 +45,18 @@ class Indexer:
         dead_letters: DeadLetterWriter,
         ledger: Ledger,
         now: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._asker = asker
         self._dead_letters = dead_letters
         self._ledger = ledger
         self._now = now
+        self._clock = clock
         self._consumer: Any = None
         self._waiting: dict[Place, float] = {}
         """The partitions that came and can't be read yet, and since when."""
+        self._patience = Backoff(clock())
         self._rows: list[IndexRow] = []
         self._open: dict[Place, _Open] = {}
         self.trouble = ""
@@ -67,7 +71,7 @@ class Indexer:
 
     def ready(self) -> Mapping[Place, int]:
         """Go on where the database says; from the beginning of the log where it says nothing or less."""
-        if not self._waiting:
+        if not self._waiting or self._clock() < self._patience.until:
             return {}
         try:
             begins = {place: self._asker.log_range(place)[0] for place in self._waiting}
@@ -78,8 +82,10 @@ class Indexer:
             return {}
         except OutputUnavailable as error:
             self.trouble = str(error)
+            self._patience.again(self._clock())
             return {}
         self.trouble = ""
+        self._patience = Backoff(self._clock())
         offsets = {}
         for place, since in self._waiting.items():
             opened = self._open[place] = _Open(stored[place], begins[place])
@@ -140,6 +146,9 @@ class Indexer:
     def commit(self, *, is_last: bool = False) -> Mapping[Place, int | None]:
         """Write rows and offsets in one transaction.
 
+        Returns:
+            The partitions that have to be read again, because the database holds less than it did.
+
         Raises:
             OutputUnavailable: The database is in trouble, or another process writes one of the partitions: then it
                 has it by now, and this one will be told so.
@@ -152,7 +161,9 @@ class Indexer:
         try:
             self._store.write(self._rows, {place: (one.stored, one.next_offset) for place, one in moved.items()})
         except LostPartition as error:
-            self._forget_what_is_there(moved)
+            gone_back = self._look_where_it_stands(moved)
+            if gone_back:
+                return dict.fromkeys(gone_back)
             raise OutputUnavailable(str(error)) from error
         self._rows.clear()
         now = self._now()
@@ -174,12 +185,36 @@ class Indexer:
         except KafkaException as error:
             log.info("Kafka was not told how far the index is: %s", error.args[0].str())
 
-    def _forget_what_is_there(self, moved: Mapping[Place, _Open]) -> None:
-        """A write whose answer was lost looks like another process's, but has come just as far as this one."""
+    def _look_where_it_stands(self, moved: Mapping[Place, _Open]) -> list[Place]:
+        """Why a write was refused: what it brings is there, another has the partition, or the database went back.
+
+        Returns:
+            The partitions of which the database holds less than this process has written, as a backup was brought
+            back, or a standby took over that had not got all. They are read again from where the database stands.
+        """
+        stands = {place: self._store.next_offset(*place) for place in moved}
+        gone_back = []
         for place, one in moved.items():
-            if self._store.next_offset(*place) == one.next_offset:
+            offset = stands[place]
+            if offset == one.next_offset:
+                # A write whose answer was lost looks like another process's, but has come just as far as this one.
                 one.stored = one.next_offset
-                self._rows = [row for row in self._rows if (row.topic, row.partition) != place]
+                self._drop_rows(place)
+            elif one.stored is not None and (offset is None or offset < one.stored):
+                # Nobody else moves an offset back.
+                gone_back.append(place)
+        for place in gone_back:
+            del self._open[place]
+            self._drop_rows(place)
+            self._waiting[place] = self._now()
+            self._ledger.lost_sight(place)
+            log.warning(
+                "The database is behind what was written of partition %d of %s; it is read again.", *place[::-1]
+            )
+        return gone_back
+
+    def _drop_rows(self, place: Place) -> None:
+        self._rows = [row for row in self._rows if (row.topic, row.partition) != place]
 
     @property
     def is_serving(self) -> bool:

@@ -128,7 +128,8 @@ def snapshot(engine: Engine) -> Iterator[Snapshot]:
     """Ask several things of one moment.
 
     Raises:
+        QueryTooSlow: One of them took longer than it may.
         StoreUnavailable: The database didn't answer.
     """
-    with translated_errors(), engine.connect() as connection:
+    with translated_errors(asking=True), engine.connect() as connection:
         yield Snapshot(connection)

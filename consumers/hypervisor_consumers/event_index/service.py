@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from hypervisor_consumers.event_index.api import create_router
+from hypervisor_consumers.event_index.housekeeping import Housekeeping
 from hypervisor_consumers.event_index.indexer import Indexer
+from hypervisor_consumers.event_index.names import index_families
 from hypervisor_consumers.event_index.store import EventStore, open_store
 from hypervisor_consumers.runtime.access import require_token_off_loopback
 from hypervisor_consumers.runtime.asker import Asker
@@ -36,7 +38,11 @@ def event_index_service(database: str | None, host: str, environ: Mapping[str, s
         raise SettingError(
             Settings.DATABASE_URL.name, "is not set; name the database, as in --database sqlite:///events.db."
         )
-    store = open_store(url)
+    store = open_store(
+        url,
+        query_seconds=Settings.QUERY_TIMEOUT.of(environ),
+        retention=Settings.INDEX_RETENTION.of(environ),
+    )
     return _IndexService(store, token)
 
 
@@ -56,6 +62,14 @@ class _IndexService:
             dead_letters=DeadLetterWriter(kafka, writer_settings(consumer), service=self.name, topic=dead_letters),
             ledger=runtime.ledger,
             now=runtime.now,
+            clock=runtime.clock,
         )
         router = create_router(self.store, IndexFreshness(runtime.ledger, runtime.now), self.token)
-        return Parts(indexer, topic_names(runtime.prefix), needed=[dead_letters], routers=[router])
+        return Parts(
+            indexer,
+            topic_names(runtime.prefix),
+            needed=[dead_letters],
+            families=lambda: index_families(self.store),
+            routers=[router],
+            beside={"housekeeping": Housekeeping(self.store).run},
+        )

@@ -1,6 +1,7 @@
 """The tables of the event index, and how an event stands in them. Pure: no connection is made here.
 
-Every index ends in `timestamp`, so that "the last N of a session" is a walk along it and not a sort.
+Every index ends in `timestamp`, so that "the last N of a session" is a walk along it and not a sort. The tables are
+made by `migrations`; a test holds that they are these.
 """
 
 from __future__ import annotations
@@ -14,24 +15,28 @@ from hypervisor_schemas.events import HypervisorEvent, event_type_of, type_value
 from hypervisor_schemas.payload_json import to_json
 from hypervisor_schemas.timestamps import datetime_of, microseconds
 
-__all__ = ["IndexRow", "event_of", "events", "metadata", "offsets", "type_counts", "values_of"]
+__all__ = ["IndexRow", "event_of", "events", "metadata", "offsets", "text", "type_counts", "values_of"]
 
 metadata = MetaData()
 
+text = Text().with_variant(Text(collation="C"), "postgresql")
+"""Ordered by code points on both, whatever language the database speaks."""
+
 # The key is the random id, the rows stand in the order of writing: a random key for the table itself is slower.
+# PostgreSQL's key is (event_id, timestamp): one over partitions has to hold what they are divided by.
 events = Table(
     "events",
     metadata,
-    Column("event_id", Text, primary_key=True),
-    Column("event_type", Text, nullable=False),
+    Column("event_id", text, primary_key=True),
+    Column("event_type", text, nullable=False),
     Column("timestamp", BigInteger, nullable=False, comment="microseconds since the epoch, UTC"),
-    Column("session_id", Text),
-    Column("agent_did", Text),
-    Column("causal_trace_id", Text),
-    Column("trace_id", Text, comment="the first part of causal_trace_id"),
-    Column("parent_event_id", Text),
-    Column("payload", Text, nullable=False, comment="a JSON object"),
-    Column("topic", Text, nullable=False),
+    Column("session_id", text),
+    Column("agent_did", text),
+    Column("causal_trace_id", text),
+    Column("trace_id", text, comment="the first part of causal_trace_id"),
+    Column("parent_event_id", text),
+    Column("payload", text, nullable=False, comment="a JSON object"),
+    Column("topic", text, nullable=False),
     Column("partition", Integer, nullable=False),
     Column("offset", BigInteger, nullable=False),
 )
@@ -52,7 +57,7 @@ for _name, _column in (
 offsets = Table(
     "offsets",
     metadata,
-    Column("topic", Text, primary_key=True),
+    Column("topic", text, primary_key=True),
     Column("partition", Integer, primary_key=True),
     Column("next_offset", BigInteger, nullable=False, comment="the first offset that is not applied yet"),
 )
@@ -61,9 +66,9 @@ offsets = Table(
 type_counts = Table(
     "type_counts",
     metadata,
-    Column("topic", Text, primary_key=True),
+    Column("topic", text, primary_key=True),
     Column("partition", Integer, primary_key=True),
-    Column("event_type", Text, primary_key=True),
+    Column("event_type", text, primary_key=True),
     Column("count", BigInteger, nullable=False),
 )
 
@@ -80,11 +85,15 @@ class IndexRow(NamedTuple):
 
 
 def values_of(row: IndexRow) -> tuple[Any, ...]:
-    """The row as values of `events`, in the order of its columns."""
+    """The row as values of `events`, in the order of its columns.
+
+    An event without an id gets its place as one, `topic:partition:offset`: the same whenever it is read again, and
+    no other event's.
+    """
     topic, partition, offset, event = row
     trace = event.causal_trace_id
     return (
-        event.event_id,
+        event.event_id or f"{topic}:{partition}:{offset}",
         type_value(event.event_type),
         microseconds(event.timestamp),
         event.session_id,

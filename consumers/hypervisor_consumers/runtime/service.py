@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -89,6 +89,8 @@ class Parts:
     may_show: Callable[[], bool] = lambda: True
     """Whether what belongs to the log may be shown now."""
     restorer: Restorer | None = None
+    beside: Mapping[str, Callable[[Callable[[], bool]], None]] = field(default_factory=dict)
+    """What runs beside the loop, each on a thread of this name, until it is told to stop."""
 
 
 class Service(Protocol):
@@ -253,6 +255,7 @@ def _run(
     runs: dict[str, Callable[[Callable[[], bool]], None]] = {
         "watchdog": partial(_end_a_stalled_process, health),
         "watch": watch.run,
+        **parts.beside,
     }
     if parts.restorer is not None:
         runs["restorer"] = parts.restorer.run

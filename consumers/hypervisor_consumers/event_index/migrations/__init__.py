@@ -1,0 +1,1 @@
+"""How the event index's tables came to be what they are: one step after the other, in `versions`."""
