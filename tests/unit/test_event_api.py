@@ -145,8 +145,8 @@ def test_an_unknown_parameter_is_refused_with_those_that_exist(client: Client) -
     assert refusals(client, "/v1/events?sesion_id=s1&limit=5") == [
         (
             ["query", "sesion_id"],
-            "This takes event_type, session_id, agent_did, trace_id, start, end, limit, order, cursor, after, "
-            "wait; 'sesion_id' is not among them.",
+            "This takes event_type, session_id, agent_did, trace_id, start, end, payload, subtree, limit, order, "
+            "cursor, after, wait; 'sesion_id' is not among them.",
         )
     ]
     [(place, _)] = refusals(client, "/v1/stats?limit=5")

@@ -281,3 +281,9 @@ def test_a_vector_is_a_read_token_whatever_moves() -> None:
         Place("t", 1): 6,
         Place("x", 0): 1,
     }
+
+
+def test_an_index_that_holds_nothing_has_an_id_all_the_same(log: Log, client: IndexClient) -> None:
+    at = next(opened(client)).id
+    everything = log.write(A, 2)
+    assert ids(opened(client, at), 2) == everything

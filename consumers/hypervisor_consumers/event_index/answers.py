@@ -11,13 +11,14 @@ from fastapi import HTTPException, Response
 from starlette.concurrency import run_in_threadpool
 
 from hypervisor_consumers.event_index.inclusion import Inclusion
-from hypervisor_consumers.event_index.parameters import Asked
+from hypervisor_consumers.event_index.parameters import Asked, refused
 from hypervisor_consumers.event_index.reader import Snapshot
 from hypervisor_consumers.event_index.store import EventStore, StoreUnavailable
+from hypervisor_consumers.event_index.subtrees import TooManySpans
 from hypervisor_consumers.runtime.freshness import IndexFreshness
 from hypervisor_consumers.runtime.processor import Place
 
-__all__ = ["Answers"]
+__all__ = ["Answers", "told_to_the_client"]
 
 
 class Answers:
@@ -33,17 +34,17 @@ class Answers:
 
         Raises:
             HTTPException: 503 while the database can't be used; 504 for a token that isn't included in time.
-            RequestValidationError: The token is none.
+            RequestValidationError: The token is none; a subtree is of too many spans.
         """
         if awaited := asked.awaited():
-            with _trouble_as_503():
+            with told_to_the_client():
                 missing = await self._inclusion.missing(awaited, asked.wait)
             if missing:
                 raise _not_included(missing, awaited, asked.wait)
         return await run_in_threadpool(self._now, look)
 
     def _now(self, look: Callable[[Snapshot], Mapping[str, Any]]) -> Response:
-        with _trouble_as_503(), self._store.snapshot() as now:
+        with told_to_the_client(), self._store.snapshot() as now:
             # First: whatever the database makes of "one moment", the answer includes at least these.
             includes = now.offsets()
             found = look(now)
@@ -68,8 +69,11 @@ def _not_included(missing: Mapping[Place, int], awaited: Mapping[Place, int], se
 
 
 @contextmanager
-def _trouble_as_503() -> Iterator[None]:
+def told_to_the_client() -> Iterator[None]:
+    """The database's trouble becomes a 503, and what is too much of a question a 422."""
     try:
         yield
     except StoreUnavailable as error:
         raise HTTPException(status_code=503, detail=str(error)) from error
+    except TooManySpans as error:
+        raise refused("subtree", str(error)) from None

@@ -54,5 +54,8 @@ def read_cursor(cursor: str, wanted: Wanted) -> Position:
 
 def _fingerprint(wanted: Wanted) -> str:
     kinds = None if wanted.event_types is None else sorted(set(wanted.event_types))
-    meaning = (kinds, wanted.session_id, wanted.agent_did, wanted.trace_id, wanted.start, wanted.end)
-    return hashlib.blake2b(msgspec.json.encode(meaning), digest_size=8).hexdigest()
+    meaning = (
+        *(kinds, wanted.session_id, wanted.agent_did, wanted.trace_id, wanted.start, wanted.end),
+        *(wanted.payload, wanted.subtree),
+    )
+    return hashlib.blake2b(msgspec.json.encode(meaning, order="sorted"), digest_size=8).hexdigest()

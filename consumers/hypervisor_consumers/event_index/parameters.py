@@ -12,6 +12,12 @@ from fastapi import Request
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, BeforeValidator, Field
 
+from hypervisor_consumers.event_index.containment import (
+    MAX_OBJECT_CHARACTERS,
+    MAX_OBJECT_DEPTH,
+    MAX_OBJECT_VALUES,
+    read_object,
+)
 from hypervisor_consumers.event_index.cursors import MAX_CURSOR_CHARACTERS
 from hypervisor_consumers.event_index.questions import Wanted
 from hypervisor_consumers.runtime.processor import Place
@@ -87,11 +93,37 @@ class Fitting(BaseModel):
     trace_id: _Id | None = Field(None, description="The first part of the causal trace id.")
     start: _Instant | None = Field(None, description="Not before this time: ISO 8601, UTC if it names no zone.")
     end: _Instant | None = Field(None, description="Not after this time.")
+    payload: str | None = Field(
+        None,
+        max_length=MAX_OBJECT_CHARACTERS,
+        description="A JSON object that the payload contains: objects by their keys, arrays whatever their order, "
+        f"scalars equal. At most {MAX_OBJECT_VALUES} values, {MAX_OBJECT_DEPTH} deep. No index helps with it: give "
+        "it beside other filters.",
+        examples=['{"to_ring":0}'],
+    )
+    subtree: _Id | None = Field(
+        None,
+        description="With trace_id: a span of that trace, and all that are below it, by the causal trace ids and, "
+        "where one names no parent, by parent_event_id.",
+        examples=["89abcdef"],
+    )
 
     def wanted(self) -> Wanted:
-        """The filter, with categories as they were given."""
+        """The filter, with categories and subtree as they were given.
+
+        Raises:
+            RequestValidationError: The payload is no object, or the subtree is of no trace.
+        """
+        if self.subtree is not None and self.trace_id is None:
+            raise refused("subtree", "A subtree is of a trace; give its trace_id, too.")
+        try:
+            payload = None if self.payload is None else read_object(self.payload)
+        except ValueError as error:
+            raise refused("payload", str(error)) from None
         return Wanted(
-            self.event_type, self.session_id, self.agent_did, self.trace_id, start=self.start, end=self.end
+            *(self.event_type, self.session_id, self.agent_did, self.trace_id, self.start, self.end),
+            payload=payload,
+            subtree=self.subtree,
         )
 
 

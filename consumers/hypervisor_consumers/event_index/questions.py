@@ -5,13 +5,14 @@ Values are bound, never spliced. The statements are such that SQLite and Postgre
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, false, func, or_, select, tuple_, union_all
+from sqlalchemy import ColumnElement, Select, and_, case, false, func, or_, select, tuple_, union_all
 
+from hypervisor_consumers.event_index.containment import contains
 from hypervisor_consumers.event_index.tables import events, type_counts
 from hypervisor_consumers.runtime.processor import Place
 from hypervisor_schemas.timestamps import microseconds
@@ -19,6 +20,8 @@ from hypervisor_schemas.timestamps import microseconds
 __all__ = [
     "Position",
     "Wanted",
+    "causal_trace_ids",
+    "causes",
     "count_by_type",
     "extent",
     "grouped",
@@ -53,6 +56,12 @@ class Wanted:
     """The first part of the causal trace id."""
     start: datetime | None = None
     end: datetime | None = None
+    payload: Mapping[str, Any] | None = None
+    """A JSON object that the payload contains."""
+    subtree: str | None = None
+    """A span of the trace: its events, and those of the spans below it."""
+    causal_trace_ids: Sequence[str] | None = None
+    """Of the subtree, where it is known; one of these."""
 
     def conditions(self, before: Position | None = None) -> list[ColumnElement[bool]]:
         """As conditions of SQL, to be joined by AND; with `before`, only events that stand before that one."""
@@ -71,6 +80,10 @@ class Wanted:
             wanted.append(
                 column.event_type == self.event_types[0] if one else column.event_type.in_(self.event_types)
             )
+        if self.causal_trace_ids is not None:
+            wanted.append(column.causal_trace_id.in_(self.causal_trace_ids))
+        if self.payload is not None:
+            wanted.append(contains(column.payload, self.payload))
         if self.start is not None:
             wanted.append(column.timestamp >= microseconds(self.start))
         end = None if self.end is None else microseconds(self.end)
@@ -111,7 +124,9 @@ def those_between(place: Place, first: int, end: int, wanted: Wanted, limit: int
     column = events.c
     here = (column.topic == place.topic, column.partition == place.partition)
     between = (column.offset >= first, column.offset < end)
-    return select(events).where(*here, *between, *wanted.conditions()).order_by(column.offset).limit(limit)
+    # As one value, so that no database takes the index of a session or a type instead, and reads all of it.
+    fits = [case((and_(*conditions), 1), else_=0) == 1] if (conditions := wanted.conditions()) else []
+    return select(events).where(*here, *between, *fits).order_by(column.offset).limit(limit)
 
 
 def count_by_type(wanted: Wanted) -> Select[Any]:
@@ -139,6 +154,29 @@ def grouped(wanted: Wanted, by: str, limit: int) -> Select[Any]:
 def extent(wanted: Wanted) -> Select[Any]:
     """The first and the last time of the events that fit."""
     return select(func.min(events.c.timestamp), func.max(events.c.timestamp)).where(*wanted.conditions())
+
+
+def causal_trace_ids(trace_id: str, limit: int) -> Select[Any]:
+    """The different causal trace ids of a trace, at most so many."""
+    column = events.c.causal_trace_id
+    return select(column).where(events.c.trace_id == trace_id).distinct().limit(limit)
+
+
+def causes(trace_id: str, limit: int) -> Select[Any]:
+    """Pairs of causal trace ids within a trace: of an event, and of the one that its `parent_event_id` names.
+
+    Only of events whose causal trace id names no parent; at most so many.
+    """
+    caused, cause = events.alias("caused"), events.alias("cause")
+    return (
+        select(caused.c.causal_trace_id, cause.c.causal_trace_id)
+        .join(cause, cause.c.event_id == caused.c.parent_event_id)
+        .where(caused.c.trace_id == trace_id, cause.c.trace_id == trace_id)
+        .where(caused.c.causal_trace_id.not_like("%/%/%"))
+        .where(caused.c.causal_trace_id != cause.c.causal_trace_id)
+        .distinct()
+        .limit(limit)
+    )
 
 
 def types_of_categories(asked: Sequence[str]) -> Select[Any]:

@@ -13,6 +13,8 @@ from sqlalchemy import Connection, Engine, Select, select
 from hypervisor_consumers.event_index.questions import (
     Position,
     Wanted,
+    causal_trace_ids,
+    causes,
     count_by_type,
     extent,
     grouped,
@@ -20,6 +22,7 @@ from hypervisor_consumers.event_index.questions import (
     those_between,
     types_of_categories,
 )
+from hypervisor_consumers.event_index.subtrees import MAX_SPANS, TooManySpans, subtree_of
 from hypervisor_consumers.event_index.tables import event_of, events, offsets
 from hypervisor_consumers.event_index.trouble import translated_errors
 from hypervisor_consumers.runtime.processor import Place
@@ -114,10 +117,23 @@ class Snapshot:
         return None if first is None else (datetime_of(first), datetime_of(last))
 
     def named(self, wanted: Wanted) -> Wanted:
-        """The same filter with categories replaced by the types that there are of them."""
-        return (
-            wanted if wanted.event_types is None else replace(wanted, event_types=self.types_of(wanted.event_types))
-        )
+        """The same filter with categories replaced by the types that there are of them, a subtree by its ids.
+
+        Raises:
+            TooManySpans: The subtree is of a trace with too many.
+        """
+        if wanted.event_types is not None:
+            wanted = replace(wanted, event_types=self.types_of(wanted.event_types))
+        if wanted.subtree is not None:
+            wanted = replace(wanted, causal_trace_ids=self._subtree(wanted.trace_id or "", wanted.subtree))
+        return wanted
+
+    def _subtree(self, trace_id: str, span_id: str) -> list[str]:
+        ids = self._rows(causal_trace_ids(trace_id, MAX_SPANS + 1))
+        caused = self._rows(causes(trace_id, MAX_SPANS + 1))
+        if max(len(ids), len(caused)) > MAX_SPANS:
+            raise TooManySpans
+        return subtree_of(span_id, (text for (text,) in ids), ((its, cause) for its, cause in caused))
 
     def _rows(self, statement: Select[Any]) -> Sequence[Any]:
         return self._connection.execute(statement).all()

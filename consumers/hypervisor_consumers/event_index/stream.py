@@ -23,10 +23,12 @@ from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request, R
 from fastapi.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
+from hypervisor_consumers.event_index.answers import told_to_the_client
 from hypervisor_consumers.event_index.inclusion import Inclusion
 from hypervisor_consumers.event_index.parameters import EventStream, only, refused
 from hypervisor_consumers.event_index.questions import Wanted
 from hypervisor_consumers.event_index.store import EventStore, StoreUnavailable
+from hypervisor_consumers.event_index.subtrees import TooManySpans
 from hypervisor_consumers.event_index.vectors import Vector
 from hypervisor_consumers.runtime.http import is_closing
 from hypervisor_consumers.runtime.processor import Place
@@ -84,13 +86,12 @@ def add_stream(router: APIRouter, store: EventStore) -> None:
         closing = partial(is_closing, request.app)
         streams.enter()
         try:
-            first: Sequence[HypervisorEvent] = ()
-            if begin is None:
-                begin, first = await streams.now(wanted, asked.limit)
+            # Also of one that goes on: what can't be answered is refused before the answer begins.
+            now, first = await streams.now(wanted, asked.limit if begin is None else 0)
         except BaseException:
             streams.leave()
             raise
-        return _Stream(streams.told(begin, first, wanted, closing), streams.leave)
+        return _Stream(streams.told(begin or now, first, wanted, closing), streams.leave)
 
     _ = stream
 
@@ -104,7 +105,9 @@ def _vector_of(token: str | None) -> Vector | None:
     if not token:
         return None
     try:
-        return Vector({Place(*place): offset for place, offset in read_token(token).items()})
+        return Vector(
+            {} if token == _NOWHERE else {Place(*place): offset for place, offset in read_token(token).items()}
+        )
     except ValueError:
         raise refused("last_event_id", "This is not the id of a message of this stream.") from None
 
@@ -120,10 +123,8 @@ class _Streams:
 
     async def now(self, wanted: Wanted, limit: int) -> tuple[Vector, Sequence[HypervisorEvent]]:
         """Where the index is, and the last `limit` events that fit, oldest first; both from one moment."""
-        try:
+        with told_to_the_client():
             return await self._read(partial(self._look_at_now, wanted, limit))
-        except StoreUnavailable as error:
-            raise HTTPException(503, str(error)) from error
 
     async def told(
         self, at: Vector, first: Sequence[HypervisorEvent], wanted: Wanted, closing: Callable[[], bool]
@@ -153,13 +154,13 @@ class _Streams:
                         yield _position(at)
                 if told != str(at):
                     yield _position(at)
-        except StoreUnavailable as error:
+        except (StoreUnavailable, TooManySpans) as error:
             log.info("A stream of events ends: %s", error)
 
     def _look_at_now(self, wanted: Wanted, limit: int) -> tuple[Vector, Sequence[HypervisorEvent]]:
         with self._store.snapshot() as now:
-            at = Vector(now.offsets())
-            return at, now.page(now.named(wanted), limit).events[::-1] if limit else ()
+            at, named = Vector(now.offsets()), now.named(wanted)
+            return at, now.page(named, limit).events[::-1] if limit else ()
 
     def _piece(self, at: Vector, behind: Mapping[Place, int], wanted: Wanted) -> list[_Step]:
         """What comes next: of each partition in its order, of all about by time; and where that ends."""
@@ -246,9 +247,17 @@ _encode = msgspec.json.encode
 
 def _message(event: HypervisorEvent, at: Vector | None = None) -> bytes:
     data = _encode(event.to_dict())
-    return b"data: %b\n\n" % data if at is None else b"id: %b\ndata: %b\n\n" % (str(at).encode(), data)
+    return b"data: %b\n\n" % data if at is None else b"id: %b\ndata: %b\n\n" % (_id(at), data)
 
 
 def _position(at: Vector) -> bytes:
     """A message without an event: where to go on."""
-    return b"id: %b\n\n" % str(at).encode()
+    return b"id: %b\n\n" % _id(at)
+
+
+def _id(at: Vector) -> bytes:
+    return (str(at) or _NOWHERE).encode()
+
+
+_NOWHERE = "none"
+"""The id while the index holds nothing: to one that is empty a client wouldn't come back."""
