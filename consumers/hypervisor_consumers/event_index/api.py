@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, HTTPException, Path, Query, Response
 
 from hypervisor_consumers.event_index.answers import Answers
+from hypervisor_consumers.event_index.buckets import TooManyBuckets, counted_in
 from hypervisor_consumers.event_index.cursors import read_cursor, write_cursor
+from hypervisor_consumers.event_index.documents import document_of
 from hypervisor_consumers.event_index.parameters import (
     MAX_ID_CHARACTERS,
     Asked,
-    EventFilter,
     EventPage,
+    EventStats,
     only,
+    read_or_refuse,
     refused,
 )
-from hypervisor_consumers.event_index.questions import Position, Wanted
 from hypervisor_consumers.event_index.reader import Snapshot
 from hypervisor_consumers.event_index.store import EventStore
 from hypervisor_consumers.event_index.stream import add_stream
@@ -41,16 +44,17 @@ def create_router(store: EventStore, freshness: IndexFreshness, token: str | Non
     async def events(asked: Annotated[EventPage, Query()]) -> Response:
         """The last `limit` events that fit every filter, oldest first; `next` is the cursor to those before them.
 
-        Order: (timestamp, topic, partition, offset).
+        Order: (timestamp, topic, partition, offset). Fewer than `limit`, and `next`, where they have
+        16 MB together.
         """
         wanted = asked.wanted()
-        before = None if asked.cursor is None else _before(asked.cursor, wanted)
+        before = None if asked.cursor is None else read_or_refuse(read_cursor, asked.cursor, wanted)
 
         def look(now: Snapshot) -> dict[str, Any]:
             page = now.page(now.named(wanted), asked.limit, before)
-            found = page.events if asked.order == "desc" else page.events[::-1]
+            found = page.rows if asked.order == "desc" else page.rows[::-1]
             return {
-                "events": [event.to_dict() for event in found],
+                "events": [document_of(row) for row in found],
                 "next": None if page.last is None else write_cursor(page.last, wanted),
             }
 
@@ -72,22 +76,35 @@ def create_router(store: EventStore, freshness: IndexFreshness, token: str | Non
 
         return await answer.to(asked, look)
 
-    @router.get("/stats", dependencies=[Depends(only(EventFilter))])
-    async def stats(asked: Annotated[EventFilter, Query()]) -> Response:
-        """How many events fit every filter, in all and of each type."""
+    @router.get("/stats", dependencies=[Depends(only(EventStats))])
+    async def stats(asked: Annotated[EventStats, Query()]) -> Response:
+        """How many events fit every filter, in all and of each type; with `bucket` also of each span of time.
+
+        Buckets begin at whole multiples of their size since 1970, in UTC, the first with that of `start` or of the
+        first event, the last with that of `end` or of the last event. Those without events are there, too.
+        """
+        wanted = asked.wanted()
 
         def look(now: Snapshot) -> dict[str, Any]:
-            counts = now.type_counts(now.named(asked.wanted()))
-            return {"event_count": sum(counts.values()), "type_counts": counts}
+            named = now.named(wanted)
+            if asked.bucket is None:
+                counts = now.type_counts(named)
+                return {"event_count": sum(counts.values()), "type_counts": counts}
+            try:
+                buckets = counted_in(now, named, asked.bucket)
+            except TooManyBuckets as error:
+                raise refused("bucket", str(error)) from None
+            total = Counter[str]()
+            for bucket in buckets:
+                total.update(bucket["type_counts"])
+            return {
+                "event_count": total.total(),
+                "type_counts": dict(sorted(total.items())),
+                "bucket_seconds": asked.bucket,
+                "buckets": buckets,
+            }
 
         return await answer.to(asked, look)
 
     add_subjects(router, answer)
     return router
-
-
-def _before(cursor: str, wanted: Wanted) -> Position:
-    try:
-        return read_cursor(cursor, wanted)
-    except ValueError as error:
-        raise refused("cursor", str(error)) from None

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
@@ -18,7 +18,7 @@ from hypervisor_consumers.event_index.containment import (
     MAX_OBJECT_VALUES,
     read_object,
 )
-from hypervisor_consumers.event_index.cursors import MAX_CURSOR_CHARACTERS
+from hypervisor_consumers.event_index.cursors import MAX_CURSOR_CHARACTERS, MAX_GROUP_CURSOR_CHARACTERS
 from hypervisor_consumers.event_index.questions import Wanted
 from hypervisor_consumers.runtime.processor import Place
 from hypervisor_schemas.read_token import MAX_TOKEN_CHARACTERS, read_token
@@ -29,11 +29,15 @@ __all__ = [
     "Asked",
     "EventFilter",
     "EventPage",
+    "EventStats",
     "EventStream",
     "SessionFilter",
     "only",
+    "read_or_refuse",
     "refused",
 ]
+
+P = TypeVar("P")
 
 MAX_ID_CHARACTERS = 1024
 _MAX_TYPES = 50
@@ -51,6 +55,20 @@ def _instant(text: Any) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
+_SIZE = re.compile(r"([1-9][0-9]{0,8})([smhd]?)")
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _bucket(text: Any) -> int:
+    read = _SIZE.fullmatch(text) if isinstance(text, str) else None
+    seconds = int(read[1]) * _SECONDS[read[2]] if read else 0
+    if not 0 < seconds <= _LONGEST_BUCKET:
+        raise ValueError(f"{text!r} is not a size from a second to ten years, such as 60, 5m, 1h or 1d")
+    return seconds
+
+
+_LONGEST_BUCKET = 3660 * 86400
+_Bucket = Annotated[int, BeforeValidator(_bucket, json_schema_input_type=str)]
 _Instant = Annotated[datetime, BeforeValidator(_instant)]
 _Id = Annotated[str, Field(max_length=MAX_ID_CHARACTERS)]
 
@@ -143,6 +161,17 @@ class EventPage(EventFilter):
     )
 
 
+class EventStats(EventFilter):
+    """Of which events, and in spans of which size."""
+
+    bucket: _Bucket | None = Field(
+        None,
+        description="Count also in spans of time of this size: seconds, or a number with s, m, h or d. At most "
+        "1,000 of them.",
+        examples=["60", "5m", "1h"],
+    )
+
+
 class EventStream(Fitting):
     """Which events, and from where on."""
 
@@ -161,6 +190,11 @@ class SessionFilter(Asked):
     start: _Instant | None = Field(None, description="Of the events: not before this time.")
     end: _Instant | None = Field(None, description="Not after this time.")
     limit: int = Field(100, ge=1, le=1000, description="At most so many.")
+    cursor: str | None = Field(
+        None,
+        max_length=MAX_GROUP_CURSOR_CHARACTERS,
+        description="The `next` of an answer to the same filter: the sessions behind those.",
+    )
 
 
 def only(*models: type[BaseModel]) -> Callable[[Request], Awaitable[None]]:
@@ -194,3 +228,15 @@ def only(*models: type[BaseModel]) -> Callable[[Request], Awaitable[None]]:
 def refused(parameter: str, sentence: str) -> RequestValidationError:
     """The error to raise for a parameter whose value is found wrong only later: 422 with the sentence."""
     return RequestValidationError([{"type": "value_error", "loc": ("query", parameter), "msg": sentence}])
+
+
+def read_or_refuse(read: Callable[[str, Wanted], P], cursor: str, wanted: Wanted) -> P:
+    """What `read` reads from the cursor.
+
+    Raises:
+        RequestValidationError: It is none, or one of another filter.
+    """
+    try:
+        return read(cursor, wanted)
+    except ValueError as error:
+        raise refused("cursor", str(error)) from None

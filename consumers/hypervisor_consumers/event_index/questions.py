@@ -10,7 +10,20 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, and_, case, false, func, or_, select, tuple_, union_all
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Select,
+    and_,
+    case,
+    false,
+    func,
+    literal,
+    or_,
+    select,
+    tuple_,
+    union_all,
+)
 
 from hypervisor_consumers.event_index.containment import contains
 from hypervisor_consumers.event_index.tables import events, type_counts
@@ -18,11 +31,13 @@ from hypervisor_consumers.runtime.processor import Place
 from hypervisor_schemas.timestamps import microseconds
 
 __all__ = [
+    "GroupPosition",
     "Position",
     "Wanted",
     "causal_trace_ids",
     "causes",
     "count_by_type",
+    "count_in_time",
     "extent",
     "grouped",
     "last_events",
@@ -42,6 +57,14 @@ class Position(NamedTuple):
     topic: str
     partition: int
     offset: int
+
+
+class GroupPosition(NamedTuple):
+    """Where a group of events stands among all: the one of the latest event first, then by its value."""
+
+    last: int
+    """Microseconds since the epoch."""
+    value: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,16 +162,33 @@ def count_by_type(wanted: Wanted) -> Select[Any]:
     return select(by_type, func.count()).where(*wanted.conditions()).group_by(by_type).order_by(by_type)
 
 
-def grouped(wanted: Wanted, by: str, limit: int) -> Select[Any]:
-    """Per value of this column: the value, its events that fit, the first and the last time; the latest first."""
+def count_in_time(wanted: Wanted, origin: int, size: int, limit: int) -> Select[Any]:
+    """How many events fit, by number of the span of time (each `size` microseconds, from `origin` on) and by type.
+
+    No event that fits is before `origin`. At most so many counts.
+    """
+    number = (events.c.timestamp - literal(origin, BigInteger)) // literal(size, BigInteger)
+    numbered = select(number.label("number"), events.c.event_type).where(*wanted.conditions()).subquery("numbered")
+    by = (numbered.c.number, numbered.c.event_type)
+    return select(*by, func.count()).group_by(*by).order_by(*by).limit(limit)
+
+
+def grouped(wanted: Wanted, by: str, limit: int, behind: GroupPosition | None = None) -> Select[Any]:
+    """Per value of this column: the value, its events that fit, the first and the last time; the latest first.
+
+    With `behind`, only those that stand behind that one.
+    """
     column, last = events.c[by], func.max(events.c.timestamp)
-    return (
+    groups = (
         select(column, func.count(), func.min(events.c.timestamp), last)
         .where(column.is_not(None), *wanted.conditions())
         .group_by(column)
         .order_by(last.desc(), column)
         .limit(limit)
     )
+    if behind is None:
+        return groups
+    return groups.having(or_(last < behind.last, and_(last == behind.last, column > behind.value)))
 
 
 def extent(wanted: Wanted) -> Select[Any]:

@@ -8,14 +8,17 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Select, select
+from sqlalchemy import Connection, Engine, Row, Select, select
 
+from hypervisor_consumers.event_index.fetching import MAX_BYTES, fetched
 from hypervisor_consumers.event_index.questions import (
+    GroupPosition,
     Position,
     Wanted,
     causal_trace_ids,
     causes,
     count_by_type,
+    count_in_time,
     extent,
     grouped,
     last_events,
@@ -29,16 +32,21 @@ from hypervisor_consumers.runtime.processor import Place
 from hypervisor_schemas.events import HypervisorEvent
 from hypervisor_schemas.timestamps import datetime_of
 
-__all__ = ["Group", "Page", "Snapshot", "snapshot"]
+__all__ = ["Group", "Groups", "Page", "Snapshot", "snapshot"]
 
 
 @dataclass(frozen=True, slots=True)
 class Page:
     """Events, latest first."""
 
-    events: Sequence[HypervisorEvent]
+    rows: Sequence[Row[Any]]
     last: Position | None
     """Where the next page goes on: before this one. None: there is none."""
+
+    @property
+    def events(self) -> list[HypervisorEvent]:
+        """They are read from their rows each time."""
+        return [event_of(row) for row in self.rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +57,15 @@ class Group:
     events: int
     first: datetime
     last: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Groups, that of the latest event first."""
+
+    groups: Sequence[Group]
+    last: GroupPosition | None
+    """Where the next page goes on: behind this one. None: there is none."""
 
 
 class Snapshot:
@@ -65,15 +82,20 @@ class Snapshot:
         """The types among all events that `asked` names; a word without a dot names a category, too."""
         return [value for (value,) in self._rows(types_of_categories(asked))]
 
-    def page(self, wanted: Wanted, limit: int, before: Position | None = None) -> Page:
-        """The last `limit` events that fit; with `before`, of those that stand before that position."""
+    def page(
+        self, wanted: Wanted, limit: int, before: Position | None = None, *, max_bytes: int = MAX_BYTES
+    ) -> Page:
+        """The last `limit` events that fit, or fewer: up to the one with which they have `max_bytes`.
+
+        With `before`, of those that stand before that position.
+        """
         # One more than is given, to know whether there are more.
-        found = self._rows(last_events(wanted, limit + 1, before))
-        last = None
-        if limit and len(found) > limit:
-            row = found[limit - 1]
-            last = Position(row.timestamp, row.topic, row.partition, row.offset)
-        return Page([event_of(row) for row in found[:limit]], last)
+        found, is_whole = fetched(self._connection, last_events(wanted, limit + 1, before), max_bytes)
+        rows = found[:limit]
+        if not rows or (is_whole and len(found) == len(rows)):
+            return Page(rows, None)
+        row = rows[-1]
+        return Page(rows, Position(row.timestamp, row.topic, row.partition, row.offset))
 
     def event(self, event_id: str) -> HypervisorEvent | None:
         """The event with this id."""
@@ -85,31 +107,33 @@ class Snapshot:
     ) -> tuple[list[tuple[int, HypervisorEvent]], int]:
         """The events of a partition that fit, `between` an offset and before another, with their offsets.
 
-        At most `limit`, or about `max_bytes` of payload. Returns them, and the offset up to which they are all.
+        At most `limit`, or about `max_bytes`. Returns them, and the offset up to which they are all.
         """
-        found: list[tuple[int, HypervisorEvent]] = []
-        size = 0
-        # Row by row: what is beyond the bound is never in memory.
-        with self._connection.execution_options(yield_per=1).execute(
-            those_between(place, *between, wanted, limit)
-        ) as rows:
-            for row in rows:
-                found.append((row.offset, event_of(row)))
-                size += len(row.payload)
-                if len(found) == limit or size >= max_bytes:
-                    return found, row.offset + 1
-        return found, between[1]
+        rows, is_whole = fetched(self._connection, those_between(place, *between, wanted, limit), max_bytes)
+        end = rows[-1].offset + 1 if len(rows) == limit or not is_whole else between[1]
+        return [(row.offset, event_of(row)) for row in rows], end
 
     def type_counts(self, wanted: Wanted) -> dict[str, int]:
         """How many events fit, by the type's value; a type without any is absent."""
         return {value: int(count) for value, count in self._rows(count_by_type(wanted)) if count}
 
-    def groups(self, wanted: Wanted, by: str, limit: int) -> list[Group]:
-        """The events that fit, by the values of the column `by`; at most `limit` values, the latest first."""
+    def counts_in_time(self, wanted: Wanted, origin: int, size: int, limit: int) -> list[tuple[int, str, int]]:
+        """How many events fit, by number of the span of time (each `size` us, from `origin` on) and by type."""
         return [
-            Group(value, count, datetime_of(first), datetime_of(last))
-            for value, count, first, last in self._rows(grouped(wanted, by, limit))
+            (number, kind, count) for number, kind, count in self._rows(count_in_time(wanted, origin, size, limit))
         ]
+
+    def groups(self, wanted: Wanted, by: str, limit: int, behind: GroupPosition | None = None) -> Groups:
+        """The events that fit, by the values of the column `by`; at most `limit` values, the latest first.
+
+        With `behind`, of those that stand behind that position.
+        """
+        rows, is_whole = fetched(self._connection, grouped(wanted, by, limit + 1, behind))
+        found = [Group(value, count, datetime_of(first), datetime_of(last)) for value, count, first, last in rows]
+        kept = found[:limit]
+        if not kept or (is_whole and len(found) == len(kept)):
+            return Groups(kept, None)
+        return Groups(kept, GroupPosition(rows[len(kept) - 1][3], kept[-1].value))
 
     def extent(self, wanted: Wanted) -> tuple[datetime, datetime] | None:
         """The first and the last time of the events that fit; None: there are none."""

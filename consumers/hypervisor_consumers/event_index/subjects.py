@@ -9,7 +9,14 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, HTTPException, Path, Query, Response
 
 from hypervisor_consumers.event_index.answers import Answers
-from hypervisor_consumers.event_index.parameters import MAX_ID_CHARACTERS, Asked, SessionFilter, only
+from hypervisor_consumers.event_index.cursors import read_group_cursor, write_group_cursor
+from hypervisor_consumers.event_index.parameters import (
+    MAX_ID_CHARACTERS,
+    Asked,
+    SessionFilter,
+    only,
+    read_or_refuse,
+)
 from hypervisor_consumers.event_index.questions import Wanted
 from hypervisor_consumers.event_index.reader import Group, Snapshot
 from hypervisor_consumers.event_index.summaries import RING_TYPES, SAGA_TYPES, rings_by, sagas_of
@@ -20,6 +27,9 @@ __all__ = ["add_subjects"]
 _AT_MOST = 1000
 """Events, and groups of them, that a summary is made of."""
 
+_BYTES = 4 * 1024 * 1024
+"""Of events that are read for it: as objects they take many times as much."""
+
 _Id = Annotated[str, Path(max_length=MAX_ID_CHARACTERS)]
 
 
@@ -28,11 +38,19 @@ def add_subjects(router: APIRouter, answer: Answers) -> None:
 
     @router.get("/sessions", dependencies=[Depends(only(SessionFilter))])
     async def sessions(asked: Annotated[SessionFilter, Query()]) -> Response:
-        """The sessions with events that fit, the one of the latest event first; counts and times are of those."""
+        """The sessions with events that fit, the one of the latest event first; counts and times are of those.
+
+        `next` is the cursor to those behind them. A session that gets an event meanwhile moves to the front.
+        """
+        wanted = Wanted(agent_did=asked.agent_did, start=asked.start, end=asked.end)
+        behind = None if asked.cursor is None else read_or_refuse(read_group_cursor, asked.cursor, wanted)
 
         def look(now: Snapshot) -> dict[str, Any]:
-            wanted = Wanted(agent_did=asked.agent_did, start=asked.start, end=asked.end)
-            return {"sessions": _described(now.groups(wanted, "session_id", asked.limit), "session_id")}
+            found = now.groups(wanted, "session_id", asked.limit, behind)
+            return {
+                "sessions": _described(found.groups, "session_id"),
+                "next": None if found.last is None else write_group_cursor(found.last, wanted),
+            }
 
         return await answer.to(asked, look)
 
@@ -46,16 +64,16 @@ def add_subjects(router: APIRouter, answer: Answers) -> None:
         def look(now: Snapshot) -> dict[str, Any]:
             wanted = Wanted(session_id=session_id)
             summary = _summary(now, wanted, f"No event of session {session_id!r} is in the index")
-            agents = now.groups(wanted, "agent_did", _AT_MOST + 1)
-            moves = now.page(replace(wanted, event_types=RING_TYPES), _AT_MOST)
-            of_sagas = now.page(replace(wanted, event_types=SAGA_TYPES), _AT_MOST)
+            agents = now.groups(wanted, "agent_did", _AT_MOST)
+            moves = now.page(replace(wanted, event_types=RING_TYPES), _AT_MOST, max_bytes=_BYTES)
+            of_sagas = now.page(replace(wanted, event_types=SAGA_TYPES), _AT_MOST, max_bytes=_BYTES)
             rings = rings_by(lambda event: event.agent_did, moves.events)
             return {
                 "session_id": session_id,
                 **summary,
-                "agents": _described(agents[:_AT_MOST], "agent_did", rings),
+                "agents": _described(agents.groups, "agent_did", rings),
                 "sagas": sagas_of(of_sagas.events),
-                "is_whole": len(agents) <= _AT_MOST and moves.last is None and of_sagas.last is None,
+                "is_whole": agents.last is None and moves.last is None and of_sagas.last is None,
             }
 
         return await answer.to(asked, look)
@@ -70,14 +88,14 @@ def add_subjects(router: APIRouter, answer: Answers) -> None:
         def look(now: Snapshot) -> dict[str, Any]:
             wanted = Wanted(agent_did=agent_did)
             summary = _summary(now, wanted, f"No event of agent {agent_did!r} is in the index")
-            its = now.groups(wanted, "session_id", _AT_MOST + 1)
-            moves = now.page(replace(wanted, event_types=RING_TYPES), _AT_MOST)
+            its = now.groups(wanted, "session_id", _AT_MOST)
+            moves = now.page(replace(wanted, event_types=RING_TYPES), _AT_MOST, max_bytes=_BYTES)
             rings = rings_by(lambda event: event.session_id, moves.events)
             return {
                 "agent_did": agent_did,
                 **summary,
-                "sessions": _described(its[:_AT_MOST], "session_id", rings),
-                "is_whole": len(its) <= _AT_MOST and moves.last is None,
+                "sessions": _described(its.groups, "session_id", rings),
+                "is_whole": its.last is None and moves.last is None,
             }
 
         return await answer.to(asked, look)
@@ -91,13 +109,14 @@ def add_subjects(router: APIRouter, answer: Answers) -> None:
         """
 
         def look(now: Snapshot) -> dict[str, Any]:
-            page = now.page(Wanted(trace_id=trace_id), _AT_MOST)
-            if not page.events:
+            page = now.page(Wanted(trace_id=trace_id), _AT_MOST, max_bytes=_BYTES)
+            events = page.events[::-1]
+            if not events:
                 raise _not_there(f"No event of trace {trace_id!r} is in the index")
-            spans = causal_tree(reversed(page.events))
+            spans = causal_tree(events)
             return {
                 "trace_id": trace_id,
-                "event_count": len(page.events),
+                "event_count": len(events),
                 "failed": any(span["failed"] for span in spans),
                 "spans": spans,
                 "is_whole": page.last is None,

@@ -1,0 +1,35 @@
+"""Rows of an answer, fetched so that what is beyond its bound is never in memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import Connection, Select
+
+__all__ = ["MAX_BYTES", "fetched"]
+
+MAX_BYTES = 16 * 1024 * 1024
+"""Of the texts of an answer's rows, about: a thousand of the largest events would be fifty times as much."""
+
+_FIRST, _MOST = 16, 64
+"""Rows fetched at once. A row may have a megabyte."""
+
+
+def fetched(connection: Connection, statement: Select[Any], max_bytes: int = MAX_BYTES) -> tuple[list[Any], bool]:
+    """The rows of `statement` up to the one with which their texts have `max_bytes`, and whether these are all."""
+    rows: list[Any] = []
+    size = 0
+    with connection.execute(
+        statement, execution_options={"stream_results": True, "max_row_buffer": _MOST}
+    ) as result:
+        while some := result.fetchmany(_MOST if rows else _FIRST):
+            for row in some:
+                rows.append(row)
+                size += sum(_bytes(value) for value in row if isinstance(value, str))
+                if size >= max_bytes:
+                    return rows, row is some[-1] and not result.fetchmany(1)
+    return rows, True
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode(errors="replace"))
