@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from threading import Event
 
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 
+from hypervisor_producers.bus import HypervisorEventBus
 from hypervisor_schemas.codec import encode_event
 from hypervisor_schemas.events import HypervisorEvent
 from tests.chaos.harness import RING_EVENT_TYPES
@@ -18,6 +20,7 @@ __all__ = [
     "SETTINGS",
     "Record",
     "each_ring_record",
+    "emit_steadily",
     "producer",
     "read_plainly",
     "read_to_end",
@@ -174,3 +177,16 @@ def _committed(asker: Consumer, places: list[TopicPartition]) -> int:
         return sum(max(0, one.offset) for one in asker.committed(places, timeout=10))
     except KafkaException:
         return 0  # as long as the group's coordinator is only being found
+
+
+def emit_steadily(
+    bus: HypervisorEventBus, make: Callable[[int], HypervisorEvent], per_second: int, over: Event
+) -> None:
+    """So many events a second, until it is over."""
+    began, number = time.perf_counter(), 0
+    while not over.is_set():
+        due = int((time.perf_counter() - began) * per_second)
+        for one in range(number, due):
+            bus.emit(make(one))
+        number = max(number, due)
+        time.sleep(0.001)  # the load is steady

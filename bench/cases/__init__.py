@@ -15,6 +15,8 @@ CASES: Mapping[str, str] = {
     "growth": "ring-metrics as work grows",
     "commit_interval": "ring-metrics by commit interval",
     "delay": "from emit() to /metrics",
+    "indexing": "writing into the event index",
+    "asking": "questions to the event index",
     "publishing": "sustained publish(), acknowledged",
     "emitting": "one emit() with a publisher attached",
     "scraping": "a scrape of /metrics",

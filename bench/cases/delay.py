@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 from threading import Event, Thread
 
-from bench.load import ring_event
+from bench.load import emit_steadily, ring_event
 from bench.row import Row
 from bench.setting import Setting
 from hypervisor_producers.bus import HypervisorEventBus
@@ -27,7 +27,9 @@ def measure(setting: Setting) -> Iterable[Row]:
             bus = HypervisorEventBus()
             publisher.attach(bus)
             over = Event()
-            load = Thread(target=_load, args=(bus, over))
+            load = Thread(
+                target=emit_steadily, args=(bus, lambda number: ring_event(number, SERIES), PER_SECOND, over)
+            )
             load.start()
             try:
                 setting.say(f"{samples} events are looked for, at {PER_SECOND:,} events/s")
@@ -46,16 +48,6 @@ def _rows(delays: list[float]) -> Iterable[Row]:
     for share, floor, goal in ((0.5, 300, None), (0.99, 600, 400)):
         figure = delays[min(len(delays) - 1, int(share * len(delays)))]
         yield Row(f"{what}, p{share * 100:.0f}", "ms", [figure * 1000], floor=floor, goal=goal, note=note)
-
-
-def _load(bus: HypervisorEventBus, over: Event) -> None:
-    began, number = time.perf_counter(), 0
-    while not over.is_set():
-        due = int((time.perf_counter() - began) * PER_SECOND)
-        for one in range(number, due):
-            bus.emit(ring_event(one, SERIES))
-        number = max(number, due)
-        time.sleep(0.001)  # the load is steady
 
 
 def _delay(bus: HypervisorEventBus, service: RunningService, number: int) -> float:
