@@ -118,8 +118,8 @@ def metrics() -> str:
         "(OpenTelemetry).\n\n"
         + _table(head, publisher)
         + "\n## Governance, in an agent\n\nBy `GovernanceMetrics`, in Prometheus and as OpenTelemetry's "
-        "instruments. Decisions have the labels `agent_id` and `tool_name` as well where `GovernanceLabels` "
-        "chooses them, audit events `agent_id`.\n\n"
+        "instruments. What has `decision` has the labels `agent_id` and `tool_name` as well where "
+        "`GovernanceLabels` chooses them.\n\n"
         + _table(("metric", "instrument", "unit", "type", "labels", "meaning"), _governance())
         + "\nReasons of trouble:\n\n"
         + _table(("reason", "meaning"), [(f"`{reason}`", meaning) for reason, meaning in TROUBLES.items()])

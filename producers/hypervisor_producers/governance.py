@@ -16,6 +16,7 @@ from hypervisor_producers.governance_counts import DecisionSeries, GovernanceCou
 from hypervisor_producers.governance_events import Emits, GovernanceEvents, Publishes
 from hypervisor_producers.governance_inputs import (
     optional_text,
+    read_details,
     read_latency,
     read_score,
     read_text,
@@ -82,7 +83,7 @@ class GovernanceMetrics:
         if meter is not None and meter_provider is not None:
             raise ValueError("Give a meter or a meter_provider, not both: every decision would be counted twice.")
         self._labels = labels or GovernanceLabels()
-        self._decision_labels, self._audit_labels = self._labels.of_decisions, self._labels.of_audits
+        self._label_names = self._labels.names
         self._strict = strict
         self._clock = clock
         self._troubles = Troubles(clock)
@@ -130,7 +131,7 @@ class GovernanceMetrics:
             return
         decision = ALLOW if allowed else DENY
         if self._counts is not None or self._instruments is not None:
-            labels = self._label_values(self._decision_ceiling, agent_id, tool_name)
+            labels = self._label_values(agent_id, tool_name)
             if self._counts is not None:
                 with self._lock:
                     self._counts.add_decision(decision, labels, evaluation_ms, rate_limited)
@@ -166,30 +167,27 @@ class GovernanceMetrics:
 
     def record_audit_event(
         self,
-        agent_id: str,
         action: str,
+        agent_id: str | None = None,
         *,
         details: Mapping[str, Any] | None = None,
         session_id: str | None = None,
         causal_trace_id: str | None = None,
     ) -> None:
-        """One audit event: that an agent did `action`. `details` go with the event as they are."""
+        """One audit event: that `action` was done, by an agent or somebody else. `details` go along as they are."""
         try:
-            agent_id, action = read_text("agent_id", agent_id), read_text("action", action)
-            if details is not None and not isinstance(details, Mapping):
-                raise ValueError(f"details must be a mapping, not {type(details).__name__}.")  # noqa: TRY301
-            payload = {"action": action, "details": dict(details or {})}
+            action, agent_id = read_text("action", action), optional_text("agent_id", agent_id)
+            payload = {"action": action, "details": read_details(details)}
             session_id = optional_text("session_id", session_id)
             causal_trace_id = optional_text("causal_trace_id", causal_trace_id)
         except Exception as error:  # noqa: BLE001 - as above
             self._refuse("An audit event", error)
             return
-        labels = self._label_values(self._audit_ceiling, agent_id)
         if self._counts is not None:
             with self._lock:
-                self._counts.add_audit(labels)
+                self._counts.audits += 1
         if self._instruments is not None:
-            self._write(self._instruments.add_audit, labels)
+            self._write(self._instruments.add_audit)
         self._events.emit(GovernanceEventType.AUDIT_EVENT, agent_id, payload, session_id, causal_trace_id)
 
     def set_trust_score(self, agent_id: str, score: float) -> None:
@@ -242,19 +240,16 @@ class GovernanceMetrics:
 
     @property
     def overflowed(self) -> int:
-        """Decisions and audit events counted in the series `__overflow__`, and trust scores that are not shown."""
+        """Decisions counted in the series `__overflow__`, and trust scores that are not shown."""
         return self._troubles.overflowed
 
     def _start_counting(self) -> None:
         """Nothing counted, and a fresh lock."""
         # Reentrant: a signal handler may record while its own thread is inside.
         self._lock = threading.RLock()
-        self._decision_ceiling = Ceiling(self._labels.max_series)
-        self._audit_ceiling = Ceiling(self._labels.max_series)
+        self._ceiling = Ceiling(self._labels.max_series)
         if self._counts_here:
-            self._counts = GovernanceCounts(
-                has_labels=bool(self._decision_labels), has_audit_labels=bool(self._audit_labels)
-            )
+            self._counts = GovernanceCounts(has_labels=bool(self._label_names))
 
     def _start_over(self) -> None:
         """In a forked child."""
@@ -262,21 +257,20 @@ class GovernanceMetrics:
         self._agents.start_over()
         self._start_counting()
 
-    def _read(self) -> tuple[dict[tuple[str, LabelValues], DecisionSeries], dict[LabelValues, int]]:
+    def _read(self) -> tuple[dict[tuple[str, LabelValues], DecisionSeries], int]:
         with self._lock:
-            return ({}, {}) if self._counts is None else (self._counts.decisions(), self._counts.audits())
+            return ({}, 0) if self._counts is None else (self._counts.decisions(), self._counts.audits)
 
-    def _label_values(self, ceiling: Ceiling, agent_id: str, tool_name: str | None = None) -> LabelValues:
-        names = self._audit_labels if tool_name is None else self._decision_labels
-        if not names:
+    def _label_values(self, agent_id: str, tool_name: str) -> LabelValues:
+        if not self._label_names:
             return ()
         try:
             values = self._labels.values(agent_id, tool_name)
         except Exception as error:  # noqa: BLE001 - a function of the agent's
             self._troubles.report("label", "A function that puts labels together failed.", error=error)
-            return (OVERFLOW,) * len(names)
+            return (OVERFLOW,) * len(self._label_names)
         with self._lock:
-            admitted = ceiling.admit(values)
+            admitted = self._ceiling.admit(values)
         if admitted != values:
             self._troubles.overflow("what comes now is counted in __overflow__")
         return admitted

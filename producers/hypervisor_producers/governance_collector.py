@@ -28,7 +28,7 @@ __all__ = ["GovernanceCollector", "Read"]
 
 _BOUNDS = (*map(str, LATENCY_BUCKETS_MS), "+Inf")
 
-Read = Callable[[], tuple[dict[tuple[str, LabelValues], DecisionSeries], dict[LabelValues, int]]]
+Read = Callable[[], tuple[dict[tuple[str, LabelValues], DecisionSeries], int]]
 """Gives the decisions and the audit events as they are now, of one moment."""
 
 
@@ -37,14 +37,13 @@ class GovernanceCollector:
 
     def __init__(self, read: Read, labels: GovernanceLabels, agents: GovernedAgents, troubles: Troubles) -> None:
         self._read = read
-        self._labels = ("decision", *labels.of_decisions)
-        self._audit_labels = labels.of_audits
+        self._labels = ("decision", *labels.names)
         self._agents = agents
         self._troubles = troubles
 
     def describe(self) -> Iterable[Metric]:
         """Names and types, for the registry's check; no callback is called for them."""
-        return self._families({}, {}, {}, None)
+        return self._families({}, 0, {}, None)
 
     def collect(self) -> Iterable[Metric]:
         """All metrics as they are now."""
@@ -55,7 +54,7 @@ class GovernanceCollector:
     def _families(
         self,
         decisions: dict[tuple[str, LabelValues], DecisionSeries],
-        audits: dict[LabelValues, int],
+        audits: int,
         scores: Any,
         active: float | None,
     ) -> list[Metric]:
@@ -79,9 +78,7 @@ class GovernanceCollector:
             by_decision[decision].add_metric(labels, series.decisions)
             limited.add_metric(labels, series.rate_limit_hits)
             latency.add_metric(labels, list(zip(_BOUNDS, series.cumulative(), strict=True)), series.latency_sum)
-        audit = CounterMetricFamily(AUDIT_EVENTS.prometheus_name, AUDIT_EVENTS.help, labels=self._audit_labels)
-        for values, count in audits.items():
-            audit.add_metric(values, count)
+        audit = CounterMetricFamily(AUDIT_EVENTS.prometheus_name, AUDIT_EVENTS.help, value=audits)
         score = GaugeMetricFamily(TRUST_SCORE.prometheus_name, TRUST_SCORE.help, labels=["agent_id"])
         for agent, value in scores.items():
             score.add_metric([agent], value)

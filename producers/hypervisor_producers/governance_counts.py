@@ -43,13 +43,12 @@ class GovernanceCounts:
     first denial.
     """
 
-    def __init__(self, *, has_labels: bool, has_audit_labels: bool) -> None:
+    def __init__(self, *, has_labels: bool) -> None:
         self._decisions: dict[tuple[str, LabelValues], DecisionSeries] = {}
-        self._audits: dict[LabelValues, int] = {}
         if not has_labels:
             self._decisions = {(decision, ()): DecisionSeries() for decision in (ALLOW, DENY)}
-        if not has_audit_labels:
-            self._audits[()] = 0
+        self.audits = 0
+        """Audit events."""
 
     def add_decision(self, decision: str, labels: LabelValues, evaluation_ms: float, rate_limited: bool) -> None:
         """Count one decision."""
@@ -59,17 +58,9 @@ class GovernanceCounts:
             series = self._decisions[key] = DecisionSeries()
         series.add(evaluation_ms, rate_limited)
 
-    def add_audit(self, labels: LabelValues) -> None:
-        """Count one audit event."""
-        self._audits[labels] = self._audits.get(labels, 0) + 1
-
     def decisions(self) -> dict[tuple[str, LabelValues], DecisionSeries]:
         """A copy, by decision and labels."""
         return {
             key: DecisionSeries(one.decisions, one.rate_limit_hits, one.latency_sum, one.buckets.copy())
             for key, one in self._decisions.items()
         }
-
-    def audits(self) -> dict[LabelValues, int]:
-        """A copy, by labels."""
-        return self._audits.copy()

@@ -44,12 +44,12 @@ class GovernanceEvents:
     def emit(
         self,
         event_type: GovernanceEventType,
-        agent_id: str,
+        agent_id: str | None,
         payload: dict[str, Any],
         session_id: str | None = None,
         causal_trace_id: str | None = None,
     ) -> None:
-        """Send one event of this agent; it never raises."""
+        """Send one event; it never raises."""
         if not self.is_on:
             return
         try:

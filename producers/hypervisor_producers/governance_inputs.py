@@ -10,6 +10,7 @@ __all__ = [
     "LONGEST_TEXT",
     "optional_text",
     "read_count",
+    "read_details",
     "read_latency",
     "read_score",
     "read_scores",
@@ -64,6 +65,17 @@ def read_truth(name: str, value: Any) -> bool:
     if value is True or value is False:
         return bool(value)
     raise ValueError(f"{name} must be True or False, not {_kind(value)}.")
+
+
+def read_details(value: Any) -> dict[str, Any]:
+    """A copy of a mapping; None is an empty one.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    if value is not None and not isinstance(value, Mapping):
+        raise ValueError(f"details must be a mapping, not {_kind(value)}.")
+    return dict(value or {})
 
 
 def read_latency(value: Any) -> float:

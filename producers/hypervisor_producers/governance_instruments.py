@@ -39,8 +39,7 @@ class GovernanceInstruments:
         def counter(instrument: GovernanceInstrument) -> Counter:
             return meter.create_counter(instrument.name, unit=instrument.unit, description=instrument.help)
 
-        self._label_names = labels.of_decisions
-        self._audit_label_names = labels.of_audits
+        self._label_names = labels.names
         self._attributes: dict[tuple[str, LabelValues], dict[str, str]] = {}
         self._decisions = counter(POLICY_DECISIONS)
         self._by_decision = {ALLOW: counter(TOOL_CALLS_ALLOWED), DENY: counter(TOOL_CALLS_BLOCKED)}
@@ -70,8 +69,7 @@ class GovernanceInstruments:
             for decision, counter in self._by_decision.items():
                 for each in (self._decisions, counter, self._rate_limit_hits):
                     each.add(0, self._attributes_of(decision, ()))
-        if not self._audit_label_names:
-            self._audits.add(0, {})
+        self._audits.add(0)
 
     def add_decision(self, decision: str, labels: LabelValues, evaluation_ms: float, rate_limited: bool) -> None:
         """Write one decision to its instruments."""
@@ -82,9 +80,9 @@ class GovernanceInstruments:
             self._rate_limit_hits.add(1, attributes)
         self._latency.record(evaluation_ms, attributes)
 
-    def add_audit(self, labels: LabelValues) -> None:
+    def add_audit(self) -> None:
         """Write one audit event."""
-        self._audits.add(1, dict(zip(self._audit_label_names, labels, strict=True)))
+        self._audits.add(1)
 
     def _attributes_of(self, decision: str, labels: LabelValues) -> dict[str, str]:
         # As many as there may be series; the SDK copies what it keeps.

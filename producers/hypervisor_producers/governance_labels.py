@@ -26,9 +26,8 @@ class GovernanceLabels:
 
     A label makes series: with both, one of each counter and 22 of the histogram for every decision, agent and tool
     that meet. Choose one with True, or with a function that puts ids together, `lambda did: did.split(":")[1]` for
-    instance. What comes after `max_series` different values shares one series whose labels are `__overflow__`.
-    `agent_id` is also a label of audit events. At most `max_series` trust scores are shown; they have the agent
-    as a label in any case.
+    instance. What comes after `max_series` different values shares one series whose labels are `__overflow__`. At
+    most `max_series` trust scores are shown; they have the agent as a label in any case.
 
     Raises:
         ValueError: `max_series` is below 1.
@@ -43,23 +42,18 @@ class GovernanceLabels:
             raise ValueError(f"max_series must be 1 or more, not {self.max_series}.")
 
     @property
-    def of_decisions(self) -> tuple[str, ...]:
-        """Names of the labels of decisions besides `decision`."""
+    def names(self) -> tuple[str, ...]:
+        """The labels that were chosen."""
         return ("agent_id",) * bool(self.agent_id) + ("tool_name",) * bool(self.tool_name)
 
-    @property
-    def of_audits(self) -> tuple[str, ...]:
-        """Names of the labels of audit events."""
-        return ("agent_id",) * bool(self.agent_id)
-
-    def values(self, agent_id: str, tool_name: str | None = None) -> LabelValues:
-        """The values of these labels; those of audit events, where no tool is given.
+    def values(self, agent_id: str, tool_name: str) -> LabelValues:
+        """The values of these labels.
 
         Raises:
             Exception: What a function raised; ValueError where it returned no text that can be a label.
         """
         chosen = [_value("agent_id", self.agent_id, agent_id)] if self.agent_id else []
-        if self.tool_name and tool_name is not None:
+        if self.tool_name:
             chosen.append(_value("tool_name", self.tool_name, tool_name))
         return tuple(chosen)
 

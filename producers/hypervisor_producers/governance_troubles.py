@@ -30,7 +30,7 @@ GOVERNANCE_TROUBLES = (
 )
 GOVERNANCE_OVERFLOW = (
     "hypervisor_governance_overflow",
-    "Decisions and audit events that were counted in the overflow series, and trust scores that are not shown.",
+    "Decisions that were counted in the overflow series, and trust scores that are not shown.",
 )
 """Name (without `_total`) and help text of the two counters that tell of this class."""
 

@@ -25,7 +25,7 @@ LATENCIES = st.one_of(
 SCORES = st.one_of(st.floats(0, 1000), st.sampled_from([-0.1, 1000.1, float("nan"), None]))
 CALLS = st.one_of(
     st.tuples(st.just("record_decision"), st.booleans(), AGENTS, TOOLS, LATENCIES, st.booleans()),
-    st.tuples(st.just("record_audit_event"), AGENTS, st.sampled_from(["x", ""])),
+    st.tuples(st.just("record_audit_event"), st.sampled_from(["x", ""]), AGENTS),
     st.tuples(st.just("set_trust_score"), AGENTS, SCORES),
     st.tuples(st.just("register_agent"), AGENTS),
     st.tuples(st.just("deregister_agent"), AGENTS),
@@ -46,7 +46,7 @@ class Model:
         self.scores: dict[str, float] = {}
         self.active: set[str] = set()
         self.bad = self.overflowed = 0
-        self._known: dict[str, set[tuple[str, ...]]] = {"decisions": set(), "audits": set()}
+        self._known: set[tuple[str, ...]] = set()
         for name, *arguments in calls:
             if self.is_good(name, *arguments):
                 getattr(self, name)(*arguments)
@@ -55,29 +55,28 @@ class Model:
 
     @staticmethod
     def is_good(name: str, *arguments: Any) -> bool:
+        if name == "record_audit_event":
+            return arguments[0] == "x"
         agent = arguments[1] if name == "record_decision" else arguments[0]
         good = bool(agent)
         if name == "record_decision":
             _, _, tool, latency, _ = arguments
             good = good and tool in {"shell", "file"} and latency in _Between(0, 1e300)
-        if name == "record_audit_event":
-            good = good and arguments[1] == "x"
         if name == "set_trust_score":
             good = good and arguments[1] in _Between(0, 1000)
         return good
 
-    def shown_labels(self, kind: str, **values: str) -> dict[str, str]:
+    def shown_labels(self, **values: str) -> dict[str, str]:
         chosen = {name: value for name, value in values.items() if getattr(self.labels, name)}
-        known = self._known[kind]
         key = tuple(chosen.values())
-        if key not in known and len(known) == self.labels.max_series:
+        if key not in self._known and len(self._known) == self.labels.max_series:
             self.overflowed += 1
             return dict.fromkeys(chosen, "__overflow__")
-        known.add(key)
+        self._known.add(key)
         return chosen
 
     def record_decision(self, allowed: bool, agent: str, tool: str, latency: float, limited: bool) -> None:
-        labels = self.shown_labels("decisions", agent_id=agent, tool_name=tool)
+        labels = self.shown_labels(agent_id=agent, tool_name=tool)
         series = frozenset({**labels, "decision": "allow" if allowed else "deny"}.items())
         self.values["agent_governance.policy_decisions", series] += 1
         self.values[f"agent_governance.tool_calls_{'allowed' if allowed else 'blocked'}", series] += 1
@@ -86,10 +85,9 @@ class Model:
         self.latencies.setdefault(("agent_governance.evaluation_latency_ms", series), []).append(latency)
         self.events.append(("governance.policy_decision", agent, allowed, tool, latency, limited))
 
-    def record_audit_event(self, agent: str, action: str) -> None:
-        labels = self.shown_labels("audits", agent_id=agent)
-        self.values["agent_governance.audit_events", frozenset(labels.items())] += 1
-        self.events.append(("governance.audit_event", agent, action))
+    def record_audit_event(self, action: str, agent: str | None) -> None:
+        self.values["agent_governance.audit_events", frozenset()] += 1
+        self.events.append(("governance.audit_event", agent or None, action))
 
     def set_trust_score(self, agent: str, score: float) -> None:
         if agent in self.scores or len(self.scores) < self.labels.max_series:

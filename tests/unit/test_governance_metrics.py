@@ -91,7 +91,7 @@ class TestPrometheus:
         of_the_tutorial(world.metrics)
         world.metrics.register_agent("did:mesh:data-analyst")
         world.metrics.set_trust_score("did:mesh:data-analyst", 850)
-        world.metrics.record_audit_event("did:mesh:data-analyst", "policy.changed")
+        world.metrics.record_audit_event("policy.changed", "did:mesh:data-analyst")
         lines = generate_latest(world.registry).decode().splitlines()
         of_the_eight = [line for line in lines if "hypervisor_governance" not in line and "_bucket" not in line]
         assert "\n".join(of_the_eight) == textwrap.dedent("""\
@@ -246,7 +246,7 @@ class TestEvents:
         world.metrics.deregister_agent("a")
         details = {"rule": "no-shell"}
         world.metrics.record_audit_event(
-            "a", "policy.changed", details=details, session_id="s", causal_trace_id="t"
+            "policy.changed", "a", details=details, session_id="s", causal_trace_id="t"
         )
         score, registered, gone, audit = world.events()
         assert [event.event_type for event in world.events()] == [
@@ -259,6 +259,12 @@ class TestEvents:
         assert registered.payload == gone.payload == {}
         assert audit.payload == {"action": "policy.changed", "details": {"rule": "no-shell"}}
         assert (audit.session_id, audit.causal_trace_id) == ("s", "t")
+
+    def test_an_audit_event_needs_no_agent(self, world):
+        world.metrics.record_audit_event("policy_reloaded", session_id="s")
+        [event] = world.events(GovernanceEventType.AUDIT_EVENT)
+        assert (event.agent_did, event.session_id) == (None, "s")
+        assert event.payload == {"action": "policy_reloaded", "details": {}}
 
     def test_the_packages_own_bus_takes_them(self):
         bus = package.HypervisorEventBus()
@@ -292,7 +298,7 @@ class TestEvents:
     def test_without_any_output_nothing_happens(self):
         metrics = GovernanceMetrics()
         of_the_tutorial(metrics)
-        metrics.record_audit_event("a", "x")
+        metrics.record_audit_event("x")
         metrics.set_trust_score("a", 1)
         assert not any(metrics.troubles.values())
 
@@ -313,9 +319,9 @@ BAD_CALLS = {
     "score of nobody": lambda m: m.set_trust_score("", 1),
     "nobody registered": lambda m: m.register_agent(None),
     "nobody deregistered": lambda m: m.deregister_agent(7),
-    "audit of nobody": lambda m: m.record_audit_event("", "x"),
-    "audit of nothing": lambda m: m.record_audit_event("a", None),
-    "audit details": lambda m: m.record_audit_event("a", "x", details=["x"]),
+    "audit of nobody": lambda m: m.record_audit_event("x", 7),
+    "audit of nothing": lambda m: m.record_audit_event(None, "a"),
+    "audit details": lambda m: m.record_audit_event("x", "a", details=["x"]),
 }
 
 
@@ -341,8 +347,8 @@ class TestBadValues:
         assert strict.metrics.troubles["invalid"] == 1
 
     def test_a_flood_is_logged_once_and_counted_whole(self, world, caplog):
-        for _ in range(1000):
-            world.metrics.set_trust_score("a", 1001)
+        for above in range(1, 1001):
+            world.metrics.set_trust_score("a", 1000 + above)
         assert world.metrics.troubles["invalid"] == 1000
         assert len(caplog.records) == 1
 
@@ -453,17 +459,17 @@ class TestLabels:
     def test_both_by_choice(self):
         world = World(labels=GovernanceLabels(agent_id=True, tool_name=True))
         of_the_tutorial(world.metrics)
-        world.metrics.record_audit_event("did:mesh:untrusted", "x")
+        world.metrics.record_audit_event("x", "did:mesh:untrusted")
         labels = {"decision": "deny", "agent_id": "did:mesh:noisy-agent", "tool_name": "api_call"}
         for name in ("policy_decisions_total", "tool_calls_blocked_total", "rate_limit_hits_total"):
             assert world.value(f"agent_governance_{name}", **labels) == 1
         assert world.value("agent_governance_evaluation_latency_ms_count", **labels) == 1
-        assert world.value("agent_governance_audit_events_total", agent_id="did:mesh:untrusted") == 1
+        assert world.value("agent_governance_audit_events_total") == 1
         assert world.points("agent_governance.tool_calls_blocked") == {
             ("did:mesh:noisy-agent", "deny", "api_call"): 1,
             ("did:mesh:untrusted", "deny", "shell_exec"): 1,
         }
-        assert world.points("agent_governance.audit_events") == {("did:mesh:untrusted",): 1}
+        assert world.points("agent_governance.audit_events") == {(): 1}
 
     def test_one_by_choice_put_together(self):
         world = World(labels=GovernanceLabels(tool_name=lambda tool: tool.partition("_")[0]))
@@ -471,14 +477,11 @@ class TestLabels:
         world.metrics.record_decision(True, "a", "file_write", 1)
         assert world.points("agent_governance.tool_calls_allowed") == {("allow", "file"): 2}
         assert world.value("agent_governance_tool_calls_allowed_total", decision="allow", tool_name="file") == 2
-        assert world.value("agent_governance_audit_events_total") == 0
 
     def test_what_is_beyond_the_ceiling_is_counted_in_one_series(self, caplog):
         world = World(labels=GovernanceLabels(agent_id=True, max_series=2))
         for agent in ("a", "b", "c", "d", "a"):
             world.metrics.record_decision(agent != "d", agent, "t", 1)
-        for agent in ("a", "b", "c"):
-            world.metrics.record_audit_event(agent, "x")
         assert world.points("agent_governance.policy_decisions") == {
             ("a", "allow"): 2,
             ("b", "allow"): 1,
@@ -487,10 +490,9 @@ class TestLabels:
         }
         total = "agent_governance_policy_decisions_total"
         assert world.value(total, decision="deny", agent_id="__overflow__") == 1
-        assert world.value("agent_governance_audit_events_total", agent_id="__overflow__") == 1
-        assert world.metrics.overflowed == 3
-        assert world.value("hypervisor_governance_overflow_total") == 3
-        assert world.points("hypervisor_governance_overflow") == {(): 3}
+        assert world.metrics.overflowed == 2
+        assert world.value("hypervisor_governance_overflow_total") == 2
+        assert world.points("hypervisor_governance_overflow") == {(): 2}
         assert len(caplog.records) == 1
         assert {event.agent_did for event in world.events()} == {"a", "b", "c", "d"}
 
