@@ -11,6 +11,7 @@ from hypervisor_consumers.event_index.answers import Answers
 from hypervisor_consumers.event_index.buckets import TooManyBuckets, counted_in
 from hypervisor_consumers.event_index.cursors import read_cursor, write_cursor
 from hypervisor_consumers.event_index.documents import document_of
+from hypervisor_consumers.event_index.forms import Counts, Events, OneEvent, answers
 from hypervisor_consumers.event_index.parameters import (
     MAX_ID_CHARACTERS,
     Asked,
@@ -40,7 +41,7 @@ def create_router(store: EventStore, freshness: IndexFreshness, token: str | Non
     router = APIRouter(prefix="/v1", tags=["events"], dependencies=[Depends(bearer_access(token))])
     answer = Answers(store, freshness)
 
-    @router.get("/events", dependencies=[Depends(only(EventPage))])
+    @router.get("/events", responses=answers(Events), dependencies=[Depends(only(EventPage))])
     async def events(asked: Annotated[EventPage, Query()]) -> Response:
         """The last `limit` events that fit every filter, oldest first; `next` is the cursor to those before them.
 
@@ -62,7 +63,9 @@ def create_router(store: EventStore, freshness: IndexFreshness, token: str | Non
 
     add_stream(router, store)
 
-    @router.get("/events/{event_id:path}", dependencies=[Depends(only(Asked))])
+    @router.get(
+        "/events/{event_id:path}", responses=answers(OneEvent, may_miss=True), dependencies=[Depends(only(Asked))]
+    )
     async def event(
         event_id: Annotated[str, Path(max_length=MAX_ID_CHARACTERS)], asked: Annotated[Asked, Query()]
     ) -> Response:
@@ -76,7 +79,7 @@ def create_router(store: EventStore, freshness: IndexFreshness, token: str | Non
 
         return await answer.to(asked, look)
 
-    @router.get("/stats", dependencies=[Depends(only(EventStats))])
+    @router.get("/stats", responses=answers(Counts), dependencies=[Depends(only(EventStats))])
     async def stats(asked: Annotated[EventStats, Query()]) -> Response:
         """How many events fit every filter, in all and of each type; with `bucket` also of each span of time.
 

@@ -106,11 +106,17 @@ class Fitting(BaseModel):
         "times for any of them.",
         examples=[["ring.elevated"], ["ring", "saga.step_failed"]],
     )
-    session_id: _Id | None = None
+    session_id: _Id | None = Field(None, examples=["session-001"])
     agent_did: _Id | None = Field(None, examples=["did:mesh:rogue-bot"])
-    trace_id: _Id | None = Field(None, description="The first part of the causal trace id.")
-    start: _Instant | None = Field(None, description="Not before this time: ISO 8601, UTC if it names no zone.")
-    end: _Instant | None = Field(None, description="Not after this time.")
+    trace_id: _Id | None = Field(
+        None, description="The first part of the causal trace id.", examples=["a1b2c3d4e5f6"]
+    )
+    start: _Instant | None = Field(
+        None,
+        description="Not before this time: ISO 8601, UTC if it names no zone.",
+        examples=["2025-01-15T10:30:00Z"],
+    )
+    end: _Instant | None = Field(None, description="Not after this time.", examples=["2025-01-15T11:00:00Z"])
     payload: str | None = Field(
         None,
         max_length=MAX_OBJECT_CHARACTERS,
@@ -186,9 +192,11 @@ class EventStream(Fitting):
 class SessionFilter(Asked):
     """Which sessions, by their events; all that is given has to fit."""
 
-    agent_did: _Id | None = None
-    start: _Instant | None = Field(None, description="Of the events: not before this time.")
-    end: _Instant | None = Field(None, description="Not after this time.")
+    agent_did: _Id | None = Field(None, examples=["did:mesh:rogue-bot"])
+    start: _Instant | None = Field(
+        None, description="Of the events: not before this time.", examples=["2025-01-15T10:30:00Z"]
+    )
+    end: _Instant | None = Field(None, description="Not after this time.", examples=["2025-01-15T11:00:00Z"])
     limit: int = Field(100, ge=1, le=1000, description="At most so many.")
     cursor: str | None = Field(
         None,

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, HTTPException, Path, Query, Response
 
 from hypervisor_consumers.event_index.answers import Answers
 from hypervisor_consumers.event_index.cursors import read_group_cursor, write_group_cursor
+from hypervisor_consumers.event_index.forms import Agent, Session, Sessions, Trace, answers
 from hypervisor_consumers.event_index.parameters import (
     MAX_ID_CHARACTERS,
     Asked,
@@ -36,7 +37,7 @@ _Id = Annotated[str, Path(max_length=MAX_ID_CHARACTERS)]
 def add_subjects(router: APIRouter, answer: Answers) -> None:
     """Add the routes of sessions, agents and traces; 404 for one that no event names."""
 
-    @router.get("/sessions", dependencies=[Depends(only(SessionFilter))])
+    @router.get("/sessions", responses=answers(Sessions), dependencies=[Depends(only(SessionFilter))])
     async def sessions(asked: Annotated[SessionFilter, Query()]) -> Response:
         """The sessions with events that fit, the one of the latest event first; counts and times are of those.
 
@@ -54,7 +55,11 @@ def add_subjects(router: APIRouter, answer: Answers) -> None:
 
         return await answer.to(asked, look)
 
-    @router.get("/sessions/{session_id:path}", dependencies=[Depends(only(Asked))])
+    @router.get(
+        "/sessions/{session_id:path}",
+        responses=answers(Session, may_miss=True),
+        dependencies=[Depends(only(Asked))],
+    )
     async def session(session_id: _Id, asked: Annotated[Asked, Query()]) -> Response:
         """A session: its events by type, its agents with their rings, its sagas.
 
@@ -78,7 +83,9 @@ def add_subjects(router: APIRouter, answer: Answers) -> None:
 
         return await answer.to(asked, look)
 
-    @router.get("/agents/{agent_did:path}", dependencies=[Depends(only(Asked))])
+    @router.get(
+        "/agents/{agent_did:path}", responses=answers(Agent, may_miss=True), dependencies=[Depends(only(Asked))]
+    )
     async def agent(agent_did: _Id, asked: Annotated[Asked, Query()]) -> Response:
         """An agent: its events by type, its sessions with its ring in each.
 
@@ -100,7 +107,7 @@ def add_subjects(router: APIRouter, answer: Answers) -> None:
 
         return await answer.to(asked, look)
 
-    @router.get("/traces/{trace_id}", dependencies=[Depends(only(Asked))])
+    @router.get("/traces/{trace_id}", responses=answers(Trace, may_miss=True), dependencies=[Depends(only(Asked))])
     async def trace(trace_id: _Id, asked: Annotated[Asked, Query()]) -> Response:
         """The causal tree of a trace: its spans, each behind its parent, with `depth`, its events, and what failed.
 
