@@ -15,11 +15,14 @@ from hypervisor_telemetry.index_options import (
     After,
     Agent,
     AsJson,
+    Bucket,
     Colour,
     Coloured,
     Limit,
+    Payload,
     Session,
     Since,
+    Subtree,
     Trace,
     Types,
     Until,
@@ -52,6 +55,8 @@ def events(
     session: Session = None,
     agent: Agent = None,
     trace: Trace = None,
+    subtree: Subtree = None,
+    payload: Payload = None,
     since: Since = None,
     until: Until = None,
     limit: Limit = 100,
@@ -62,7 +67,16 @@ def events(
 ) -> None:
     """The last events that fit, oldest first."""
     with speaking():
-        filters = filters_of(kinds=kinds, session=session, agent=agent, trace=trace, since=since, until=until)
+        filters = filters_of(
+            kinds=kinds,
+            session=session,
+            agent=agent,
+            trace=trace,
+            subtree=subtree,
+            payload=payload,
+            since=since,
+            until=until,
+        )
         answer = _ask(url, "/v1/events", {**filters, "limit": str(limit), "after": after})
     found = answer["events"]
     if as_json:
@@ -96,17 +110,36 @@ def stats(
     session: Session = None,
     agent: Agent = None,
     trace: Trace = None,
+    subtree: Subtree = None,
+    payload: Payload = None,
     since: Since = None,
     until: Until = None,
+    bucket: Bucket = None,
     after: After = None,
     url: Url = None,
     as_json: AsJson = False,
     colour: Coloured = Colour.AUTO,
 ) -> None:
-    """How many events fit, in all and of each type."""
+    """How many events fit, in all and of each type; with --bucket also by time."""
     with speaking():
-        filters = filters_of(kinds=kinds, session=session, agent=agent, trace=trace, since=since, until=until)
-    _show("/v1/stats", {**filters, "after": after}, stats_lines, url=url, as_json=as_json, colour=colour)
+        filters = filters_of(
+            kinds=kinds,
+            session=session,
+            agent=agent,
+            trace=trace,
+            subtree=subtree,
+            payload=payload,
+            since=since,
+            until=until,
+        )
+    _show(
+        "/v1/stats",
+        {**filters, "bucket": bucket, "after": after},
+        stats_lines,
+        url=url,
+        as_json=as_json,
+        colour=colour,
+    )
 
 
 @query.command()

@@ -22,11 +22,14 @@ __all__ = [
     "After",
     "Agent",
     "AsJson",
+    "Bucket",
     "Colour",
     "Coloured",
     "Limit",
+    "Payload",
     "Session",
     "Since",
+    "Subtree",
     "Trace",
     "Types",
     "Until",
@@ -59,6 +62,14 @@ Types = Annotated[
 Session = Annotated[str | None, typer.Option(help="Only of this session.")]
 Agent = Annotated[str | None, typer.Option(help="Only of this agent.")]
 Trace = Annotated[str | None, typer.Option(help="Only of this causal trace: the first part of its id.")]
+Subtree = Annotated[str | None, typer.Option(help="Only of this span of the --trace, and of every span below it.")]
+Payload = Annotated[
+    str | None,
+    typer.Option(help="""Only with a payload that contains this JSON object, such as '{"to_ring":0}'."""),
+]
+Bucket = Annotated[
+    str | None, typer.Option(help="Count by time, too, in buckets of this length, such as 60s, 15m, 1h, 1d.")
+]
 Since = Annotated[
     str | None, typer.Option(help="Not before this time: ISO 8601, or how long ago, such as 90s, 15m, 2h, 3d.")
 ]
@@ -80,6 +91,8 @@ def filters_of(
     session: str | None = None,
     agent: str | None = None,
     trace: str | None = None,
+    subtree: str | None = None,
+    payload: str | None = None,
     since: str | None = None,
     until: str | None = None,
 ) -> dict[str, Any]:
@@ -94,6 +107,8 @@ def filters_of(
         "session_id": session,
         "agent_did": agent,
         "trace_id": trace,
+        "subtree": subtree,
+        "payload": payload,
         "start": _instant("--since", since, now),
         "end": _instant("--until", until, now),
     }

@@ -102,6 +102,10 @@ def test_what_a_terminal_would_act_on_is_escaped(ask: Any) -> None:
         (["--type", "ring.assigned", "--type", "vfs.write"], [1, 4]),
         (["--agent", EVIL], [2]),
         (["--trace", ROOT.trace_id], [0, 1, 2, 3]),
+        (["--trace", ROOT.trace_id, "--subtree", CHILD.span_id], [2, 3]),
+        (["--trace", ROOT.trace_id, "--subtree", ROOT.span_id, "--type", "saga"], [3]),
+        (["--payload", '{"saga_id": "deploy-v2", "error": "no"}'], [3]),
+        (["--payload", '{"ring": 3.0}', "--session", "s1"], [1]),
         (["--session", "s/2?x=1"], [4]),
         (["--since", "2025-01-15T12:00:02", "--until", "2025-01-15T14:00:03+02:00"], [2, 3]),
         (["--since", "1d"], []),
@@ -136,6 +140,19 @@ def test_stats_count_by_type_the_most_first(ask: Any) -> None:
         ["session.created", "1"],
     ]
     assert lines[-1] == ["all", "4"]
+
+
+def test_stats_count_by_time_and_draw_it(ask: Any) -> None:
+    counts = ("stats", "--trace", ROOT.trace_id, "--bucket", "2s")
+    lines = [line.split() for line in ask(*counts).stdout.splitlines()]
+    header = next(number for number, line in enumerate(lines) if line[:2] == ["FROM", "EVENTS"])
+    assert [line[:2] for line in lines[header + 1 :]] == [
+        ["2025-01-15T12:00:00.000Z", "2"],
+        ["2025-01-15T12:00:02.000Z", "2"],
+    ]
+    [line] = ask(*counts, "--subtree", CHILD.span_id, "--json").stdout.splitlines()
+    [bucket] = json.loads(line)["buckets"]
+    assert bucket["type_counts"] == {"ring.breach_detected": 1, "saga.step_failed": 1}
 
 
 def test_subjects_are_shown_with_what_belongs_to_them(ask: Any) -> None:
@@ -177,6 +194,9 @@ def test_colours_are_there_only_where_they_are_wanted(ask: Any) -> None:
         (["event", "f" * 16], TOKEN, 1, "answered 404: No event"),
         (["session", "nobody"], TOKEN, 1, "answered 404: No event of session 'nobody'"),
         (["events"], "wrong", 1, "answered 401"),
+        (["events", "--payload", "to_ring=0"], TOKEN, 1, "payload: This is not a JSON object"),
+        (["events", "--subtree", "89abcdef"], TOKEN, 1, "give its trace_id, too"),
+        (["stats", "--bucket", "often"], TOKEN, 1, "is not a size from a second to ten years"),
         (["events", "--after", "??"], TOKEN, 1, "answered 422: after: This is not a read token"),
         (["events", "--since", "yesterday"], TOKEN, 2, "--since can't be 'yesterday': give ISO 8601"),
         (["stats", "--until", "999999999d"], TOKEN, 2, "--until can't be '999999999d'"),
