@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, quote
 
@@ -60,8 +59,8 @@ EVENTS = [
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[EventStore]:
-    with closing(open_store(f"sqlite:///{tmp_path}/index.db")) as opened:
+def store(database_url: str) -> Iterator[EventStore]:
+    with closing(open_store(database_url)) as opened:
         rows = [IndexRow("t", 0, number, one) for number, one in enumerate(EVENTS)]
         opened.write(rows, {("t", 0): (None, len(rows))})
         yield opened

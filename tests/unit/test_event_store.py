@@ -5,7 +5,9 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
+from random import Random
 
 import pytest
 from sqlalchemy import delete, func, select
@@ -103,6 +105,12 @@ def test_of_two_events_with_one_id_the_first_stays(store: EventStore) -> None:
     store.write(ring_rows(1, session_id="second", event_type=EventType.RING_DEMOTED), {(RING, 0): (2, 3)})
     assert [event.session_id for event in store.query()] == ["first"]
     assert store.type_counts() == {"ring.assigned": 1}
+
+
+def test_of_many_events_with_one_id_in_one_batch_the_first_stays(store: EventStore) -> None:
+    rows = [IndexRow(RING, 0, n, ring_event(n % 40, payload={"n": n}, timestamp=NOON)) for n in range(2000, 0, -1)]
+    assert store.write(rows, {(RING, 0): (None, 2001)}) == 40
+    assert {event.payload["n"] for event in store.query()} == set(range(1961, 2001))
 
 
 def test_types_are_counted_over_topics_and_partitions(store: EventStore) -> None:
@@ -221,6 +229,40 @@ def test_a_nul_is_no_trouble_in_whatever_field_it_is(store: EventStore, database
     with store.snapshot() as now:
         assert now.named(Wanted(["odd.\0"])).event_types == [f"odd.{kept}"]
         assert now.page(Wanted(trace_id="t\0"), 5).events == [found]
+
+
+@pytest.mark.parametrize("letter", ["x", "é", "😀", "random"])
+@pytest.mark.parametrize("length", [600, 2400, 200_000])
+def test_an_id_of_any_length_is_stored_and_found(store: EventStore, letter: str, length: int) -> None:
+    random = Random(length)
+    names = ("event_id", "session_id", "agent_did", "causal_trace_id")
+    ids_of = {name: _long(random, letter, length) for name in names}
+    kind = event_type_of(_long(random, letter, length))
+    event = HypervisorEvent(event_type=kind, timestamp=NOON, **ids_of)
+    other = replace(event, **{name: text[:-1] + "y" for name, text in ids_of.items()})
+    topic = "t" * 249
+    rows = [IndexRow(topic, 0, 1, event), IndexRow(topic, 0, 2, other), IndexRow(topic, 0, 3, event)]
+    assert store.write(rows, {(topic, 0): (None, 4)}) == 2
+    assert list(store.type_counts().values()) == [2]
+    [found] = store.query(
+        session_id=event.session_id, agent_did=event.agent_did, event_type=kind, start=NOON, end=NOON
+    )
+    with store.snapshot() as now:
+        assert now.event(event.event_id) == found
+        assert now.page(Wanted(trace_id=event.causal_trace_id), 5).events == [found]
+        assert now.page(now.named(Wanted([kind.value, "other"])), 5).events[-1] == found
+    assert found.causal_trace_id == event.causal_trace_id
+    if length == 600:
+        assert found == event
+
+
+def _long(random: Random, letter: str, length: int) -> str:
+    """Random ones can't be compressed, by which an index would have room for more."""
+    return (
+        "".join(map(chr, random.choices(range(0x4E00, 0x9FA0), k=length)))
+        if letter == "random"
+        else letter * length
+    )
 
 
 def test_a_question_that_takes_too_long_is_ended_with_a_sentence(database_url: str) -> None:

@@ -9,31 +9,52 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Row, Table, Text
+from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Row, Table, Text, TypeDecorator
+from sqlalchemy.engine import Dialect
+from sqlalchemy.types import TypeEngine
 
+from hypervisor_consumers.event_index.stores.texts import key_text
 from hypervisor_schemas.events import HypervisorEvent, event_type_of, type_value
 from hypervisor_schemas.payload_json import to_json
 from hypervisor_schemas.timestamps import datetime_of, microseconds
 
-__all__ = ["IndexRow", "event_of", "events", "metadata", "offsets", "text", "type_counts", "values_of"]
+__all__ = ["IndexRow", "KeyText", "event_of", "events", "metadata", "offsets", "type_counts", "values_of"]
 
 metadata = MetaData()
 
 text = Text().with_variant(Text(collation="C"), "postgresql")
 """Ordered by code points on both, whatever language the database speaks."""
 
+
+class KeyText(TypeDecorator[str]):
+    """A text that an index has. One that is too long for PostgreSQL's is asked for as it is stored, cut."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[str]:
+        """As other texts."""
+        return Text(collation="C") if dialect.name == "postgresql" else Text()
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """Before it is asked for."""
+        return key_text(value) if value is not None and dialect.name == "postgresql" else value
+
+
+key = KeyText()
+
 # The key is the random id, the rows stand in the order of writing: a random key for the table itself is slower.
 # PostgreSQL's key is (event_id, timestamp): one over partitions has to hold what they are divided by.
 events = Table(
     "events",
     metadata,
-    Column("event_id", text, primary_key=True),
-    Column("event_type", text, nullable=False),
+    Column("event_id", key, primary_key=True),
+    Column("event_type", key, nullable=False),
     Column("timestamp", BigInteger, nullable=False, comment="microseconds since the epoch, UTC"),
-    Column("session_id", text),
-    Column("agent_did", text),
+    Column("session_id", key),
+    Column("agent_did", key),
     Column("causal_trace_id", text),
-    Column("trace_id", text, comment="the first part of causal_trace_id"),
+    Column("trace_id", key, comment="the first part of causal_trace_id"),
     Column("parent_event_id", text),
     Column("payload", text, nullable=False, comment="a JSON object"),
     Column("topic", text, nullable=False),
@@ -68,7 +89,7 @@ type_counts = Table(
     metadata,
     Column("topic", text, primary_key=True),
     Column("partition", Integer, primary_key=True),
-    Column("event_type", text, primary_key=True),
+    Column("event_type", key, primary_key=True),
     Column("count", BigInteger, nullable=False),
 )
 

@@ -6,7 +6,6 @@ that bring the same events can wait for each other, but not in a circle.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -16,20 +15,17 @@ from sqlalchemy import Connection, Text
 from sqlalchemy.dialects import postgresql
 
 from hypervisor_consumers.event_index.stores.database import Moves, Values
-from hypervisor_consumers.event_index.tables import events, type_counts
+from hypervisor_consumers.event_index.stores.texts import json_without_nul, key_text, without_nul
+from hypervisor_consumers.event_index.tables import KeyText, events, type_counts
 from hypervisor_consumers.event_index.trouble import LostPartition
 
-__all__ = ["add_events", "count_in", "move_offsets", "storable"]
+__all__ = ["add_events", "count_in", "move_offsets"]
 
-_NUL, _IN_ITS_PLACE = "\0", "\N{REPLACEMENT CHARACTER}"
-_ESCAPED_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
 _PAYLOAD = list(events.c).index(events.c.payload)
 _TEXTS = tuple(at for at, column in enumerate(events.c) if isinstance(column.type, Text))
-
-
-def storable(text: str) -> str:
-    """The text as PostgreSQL can hold it: with U+FFFD in the place of NUL, which it has no room for."""
-    return text.replace(_NUL, _IN_ITS_PLACE) if _NUL in text else text
+_KEYS = tuple(at for at, column in enumerate(events.c) if isinstance(column.type, KeyText))
+_SHORT = 600
+"""Characters that fit, whatever they are."""
 
 
 def move_offsets(connection: Connection, moves: Moves) -> None:
@@ -86,17 +82,31 @@ def add_events(connection: Connection, values: Values) -> int:
     """COPY into a table of this session's own, and from there those that are new, each counted. Their number."""
     connection.exec_driver_sql(_STAGE)
     with _cursor(connection) as cursor, cursor.copy(_COPY) as copy:
-        for row in values:
-            copy.write_row(_without_nul(row))
+        for row in _storable(values):
+            copy.write_row(row)
     return int(connection.exec_driver_sql(_ADD).scalar_one())
 
 
-def _without_nul(row: tuple[Any, ...]) -> tuple[Any, ...]:
-    if "\\u0000" not in row[_PAYLOAD] and not any(_NUL in row[at] for at in _TEXTS if row[at] is not None):
-        return row
-    clean = [storable(value) if isinstance(value, str) else value for value in row]
-    clean[_PAYLOAD] = _ESCAPED_NUL.sub(r"\1" + "\N{REPLACEMENT CHARACTER}", clean[_PAYLOAD])
-    return tuple(clean)
+def _storable(values: Values) -> Values:
+    """The rows as they can be stored. Nearly all can be as they are; that is looked up by column, which is fast."""
+    columns: list[tuple[Any, ...]] = list(zip(*values, strict=True))
+    if (
+        all(max(map(len, filter(None, columns[at])), default=0) <= _SHORT for at in _KEYS)
+        and not any("\0" in "".join(filter(None, columns[at])) for at in (*_KEYS, *_TEXTS))
+        and "\\u0000" not in "".join(columns[_PAYLOAD])
+    ):
+        return values
+    return [_stored(row) for row in values]
+
+
+def _stored(row: tuple[Any, ...]) -> tuple[Any, ...]:
+    stored = list(row)
+    for at in _KEYS:
+        stored[at] = None if row[at] is None else key_text(row[at])
+    for at in _TEXTS:
+        stored[at] = None if row[at] is None else without_nul(row[at])
+    stored[_PAYLOAD] = json_without_nul(stored[_PAYLOAD])
+    return tuple(stored)
 
 
 @contextmanager
@@ -112,13 +122,14 @@ def _cursor(connection: Connection) -> Iterator[psycopg.Cursor[Any]]:
         raise
 
 
-# Not logged, and emptied at every commit. Text is as fast as the binary form here.
+# Not logged, and emptied at every commit. Text is as fast as the binary form here. Of two with one key the first
+# stays: ctid is the order of coming.
 _STAGE = "CREATE TEMPORARY TABLE IF NOT EXISTS staged_events (LIKE events) ON COMMIT DELETE ROWS"
 _NAMES = ", ".join(f'"{column.name}"' for column in events.c)
 _COPY = f"COPY staged_events ({_NAMES}) FROM STDIN"
 _ADD = f"""
 WITH new AS (
-  INSERT INTO events ({_NAMES}) SELECT {_NAMES} FROM staged_events ORDER BY event_id, timestamp
+  INSERT INTO events ({_NAMES}) SELECT {_NAMES} FROM staged_events ORDER BY event_id, timestamp, ctid
   ON CONFLICT DO NOTHING RETURNING topic, partition, event_type
 ), counted AS (
   SELECT topic, partition, event_type, count(*) AS count FROM new GROUP BY topic, partition, event_type

@@ -13,6 +13,7 @@ from hypervisor_consumers.event_index.stores import loading
 from hypervisor_consumers.event_index.stores.counting import counted
 from hypervisor_consumers.event_index.stores.database import GIVE, Moves, Values, unusable
 from hypervisor_consumers.event_index.stores.partitions import Partitions, drop_oldest
+from hypervisor_consumers.event_index.stores.texts import without_nul
 from hypervisor_consumers.event_index.stores.weeks import WEEK, weeks_with_partitions
 from hypervisor_consumers.event_index.tables import events
 
@@ -176,6 +177,6 @@ def _ask_for_what_is_stored(
     """A text with NUL is stored with another character in its place, and so it is asked for."""
     if isinstance(parameters, dict):
         parameters = {
-            name: loading.storable(value) if isinstance(value, str) else value for name, value in parameters.items()
+            name: without_nul(value) if isinstance(value, str) else value for name, value in parameters.items()
         }
     return statement, parameters
