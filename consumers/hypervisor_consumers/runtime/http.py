@@ -18,6 +18,10 @@ from hypervisor_schemas.errors import SettingError
 
 __all__ = ["HttpServer", "is_closing", "make_app"]
 
+_KEPT_ALIVE = 75
+"""Seconds that an idle connection stays open: longer than a scraper rests, and than clients and load balancers (60)
+keep theirs. Else both could end it in the same moment, and a request would meet a reset."""
+
 
 def make_app(
     service: str,
@@ -93,7 +97,14 @@ class HttpServer:
         bound = self._socket.getsockname()[1]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{bound}"
         self._server = uvicorn.Server(
-            uvicorn.Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=2)
+            uvicorn.Config(
+                app,
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                timeout_keep_alive=_KEPT_ALIVE,
+                timeout_graceful_shutdown=2,
+            )
         )
         app.state.is_closing = lambda: self._server.should_exit
         self._thread = threading.Thread(
