@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from confluent_kafka import OFFSET_INVALID, KafkaError
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, OFFSET_INVALID, KafkaError, TopicPartition
 from confluent_kafka.admin import OffsetSpec
 
 from tests.contract.kafka_backends import COMMITTED, UNCOMMITTED, World, refusal
@@ -113,6 +113,23 @@ def test_watermarks_cached_are_the_logs_and_asked_for_the_last_stable_ones(world
         world.read_to_end(reader)
         assert reader.get_watermark_offsets(world.place(), cached=True) == (0, 1)
         assert reader.get_watermark_offsets(world.place(), timeout=10) == (0, 0)
+
+
+def test_begins_and_ends_of_many_are_asked_for_at_once(world: World) -> None:
+    world.append(b"0", b"1", b"2")
+    world.backend.expire(world.topic, 2)
+    with world.transaction() as producer:
+        world.write(producer, b"a")
+        places = [*(world.place(number) for number in (0, 1)), TopicPartition("no-such-topic", 0)]
+
+        def edges(isolation: str, at: int) -> list[int]:
+            asked = [TopicPartition(place.topic, place.partition, at) for place in places]
+            answer = world.consumer(isolation_level=isolation).offsets_for_times(asked, timeout=10)
+            return [one.offset for one in answer]
+
+        assert edges("read_uncommitted", OFFSET_BEGINNING) == [2, 0, OFFSET_BEGINNING]
+        assert edges("read_uncommitted", OFFSET_END) == [4, 0, OFFSET_END]
+        assert edges("read_committed", OFFSET_END) == [3, 0, OFFSET_END]
 
 
 def test_a_partition_that_is_not_there_has_no_offsets(world: World) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import secrets
 import signal
 import subprocess
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +46,10 @@ STRANGE = EVENTS[-1]
 def ids(answer: httpx.Response) -> list[str]:
     assert answer.status_code == 200, answer.text
     return [event["event_id"] for event in answer.json()["events"]]
+
+
+def event_count(service: RunningService) -> Any:
+    return service.get("/v1/stats").json()["event_count"]
 
 
 def database(path: Path) -> str:
@@ -153,9 +159,6 @@ def test_after_a_kill_in_the_middle_of_a_load_the_rows_are_the_truth(
             for n in range(first, first + 4000)
         ]
 
-    def event_count(service: RunningService) -> Any:
-        return service.get("/v1/stats").json()["event_count"]
-
     before, after = load(0), load(4000)
     fleet.publish(before)
     first = fleet.start("event-index", *options)
@@ -180,6 +183,42 @@ def all_events(service: RunningService) -> list[dict[str, Any]]:
     """By session: an answer has 1000 events at most."""
     answers = [service.get("/v1/events", session_id=f"s{n}", limit=1000).json()["events"] for n in range(50)]
     return [event for answer in answers for event in answer]
+
+
+def test_every_copy_knows_how_far_behind_the_others_are(new_fleet: Callable[[int], Fleet], tmp_path: Path):
+    fleet = new_fleet(8)
+    options = ("--database", database(tmp_path / "events.db"))
+    one = fleet.start("event-index", *options).wait_ready()
+    other = fleet.start("event-index", *options)
+    everything = one.partitions()
+    for copy in (one, other):
+        eventually(copy.partitions, lambda count: 0 < count < everything, 60)
+
+    def freshness(copy: RunningService) -> tuple[int | None, float | None, bool]:
+        answer = copy.get("/v1/events", limit=1).json()
+        return answer["freshness"]["lag_records"], answer["freshness"]["lag_seconds"], answer["is_partial"]
+
+    fleet.publish(EVENTS)
+    for copy in (one, other):
+        eventually(lambda copy=copy: event_count(copy), lambda count: count == len(EVENTS))
+        eventually(lambda copy=copy: freshness(copy), lambda told: told == (0, 0.0, False))
+
+    os.kill(other.pid, signal.SIGSTOP)
+    try:
+        # Of many sessions, so that either copy has some.
+        fleet.publish(
+            [replace(event, event_id=f"again-{n}", session_id=f"again-{n}") for n, event in enumerate(EVENTS)]
+        )
+        behind = eventually(
+            lambda: (event_count(one), freshness(one)),
+            lambda told: told[1][0] and told[0] + told[1][0] == 2 * len(EVENTS),
+        )
+        assert behind[1][1] > 0
+    finally:
+        os.kill(other.pid, signal.SIGCONT)
+    for copy in (one, other):
+        eventually(lambda copy=copy: freshness(copy), lambda told: told == (0, 0.0, False), 90)
+        assert event_count(copy) == 2 * len(EVENTS)
 
 
 def test_tail_shows_each_event_once_over_a_crash_of_the_index(new_fleet: Callable[[int], Fleet], tmp_path: Path):

@@ -45,6 +45,14 @@ def test_a_log_ends_behind_records_that_are_not_committed(world: World, asker: A
     assert asker.log_range(PLACES[1]) == (0, 0)
 
 
+def test_where_many_logs_begin_and_end_is_asked_at_once(world: World, asker: Asker):
+    world.say(0, "a", "b")
+    hold_open(world, 2, PLACES[0])
+    world.kafka.expire(SOURCE, 0, 1)
+    found = asker.log_ranges([*PLACES[:2], Place("t.nowhere", 0)])
+    assert found == {PLACES[0]: (1, 3), PLACES[1]: (0, 0)}
+
+
 def test_a_group_stands_where_it_last_committed_and_nowhere_before(world: World, asker: Asker):
     world.consumer().commit(offsets=[TopicPartition(*PLACES[0], 7)], asynchronous=False)
     hold_open(world, 9, PLACES[0])
@@ -68,6 +76,7 @@ def test_no_question_is_answered_while_kafka_is_away(world: World, asker: Asker)
     for ask in (
         asker.partition_counts,
         lambda: asker.log_range(PLACES[0]),
+        lambda: asker.log_ranges(PLACES),
         lambda: asker.offsets(PLACES),
         lambda: asker.stable_end(PLACES[0]),
     ):

@@ -68,11 +68,8 @@ def test_every_answer_tells_what_it_includes_and_what_is_behind(
 ) -> None:
     store.write([IndexRow(*RING, 6, HypervisorEvent(event_id="e"))], {RING: (None, 7)})
     move(store, SAGA, 20)
-    ledger.rebalanced(came=[RING, SAGA])
-    ledger.committed(RING, Account(0, 7, {}, int(NOW * 1000) - 2500))
-    ledger.committed(SAGA, Account(0, 20, {}, int(NOW * 1000) - 9000))
-    ledger.ended(RING, 10)
-    ledger.ended(SAGA, 20)
+    ledger.logs.saw({RING: (0, 7), SAGA: (3, 20)}, NOW - 2.5)
+    ledger.logs.saw({RING: (0, 10), SAGA: (3, 20)}, NOW)
     told = answer(client, path)
     assert told["freshness"] == {
         "includes": {"t.events.ring": {"0": 7}, "t.events.saga": {"11": 20}},
@@ -82,32 +79,83 @@ def test_every_answer_tells_what_it_includes_and_what_is_behind(
     assert told["is_partial"] is False
 
 
+def lag(client: Client) -> tuple[int | None, float | None]:
+    freshness = answer(client)["freshness"]
+    return freshness["lag_records"], freshness["lag_seconds"]
+
+
 def test_what_is_read_further_than_kafka_told_is_no_lag(client: Client, store: EventStore, ledger: Ledger) -> None:
     move(store, RING, 7)
-    ledger.rebalanced(came=[RING])
-    ledger.ended(RING, 5)
-    assert (answer(client)["freshness"]["lag_records"], answer(client)["freshness"]["lag_seconds"]) == (0, 0)
+    ledger.logs.saw({RING: (0, 5)}, NOW - 100)
+    assert lag(client) == (0, 0)
 
 
 def test_a_lag_that_is_not_known_is_null(client: Client, store: EventStore, ledger: Ledger) -> None:
     move(store, RING, 7)
+    move(store, SAGA, 20)
+    assert lag(client) == (None, None)
+    ledger.logs.saw({RING: (0, 10)}, NOW - 60)
+    ledger.logs.saw({SAGA: (0, 20)}, NOW)
+    assert lag(client) == (3, None), "when the first of them came isn't known"
+    move(store, RING, 10)
+    ledger.logs.saw({RING: (0, 11)}, NOW - 1)
+    assert lag(client) == (1, 60), "it may have come right after the look that was 60 s ago"
+
+
+def test_the_last_record_of_a_partition_that_this_copy_reads_tells_more_exactly(
+    client: Client, store: EventStore, ledger: Ledger
+) -> None:
+    move(store, RING, 7)
     ledger.rebalanced(came=[RING])
-    freshness = answer(client)["freshness"]
-    assert (freshness["lag_records"], freshness["lag_seconds"]) == (None, None)
-    ledger.ended(RING, 10)
-    freshness = answer(client)["freshness"]
-    assert (freshness["lag_records"], freshness["lag_seconds"]) == (3, None)
+    ledger.logs.saw({RING: (0, 10)}, NOW)
+    ledger.committed(RING, Account(0, 7, {}, int(NOW * 1000) - 9000))
+    assert lag(client) == (3, 9)
+
+
+def test_the_lag_is_of_all_partitions_and_of_the_one_that_waits_longest(
+    client: Client, store: EventStore, ledger: Ledger
+) -> None:
+    move(store, RING, 7)
+    move(store, SAGA, 20)
+    ledger.logs.saw({RING: (0, 7), SAGA: (0, 20)}, NOW - 30)
+    ledger.logs.saw({RING: (0, 7), SAGA: (0, 21)}, NOW - 20)
+    ledger.logs.saw({RING: (0, 8), SAGA: (0, 22)}, NOW - 10)
+    assert lag(client) == (3, 30)
+    move(store, SAGA, 21)
+    assert lag(client) == (2, 20)
+
+
+def test_what_retention_has_deleted_unread_is_no_lag(client: Client, store: EventStore, ledger: Ledger) -> None:
+    move(store, RING, 7)
+    ledger.logs.saw({RING: (100, 110), SAGA: (5, 6)}, NOW)
+    assert lag(client) == (11, None)
+
+
+def test_a_topic_that_is_not_there_any_more_has_no_lag(client: Client, store: EventStore, ledger: Ledger) -> None:
+    move(store, RING, 7)
+    move(store, SAGA, 20)
+    ledger.logs.saw({RING: (0, 7)}, NOW)
+    assert lag(client) == (0, 0)
+    assert answer(client)["is_partial"] is False
+    move(store, Place(RING.topic, 1), 5)
+    assert lag(client) == (None, None), "a partition of a topic that is there"
 
 
 def test_an_answer_is_partial_until_every_partition_is_in_the_index(
     client: Client, store: EventStore, ledger: Ledger
 ) -> None:
     move(store, RING, 7)
-    assert answer(client)["is_partial"] is True
-    ledger.rebalanced(came=[RING, SAGA])
-    assert answer(client)["is_partial"] is True
-    move(store, SAGA, 0)
+    assert answer(client)["is_partial"] is True, "nothing is known of the logs"
+    ledger.logs.saw({RING: (0, 7), SAGA: (0, 0)}, NOW)
+    assert answer(client)["is_partial"] is False, "an empty log is not missing"
+    ledger.logs.saw({SAGA: (5, 5)}, NOW)
+    assert answer(client)["is_partial"] is False, "nor one that is empty again"
+    ledger.logs.saw({SAGA: (5, 6)}, NOW)
+    assert answer(client)["is_partial"] is True, "no copy has written anything of it"
+    move(store, SAGA, 6)
     assert answer(client)["is_partial"] is False
+    ledger.rebalanced(came=[Place(SAGA.topic, 0)])
+    assert answer(client)["is_partial"] is True, "one that this copy reads"
 
 
 # --- a read token

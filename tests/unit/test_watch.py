@@ -94,6 +94,19 @@ def test_it_brings_kafkas_word_into_the_ledger(world: World, watch: BrokerWatch,
     assert values(ledger, "accounting_difference") == {"0": 1}
 
 
+def test_it_looks_at_every_partition_of_the_topics_that_are_answered_for(
+    world: World, health: Health, ledger: Ledger
+):
+    watch = BrokerWatch(
+        Asker(world.kafka, SETTINGS), "kafka:9092", health, ledger, topics=[SOURCE, "t.not.made"], now=lambda: 5.0
+    )
+    world.say(1, *"abc")
+    watch.step()
+    assert ledger.logs.ranges() == {HERE: (0, 0), THERE: (0, 3)}
+    assert ledger.logs.longer_since(THERE, 3) == 5.0
+    assert ledger.logs.longer_since(THERE, 2) is None
+
+
 @pytest.mark.parametrize("operation", ["committed", "get_watermark_offsets"])
 def test_an_answer_that_is_an_error_is_an_answer_and_the_next_question_has_a_new_connection(
     world: World, watch: BrokerWatch, health: Health, ledger: Ledger, operation: str

@@ -65,11 +65,13 @@ class _IndexService:
             clock=runtime.clock,
         )
         router = create_router(self.store, IndexFreshness(runtime.ledger, runtime.now), self.token)
+        topics = topic_names(runtime.prefix)
         return Parts(
             indexer,
-            topic_names(runtime.prefix),
+            topics,
             needed=[dead_letters],
             families=lambda: index_families(self.store),
             routers=[router],
             beside={"housekeeping": Housekeeping(self.store).run},
+            answers_for=topics,
         )

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, KafkaException, TopicPartition
 
 from hypervisor_consumers.runtime.client import asker_settings
 from hypervisor_consumers.runtime.kafka import Kafka
@@ -45,6 +45,21 @@ class Asker:
         """Where a log begins, and where it ends; uncommitted records are part of it."""
         begin, end = self._client().get_watermark_offsets(TopicPartition(*place), timeout=TIMEOUT)
         return begin, end
+
+    def log_ranges(self, places: Collection[Place]) -> dict[Place, tuple[int, int]]:
+        """The same of many, in two questions for all; one whose leader is just being chosen is left out."""
+        client = self._client()
+        begins, ends = (
+            {
+                Place(one.topic, one.partition): one.offset
+                for one in client.offsets_for_times(
+                    [TopicPartition(*place, at) for place in places], timeout=TIMEOUT
+                )
+                if one.error is None and one.offset >= 0
+            }
+            for at in (OFFSET_BEGINNING, OFFSET_END)
+        )
+        return {place: (begins[place], end) for place, end in ends.items() if place in begins}
 
     def stable_end(self, place: Place) -> int:
         """Up to where a log can be read: where its first open transaction begins, or its end."""

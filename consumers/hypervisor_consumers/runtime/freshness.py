@@ -49,20 +49,54 @@ class IndexFreshness:
     def of(self, includes: Mapping[Place, int]) -> dict[str, Any]:
         """What an answer says of its age, as JSON, from the next offsets in the database.
 
-        `freshness` is as above, `includes` by topic; of what other copies write the lag isn't known here.
-        `is_partial`: a partition of this copy isn't in the database yet, or it has none and can't know.
+        `includes`: as above, by topic. `lag_records`: offsets that are not included, of all partitions.
+        `lag_seconds`: for how long one of those has been in the log, at most: Kafka is looked at every two seconds.
+        Null where Kafka hasn't told, or not for long enough. `is_partial`: records of a partition are in the log
+        and none of it in the database, or this copy can't know yet.
         """
-        accounts = self.ledger.accounts()
         by_topic: dict[str, dict[str, int]] = {}
-        read: dict[Place, tuple[int, int]] = {}
         for place, offset in sorted(includes.items()):
             by_topic.setdefault(place.topic, {})[str(place.partition)] = offset
-            account = accounts.get(place)
-            read[place] = offset, account.published if account else 0
+        accounts, logs = self.ledger.accounts(), self.ledger.logs.ranges()
+        missing = {place for place, (begin, end) in logs.items() if end > begin} | accounts.keys()
         return {
-            "freshness": {"includes": by_topic, **_lag(read, self.ledger, self.now())},
-            "is_partial": not accounts or not accounts.keys() <= includes.keys(),
+            "freshness": {"includes": by_topic, **self._lag(includes, accounts, logs)},
+            "is_partial": not logs or not missing <= includes.keys(),
         }
+
+    def _lag(
+        self,
+        includes: Mapping[Place, int],
+        accounts: Mapping[Place, Account | None],
+        logs: Mapping[Place, tuple[int, int]],
+    ) -> dict[str, Any]:
+        topics = {place.topic for place in logs}
+        now = since = self.now()
+        records, is_timed = 0, True
+        for place in includes.keys() | logs.keys():
+            if place not in logs:
+                # Of a topic that there isn't any more nothing is missing.
+                if not logs or place.topic in topics:
+                    return {"lag_records": None, "lag_seconds": None}
+                continue
+            begin, end = logs[place]
+            included = max(includes.get(place, begin), begin)
+            if end <= included:
+                continue
+            records += end - included
+            # The first that is missing came later than either.
+            account = accounts.get(place)
+            known = [
+                time
+                for time in (
+                    self.ledger.logs.longer_since(place, included),
+                    account.published / 1000 if account is not None and account.published else None,
+                )
+                if time is not None
+            ]
+            is_timed = is_timed and bool(known)
+            since = min(since, max(known, default=since))
+        return {"lag_records": records, "lag_seconds": round(now - since, 3) if is_timed else None}
 
 
 def _lag(read: Mapping[Place, tuple[int, int]], ledger: Ledger, now: float) -> dict[str, Any]:

@@ -288,6 +288,11 @@ class MemoryConsumer:
         return self._broker.request("get_watermark_offsets", look)
 
     @_locked
+    def offsets_for_times(self, partitions: Sequence[TopicPartition], timeout: float = -1) -> list[TopicPartition]:  # noqa: ARG002 - no waiting
+        """Where these begin or end; other times than `OFFSET_BEGINNING` and `OFFSET_END` are not known here."""
+        return self._broker.request("offsets_for_times", lambda: [self._reader.edge(one) for one in partitions])
+
+    @_locked
     def list_topics(self, topic: str | None = None, timeout: float = -1) -> ClusterMetadata:  # noqa: ARG002 - no waiting
         """All topics, or one."""
         return self._broker.request("list_topics", lambda: self._broker.metadata(topic))

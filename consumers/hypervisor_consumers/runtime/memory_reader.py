@@ -6,7 +6,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, OFFSET_INVALID, OFFSET_STORED, KafkaError
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    OFFSET_END,
+    OFFSET_INVALID,
+    OFFSET_STORED,
+    KafkaError,
+    TopicPartition,
+)
 
 from hypervisor_consumers.runtime.memory_broker import Broker, MemoryMessage
 from hypervisor_consumers.runtime.memory_group import Group, Place
@@ -83,6 +90,16 @@ class Reader:
     def end(self, log: PartitionLog) -> int:
         """The end of a log for this reader: under read_committed, the last stable offset."""
         return log.stable_end if self.is_committed_only else log.end
+
+    def edge(self, asked: TopicPartition) -> TopicPartition:
+        """With the beginning or the end, as the offset asks for it; as it was for a partition that isn't there."""
+        log = self._broker.cluster.log((asked.topic, asked.partition))
+        offset = asked.offset
+        if offset not in {OFFSET_BEGINNING, OFFSET_END}:
+            raise NotImplementedError
+        if log is not None:
+            offset = log.begin if offset == OFFSET_BEGINNING else self.end(log)
+        return TopicPartition(asked.topic, asked.partition, offset)
 
     @property
     def group(self) -> Group:

@@ -13,6 +13,7 @@ from prometheus_client.metrics_core import Metric
 
 from hypervisor_consumers.runtime.account import Account
 from hypervisor_consumers.runtime.declared import DeclaredMetric
+from hypervisor_consumers.runtime.logs import Logs
 from hypervisor_consumers.runtime.processor import Place
 
 __all__ = ["SELF_METRICS", "Ledger"]
@@ -186,6 +187,8 @@ class Ledger:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._entries: dict[Place, _Entry] = {}
+        self.logs = Logs()
+        """Those that the service answers for, whoever reads them."""
         self._restores = _Histogram(RESTORE_SECONDS, _RESTORE_BOUNDS)
         self._latencies = _Histogram(LATENCY, _LATENCY_BOUNDS)
         self._transactions = _Histogram(TRANSACTION_SECONDS, _TRANSACTION_BOUNDS)

@@ -91,6 +91,8 @@ class Parts:
     restorer: Restorer | None = None
     beside: Mapping[str, Callable[[Callable[[], bool]], None]] = field(default_factory=dict)
     """What runs beside the loop, each on a thread of this name, until it is told to stop."""
+    answers_for: Sequence[str] = ()
+    """Topics of which it answers for every partition, also for those that other copies read."""
 
 
 class Service(Protocol):
@@ -210,7 +212,9 @@ def _run(
     decoder = EventDecoder(lookup)
     kafka = RealKafka()
     parts = service.parts(Runtime(kafka, settings, prefix, decoder, ledger, environ))
-    watch = BrokerWatch(Asker(kafka, settings), settings["bootstrap.servers"], health, ledger)
+    watch = BrokerWatch(
+        Asker(kafka, settings), settings["bootstrap.servers"], health, ledger, topics=parts.answers_for
+    )
     taker = Taker(
         service=service.name,
         row_topics=parts.row_topics,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Collection
 
 from confluent_kafka import KafkaException
@@ -26,10 +27,24 @@ _EVERY, _EVERY_IN_TROUBLE = 2.0, 0.5
 
 
 class BrokerWatch:
-    """Holds the health's trouble "kafka", and brings Kafka's word into the ledger. `run` by a thread of its own."""
+    """Holds the health's trouble "kafka", and brings Kafka's word into the ledger. `run` by a thread of its own.
 
-    def __init__(self, asker: Asker, bootstrap_servers: str, health: Health, ledger: Ledger) -> None:
+    `topics`: full names of those of which every partition is looked at, whoever reads it.
+    """
+
+    def __init__(
+        self,
+        asker: Asker,
+        bootstrap_servers: str,
+        health: Health,
+        ledger: Ledger,
+        *,
+        topics: Collection[str] = (),
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self._asker = asker
+        self._topics = topics
+        self._now = now
         self._where = bootstrap_servers
         self._health = health
         self._ledger = ledger
@@ -54,7 +69,7 @@ class BrokerWatch:
     def step(self) -> None:
         """Ask once; takes some seconds where Kafka doesn't answer."""
         try:
-            self._asker.partition_counts()
+            counts = self._asker.partition_counts()
             self.found()
             places = self.places
             if places:
@@ -64,6 +79,9 @@ class BrokerWatch:
                 for place in places:
                     self.begins[place], end = self._asker.log_range(place)
                     self._ledger.ended(place, end)
+            everything = [Place(topic, number) for topic in self._topics for number in range(counts.get(topic, 0))]
+            if everything:
+                self._ledger.logs.saw(self._asker.log_ranges(everything), self._now())
         except KafkaException as error:
             if error.args[0].code() < 0:
                 self.lost(error)
