@@ -36,10 +36,12 @@ def test_rows_and_counts_are_the_truth_while_copies_are_killed_and_the_database_
     eventually(lambda: [copy.partitions() for copy in copies], all, 60)
     load = Load(fleet, records, per_second=4_000).start()
     kills = restarts = 0
-    while not load.is_over:
+    # One of each in every run, then as it comes.
+    due = random.sample(["kill", "restart"], 2)
+    while due or not load.is_over:
         until = time.monotonic() + random.uniform(1, 4)
         eventually(lambda until=until: time.monotonic() >= until or load.is_over, bool, 10)
-        if random.random() < 0.6:
+        if (due.pop() if due else random.choices(["kill", "restart"], [3, 2])[0]) == "kill":
             copies.pop(random.randrange(len(copies))).kill()
             copies.append(start(fleet, url))
             kills += 1
@@ -59,8 +61,6 @@ def test_rows_and_counts_are_the_truth_while_copies_are_killed_and_the_database_
         print(accounts(copies))
         raise
     print(f"{len(good)} events, {len(records)} records, {kills} kills, {restarts} restarts of the database")
-    assert kills
-    assert restarts
 
 
 def start(fleet: Fleet, url: str) -> RunningService:
