@@ -87,8 +87,7 @@ def events(
         typer.echo("no events that fit")
     _footer(answer, colour)
     if answer["next"] is not None:
-        oldest = found[0]["timestamp"] if found else "then"
-        typer.echo(f"There are earlier ones; the next: --until {oldest}, or a higher --limit.", err=True)
+        typer.echo(f"There are earlier ones: --until {found[0]['timestamp']}, or a higher --limit.", err=True)
 
 
 @query.command()

@@ -183,6 +183,6 @@ def _reached(environ: Mapping[str, str], wait: float) -> RegistryHttp:
         except RegistryUnavailable:
             if time.monotonic() >= give_up_at:
                 raise
-            time.sleep(0.5)
+            time.sleep(0.5)  # a registry that starts takes seconds
         else:
             return registry

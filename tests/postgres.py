@@ -104,7 +104,7 @@ class Postgres:
             except psycopg.OperationalError:
                 assert self._child.poll() is None, self.log
                 assert time.monotonic() < deadline, self.log
-                time.sleep(0.02)
+                time.sleep(0.02)  # it refuses at once while it starts
             else:
                 return
 

@@ -96,7 +96,7 @@ class Reader:
         log = self._broker.cluster.log((asked.topic, asked.partition))
         offset = asked.offset
         if offset not in {OFFSET_BEGINNING, OFFSET_END}:
-            raise NotImplementedError
+            raise NotImplementedError("The memory Kafka finds no offsets by time; no service asks for them.")
         if log is not None:
             offset = log.begin if offset == OFFSET_BEGINNING else self.end(log)
         return TopicPartition(asked.topic, asked.partition, offset)
