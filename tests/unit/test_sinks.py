@@ -229,14 +229,15 @@ def test_two_sinks_of_one_file_mix_no_lines(tmp_path: Path) -> None:
     path = tmp_path / "spans.jsonl"
 
     def write_many(name: str) -> None:
-        sink = JsonlSink(path)
+        # Opened anew each time: a line that the other one is writing must not be taken for a torn one.
         for _ in range(20):
-            sink.deliver([span(name, attributes={"long": name * 1000})] * 5)
-        sink.close()
+            sink = JsonlSink(path)
+            sink.deliver([span(name, attributes={"long": name * 1000})] * 50)
+            sink.close()
 
     threads = [threading.Thread(target=write_many, args=(name,), daemon=True) for name in "ab"]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(30)
-    assert sorted(names(path)) == ["a"] * 100 + ["b"] * 100
+    assert sorted(names(path)) == ["a"] * 1000 + ["b"] * 1000

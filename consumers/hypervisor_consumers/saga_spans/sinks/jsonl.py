@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import fcntl
 import json
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -47,9 +49,9 @@ class JsonlSink:
         if self._file is None:
             self._file = _open(self._path)
         try:
-            # One write for the batch: appends of two processes to one file don't mix then.
-            while rest:
-                rest = rest[os.write(self._file, rest) :]
+            with _alone(self._file):
+                while rest:
+                    rest = rest[os.write(self._file, rest) :]
             os.fsync(self._file)
         except OSError:
             # A full disk tears a line as a crash does; opening again mends it.
@@ -88,11 +90,24 @@ def _open(path: Path) -> int:
     """The file, open for appending, its last line ended and its name in the folder on disk."""
     file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        _mend(file, path)
+        with _alone(file):
+            _mend(file, path)
     except OSError:
         os.close(file)
         raise
     return file
+
+
+@contextlib.contextmanager
+def _alone(file: int) -> Iterator[None]:
+    """Of all sinks of this file, in whatever processes: lines don't mix, and a line half written isn't torn."""
+    with contextlib.suppress(OSError):  # a file system without locks: as well as it goes
+        fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_UN)
 
 
 def _mend(file: int, path: Path) -> None:
