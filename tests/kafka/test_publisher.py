@@ -458,6 +458,8 @@ def test_eight_forked_children_and_their_parent_deliver_every_event_once(log, tm
         publishers = [EventPublisher(), EventPublisher()]
         for publisher in publishers:
             assert all(publisher.publish(each) for each in events(f"before{publishers.index(publisher)}", 100))
+        # Connected: a child that is forked while its parent looks up a name can't look one up (decision 0010).
+        assert all(publisher.flush(30).pending == 0 for publisher in publishers)
         first_fork, last_fork = threading.Event(), threading.Event()
         published = 0
 
@@ -479,6 +481,7 @@ def test_eight_forked_children_and_their_parent_deliver_every_event_once(log, tm
                     name = f"child{number}.{publishers.index(publisher)}"
                     assert all(publisher.publish(each) for each in events(name, 200))
                 if number == 0:
+                    assert all(publisher.flush(30).pending == 0 for publisher in publishers)
                     grandchild = os.fork()
                     if grandchild == 0:
                         assert all(publishers[0].publish(each) for each in events("grandchild", 200))
