@@ -1,20 +1,45 @@
-"""Events as an index has them: sessions, agents and traces of a common size, spread over a month."""
+"""Events as an index has them: sessions, agents and traces of a common size, spread over the last month.
+
+    python -m bench.index_load --bootstrap-servers HOST:PORT --prefix PREFIX --per-second N
+
+publishes events of now, so many a second, until it is ended: in a process of its own, so that whoever measures
+answers meanwhile doesn't wait for its interpreter.
+"""
 
 from __future__ import annotations
 
+import argparse
+import secrets
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from threading import Event
 
+from bench.load import Record, emit_steadily
 from hypervisor_consumers.event_index.store import EventStore, IndexRow
+from hypervisor_producers.bus import HypervisorEventBus
+from hypervisor_producers.publisher import EventPublisher
+from hypervisor_schemas.codec import encode_event
 from hypervisor_schemas.events import EventType, HypervisorEvent
 
-__all__ = ["AGENTS", "BATCH", "BEGAN", "SPREAD", "batches", "fill", "index_event", "session_of", "trace_of"]
+__all__ = [
+    "AGENTS",
+    "BATCH",
+    "BEGAN",
+    "SPREAD",
+    "batches",
+    "fill",
+    "index_event",
+    "index_records",
+    "session_of",
+    "trace_of",
+]
 
 BATCH = 5_000
 AGENTS = 1_000
 PARTITIONS = 12
-BEGAN = datetime(2026, 1, 1, tzinfo=UTC)
 SPREAD = timedelta(days=30)
+BEGAN = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - SPREAD
+"""Of late: on PostgreSQL only weeks of the last two years have partitions of their own."""
 TOPIC = "hypervisor.events.bench"
 
 _KINDS = list(EventType)
@@ -51,6 +76,13 @@ def batches(count: int) -> Iterator[Sequence[IndexRow]]:
         ]
 
 
+def index_records(count: int) -> Iterator[Record]:
+    """As a publisher would write them."""
+    for number in range(count):
+        event = index_event(number, count)
+        yield (event.session_id or "").encode(), encode_event(event)
+
+
 def fill(store: EventStore, rows: Iterator[Sequence[IndexRow]]) -> None:
     """Write them all, each batch in a transaction with its offsets."""
     reached: dict[tuple[str, int], int] = {}
@@ -58,3 +90,30 @@ def fill(store: EventStore, rows: Iterator[Sequence[IndexRow]]) -> None:
         moved = {(row.topic, row.partition): row.offset + 1 for row in batch}
         store.write(batch, {place: (reached.get(place), offset) for place, offset in moved.items()})
         reached |= moved
+
+
+def _event_of_now(number: int) -> HypervisorEvent:
+    return HypervisorEvent(
+        event_type=_KINDS[number * 7 % len(_KINDS)],
+        timestamp=datetime.now(UTC),
+        session_id=f"now-{number // _PER_SESSION}",
+        agent_did=f"did:mesh:{number * 7919 % AGENTS:032x}",
+        causal_trace_id=f"{secrets.token_hex(6)}/{number % _PER_TRACE:08x}/00000000",
+        payload={"ring": number % 4, "reason": f"step {number:08d} of plan"},
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench.index_load")
+    parser.add_argument("--bootstrap-servers", required=True)
+    parser.add_argument("--prefix", required=True)
+    parser.add_argument("--per-second", type=int, required=True)
+    options = parser.parse_args()
+    with EventPublisher(options.bootstrap_servers, topic_prefix=options.prefix, environ={}) as publisher:
+        bus = HypervisorEventBus()
+        publisher.attach(bus)
+        emit_steadily(bus, _event_of_now, options.per_second, Event())  # until somebody ends this process
+
+
+if __name__ == "__main__":
+    main()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from bench.row import Curve, Row
 from hypervisor_telemetry.local.broker import LocalKafka
+from tests.postgres import Postgres, PostgresMissing
 from tests.services import Fleet
 
 if TYPE_CHECKING:
@@ -45,6 +46,18 @@ class Setting:
         """One broker for all cases; started when the first one needs it."""
         self.say("starting a Kafka")
         return self._ends.enter_context(LocalKafka(on_progress=self.say))
+
+    @cached_property
+    def postgres(self) -> Postgres | None:
+        """One server for all cases, with the settings of a fresh installation; None, and said why, where there is
+        none."""
+        try:
+            server = Postgres(is_durable=True)
+        except PostgresMissing as error:
+            self.say(f"left out: {error}")
+            return None
+        self.say("starting a PostgreSQL")
+        return self._ends.enter_context(server)
 
     @contextmanager
     def fleet(self, partitions: int) -> Iterator[Fleet]:

@@ -1,4 +1,4 @@
-"""A real PostgreSQL on a free loopback port, in a folder of its own, that ends with the tests."""
+"""A real PostgreSQL on a free loopback port, in a folder of its own, that ends with the tests or the benches."""
 
 from __future__ import annotations
 
@@ -26,11 +26,23 @@ if TYPE_CHECKING:
 USER = "telemetry"
 
 
-class Postgres:
-    """A server. Nothing it writes survives a power cut: that is faster."""
+class PostgresMissing(Exception):
+    """It isn't installed. The sentence says what to do."""
 
-    def __init__(self) -> None:
+
+class Postgres:
+    """A server with the settings of a fresh installation.
+
+    Args:
+        is_durable: Whether what it has committed survives a power cut; where it needn't, it is faster.
+
+    Raises:
+        PostgresMissing: There is none on this machine.
+    """
+
+    def __init__(self, *, is_durable: bool = False) -> None:
         self._binaries = _binaries()
+        self._is_durable = is_durable
         self._as_user: list[str] = []
         self.password = secrets.token_hex(8)
         self.folder = Path(tempfile.mkdtemp(prefix="hypervisor-postgres-"))
@@ -83,9 +95,8 @@ class Postgres:
             "listen_addresses": "127.0.0.1",
             "port": self.port,
             "unix_socket_directories": "",
-            "fsync": "off",
-            "full_page_writes": "off",
             "max_connections": 100,
+            **({} if self._is_durable else {"fsync": "off", "full_page_writes": "off"}),
         }
         arguments = [word for name, value in options.items() for word in ("-c", f"{name}={value}")]
         with (self.folder / "log").open("ab") as log:
@@ -140,7 +151,7 @@ def _binaries() -> Path:
         # Debian keeps them out of the path.
         installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
         if not installed:
-            pytest.skip("PostgreSQL isn't installed; on Debian or Ubuntu: apt-get install postgresql")
+            raise PostgresMissing("PostgreSQL isn't installed; on Debian or Ubuntu: apt-get install postgresql")
         found = str(installed[-1])
     return Path(found).resolve().parent
 
@@ -164,17 +175,24 @@ def opened(url: str) -> Iterator[psycopg.Connection]:
         yield connection
 
 
+def _server() -> Postgres:
+    try:
+        return Postgres()
+    except PostgresMissing as error:
+        pytest.skip(str(error))
+
+
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
     """The PostgreSQL of this test run."""
-    with Postgres() as server:
+    with _server() as server:
         yield server
 
 
 @pytest.fixture
 def own_postgres() -> Iterator[Postgres]:
     """A PostgreSQL of this test's own, for tests that stop it."""
-    with Postgres() as server:
+    with _server() as server:
         yield server
 
 

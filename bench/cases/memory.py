@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from bench.load import each_ring_record, write_plainly
+from bench.resident import resident
 from bench.row import Row
 from bench.setting import Setting
 from hypervisor_producers.publisher import EventPublisher
@@ -62,14 +63,7 @@ def _service(setting: Setting) -> Iterator[Row]:
 def _after_scrapes(service: RunningService) -> float:
     for _ in range(SCRAPES):
         service.get("/metrics").raise_for_status()
-    return _resident(service.pid)
-
-
-def _resident(pid: int | str) -> float:
-    """Megabytes."""
-    status = Path(f"/proc/{pid}/status").read_text("ascii")
-    [kilobytes] = [line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")]
-    return int(kilobytes) * 1024 / 1e6
+    return resident(service.pid)
 
 
 def _publisher(setting: Setting) -> Row:
@@ -98,9 +92,9 @@ def _publish_to_nobody() -> None:
     publisher = EventPublisher("127.0.0.1:1", environ={"TELEMETRY_FLUSH_TIMEOUT": "0"})
     session = "a-session-of-an-agent"
     without = len(encode_event(_event(session, 0))) + len(session)
-    before = _resident("self")
+    before = resident("self")
     taken = sum(publisher.publish(_event(session, size - without)) for _ in range(3 * QUEUED_MESSAGES))
-    grown = _resident("self") - before
+    grown = resident("self") - before
     if taken > QUEUED_MESSAGES:
         raise RuntimeError(f"the queue took {taken:,} events")
     print(grown)

@@ -1,0 +1,14 @@
+"""How much memory a process holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+__all__ = ["resident"]
+
+
+def resident(pid: int | str) -> float:
+    """Megabytes."""
+    status = Path(f"/proc/{pid}/status").read_text("ascii")
+    [kilobytes] = [line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")]
+    return int(kilobytes) * 1024 / 1e6
