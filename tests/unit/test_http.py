@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable, Iterator
+from contextlib import closing
+from pathlib import Path
 
 import fastapi
 import httpx
@@ -181,3 +183,36 @@ def test_what_did_not_change_meanwhile_is_collected_once(
     numbers.is_valid = is_valid
     numbers_client.get("/metrics")
     assert numbers.collected == 1
+
+
+def test_the_body_of_an_answer_does_not_wait_until_its_head_is_acknowledged(health: Health):
+    router = fastapi.APIRouter()
+
+    @router.get("/no-delay")
+    def no_delay(request: fastapi.Request) -> list[int]:
+        return [
+            connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            for connection in _connections_here()
+            if request.client is not None and connection.getpeername() == tuple(request.client)
+        ]
+
+    server = HttpServer(make_app("words", health, Words().collect, [router]), "127.0.0.1", 0)
+    with closing(server), httpx.Client(base_url=server.url, trust_env=False) as client:
+        assert client.get("/no-delay").json() == [1]
+
+
+def _connections_here() -> Iterator[socket.socket]:
+    """Of this process; only to be looked at."""
+    for descriptor in Path("/dev/fd").iterdir():
+        try:
+            connection = socket.socket(fileno=int(descriptor.name))
+        except OSError:
+            continue  # it has gone, or is none
+        try:
+            connection.getpeername()
+        except OSError:
+            continue  # a socket that is connected to nobody
+        else:
+            yield connection
+        finally:
+            connection.detach()

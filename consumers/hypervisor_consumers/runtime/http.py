@@ -94,6 +94,9 @@ class HttpServer:
             raise SettingError(
                 "--port", f"{port} on {host} can't be used ({error}); choose another, 0 for any free one."
             ) from None
+        # Its connections have it from here: asyncio sets it only where a socket names its protocol, and this one's
+        # doesn't. Else the body of an answer waits for the client to acknowledge the head, for 40 ms.
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         bound = self._socket.getsockname()[1]
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{bound}"
         self._server = uvicorn.Server(
