@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from hypervisor_schemas.codec import EventDecoder
+from hypervisor_schemas.connection import registry_url
 from hypervisor_schemas.errors import KafkaError, SettingError
 from hypervisor_schemas.registry import SchemaRegistry
 from hypervisor_schemas.timestamps import microseconds
@@ -121,7 +122,7 @@ def show(
             since=since,
             until=until,
         )
-        registry = os.environ.get("SCHEMA_REGISTRY_URL")
+        registry = registry_url(os.environ)
         decoder = EventDecoder(SchemaRegistry(registry).schema_by_id if registry else None)
         shown = 0
         with _open(bootstrap_servers, wait) as letters:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hypervisor_schemas.codec import SUBJECT, schema_text
+from hypervisor_schemas.connection import registry_url
 from hypervisor_schemas.errors import RegistryUnavailable, SettingError
 from hypervisor_schemas.registry_http import RegistryAnswer, RegistryHttp
 from hypervisor_telemetry.findings import Finding
@@ -172,7 +173,7 @@ def _one_line(value: object) -> str:
 
 def _reached(environ: Mapping[str, str], wait: float) -> RegistryHttp:
     """A registry that has answered."""
-    url = environ.get("SCHEMA_REGISTRY_URL")
+    url = registry_url(environ)
     if not url:
         raise SettingError("SCHEMA_REGISTRY_URL", f"is not set; give the address of your registry, {_FORM}.")
     registry = RegistryHttp(url, _TIMEOUT)

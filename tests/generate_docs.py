@@ -13,6 +13,7 @@ from hypervisor_producers.governance_troubles import GOVERNANCE_OVERFLOW, GOVERN
 from hypervisor_producers.metrics import PUBLISHER_METRICS
 from hypervisor_schemas.events import EventType, GovernanceEventType
 from hypervisor_schemas.governance import ACTIVE_AGENTS, AUDIT_EVENTS, GOVERNANCE_INSTRUMENTS, TRUST_SCORE
+from hypervisor_schemas.secret_files import KAFKA_SECRETS, OTHER_SECRETS
 from hypervisor_schemas.settings import SETTINGS
 from hypervisor_schemas.topics import TOPICS, category_of
 from tests.generate_contract import contract
@@ -27,7 +28,8 @@ def settings() -> str:
         (
             f"`{setting.name}`",
             "" if setting.default in {None, ()} else f"`{_text(setting.default)}`",
-            setting.meaning + (" Never logged." if setting.secret else ""),
+            setting.meaning
+            + (f" Never logged; may come from a file, `{setting.name}_FILE`." if setting.secret else ""),
         )
         for setting in SETTINGS
     ]
@@ -40,7 +42,12 @@ def settings() -> str:
         "`enable.idempotence` and `transactional.id`, on which the promises rest. `SCHEMA_REGISTRY_URL` names a "
         "registry with Confluent's API (`http[s]://[user:password@]host[:port]`). `OTEL_EXPORTER_OTLP_*`, "
         "`OTEL_EXPORTER_ZIPKIN_*`, `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` mean what OpenTelemetry says "
-        "([where spans go](operations.md#where-spans-go)).\n\n" + _table(("setting", "default", "meaning"), rows)
+        "([where spans go](operations.md#where-spans-go)).\n\n"
+        "**Secrets from files.** A secret setting and "
+        + ", ".join(f"`{name}`" for name in (*KAFKA_SECRETS, *OTHER_SECRETS))
+        + " may be set by a file instead: `<SETTING>_FILE=/run/secrets/…` names one that holds the value; the end "
+        "of its last line doesn't count. A file that is missing or empty, or both set, is refused.\n\n"
+        + _table(("setting", "default", "meaning"), rows)
     )
 
 

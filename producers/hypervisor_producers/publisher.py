@@ -21,7 +21,7 @@ from hypervisor_producers.framing import RecordFraming
 from hypervisor_producers.metrics import DROP_REASONS, PublisherStats
 from hypervisor_schemas.causal_trace import CausalTraceId
 from hypervisor_schemas.codec import encode_event
-from hypervisor_schemas.connection import kafka_settings
+from hypervisor_schemas.connection import kafka_settings, registry_url
 from hypervisor_schemas.errors import EventTooLarge
 from hypervisor_schemas.events import EventType, GovernanceEventType, type_value
 from hypervisor_schemas.limited_log import LimitedLog
@@ -91,8 +91,8 @@ class EventPublisher:
         self._exit_timeout = Settings.FLUSH_TIMEOUT.of(environ)
         self._traceparent = Settings.TRACEPARENT.of(environ) == "on"
         self._settings = kafka_settings(environ, bootstrap_servers)
-        registry_url = environ.get("SCHEMA_REGISTRY_URL")
-        self._framing = RecordFraming(SchemaRegistry(registry_url) if registry_url else None)
+        registry = registry_url(environ)
+        self._framing = RecordFraming(SchemaRegistry(registry) if registry else None)
         self._places: Mapping[str, tuple[str, str]] = {kind: self._place_of(kind.value) for kind in _KNOWN_TYPES}
         self._limited = LimitedLog(log)
         self._closed = False

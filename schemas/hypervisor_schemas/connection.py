@@ -1,4 +1,4 @@
-"""How to reach Kafka: `KAFKA_<PROPERTY>` in the environment sets librdkafka's `<property>`."""
+"""How to reach Kafka: `KAFKA_<PROPERTY>` in the environment sets librdkafka's `<property>`; and the registry."""
 
 from __future__ import annotations
 
@@ -10,27 +10,32 @@ from functools import cache
 import confluent_kafka
 
 from hypervisor_schemas.errors import SettingError
+from hypervisor_schemas.secret_files import KAFKA_SECRETS, SUFFIX, secret_text
 
-__all__ = ["kafka_settings"]
+__all__ = ["kafka_settings", "registry_url"]
 
 log = logging.getLogger(__name__)
 
 OURS = frozenset({"isolation.level", "partitioner", "enable.auto.commit", "enable.idempotence", "transactional.id"})
 """What the promises rest on; no environment changes it."""
 
+_FILES = frozenset(name + SUFFIX for name in KAFKA_SECRETS)
+
 
 def kafka_settings(environ: Mapping[str, str], bootstrap_servers: str | None = None) -> dict[str, str]:
     """librdkafka's settings from the environment; an explicit `bootstrap_servers` wins.
 
     A `KAFKA_*` variable that librdkafka has no property for is passed over and listed at debug: Kubernetes
-    injects `KAFKA_PORT` for a Service named kafka, shells carry `KAFKA_HEAP_OPTS`.
+    injects `KAFKA_PORT` for a Service named kafka, shells carry `KAFKA_HEAP_OPTS`. Secrets may come from files.
 
     Raises:
-        SettingError: `KAFKA_BOOTSTRAP_SERVERS` is missing, or a property has a value that librdkafka refuses.
+        SettingError: `KAFKA_BOOTSTRAP_SERVERS` is missing, a property has a value that librdkafka refuses, or a
+            secret's file can't be used.
     """
     settings: dict[str, str] = {}
-    for variable, value in environ.items():
-        if not variable.startswith("KAFKA_") or not value:
+    secrets = {name: secret_text(environ, name) for name in KAFKA_SECRETS}
+    for variable, value in {**environ, **secrets}.items():
+        if not variable.startswith("KAFKA_") or not value or variable in _FILES:
             continue
         name = variable.removeprefix("KAFKA_").lower().replace("_", ".")
         refusal = _refusal(name, value)
@@ -53,6 +58,15 @@ def kafka_settings(environ: Mapping[str, str], bootstrap_servers: str | None = N
             "or start one here with `hypervisor-telemetry kafka`.",
         )
     return settings
+
+
+def registry_url(environ: Mapping[str, str]) -> str | None:
+    """`SCHEMA_REGISTRY_URL`, which may hold a password and so come from a file; None without a registry.
+
+    Raises:
+        SettingError: Its file can't be used.
+    """
+    return secret_text(environ, "SCHEMA_REGISTRY_URL").strip() or None
 
 
 # Names that confluent-kafka takes for itself, as Python objects, before librdkafka sees them.

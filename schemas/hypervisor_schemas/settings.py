@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from hypervisor_schemas.errors import SettingError
+from hypervisor_schemas.secret_files import secret_text
 from hypervisor_schemas.topics import is_legal_prefix
 
 __all__ = ["SETTINGS", "Setting", "Settings"]
@@ -29,12 +30,12 @@ class Setting(Generic[T]):
     secret: bool = False
 
     def of(self, environ: Mapping[str, str]) -> T:
-        """The value in this environment; an empty text counts as not set.
+        """The value in this environment; an empty text counts as not set. A secret may come from a file.
 
         Raises:
-            SettingError: The text can't be read.
+            SettingError: The text can't be read, or the file of a secret.
         """
-        text = environ.get(self.name, "").strip()
+        text = (secret_text(environ, self.name) if self.secret else environ.get(self.name, "")).strip()
         if not text:
             return self.default
         try:

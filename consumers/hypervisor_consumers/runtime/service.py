@@ -38,7 +38,7 @@ from hypervisor_consumers.runtime.taking import Taker
 from hypervisor_consumers.runtime.transactions import Transactions
 from hypervisor_consumers.runtime.watch import BrokerWatch
 from hypervisor_schemas.codec import EventDecoder
-from hypervisor_schemas.connection import kafka_settings
+from hypervisor_schemas.connection import kafka_settings, registry_url
 from hypervisor_schemas.registry import SchemaRegistry
 from hypervisor_schemas.settings import Settings
 from hypervisor_schemas.topics import DEAD_LETTERS
@@ -204,8 +204,8 @@ def _run(
     bootstrap_servers: str | None,
 ) -> None:
     prefix = Settings.TOPIC_PREFIX.of(environ)
-    registry_url = environ.get("SCHEMA_REGISTRY_URL")
-    lookup = PatientLookup(SchemaRegistry(registry_url).schema_by_id) if registry_url else None
+    registry = registry_url(environ)
+    lookup = PatientLookup(SchemaRegistry(registry).schema_by_id) if registry else None
     health, ledger = Health(), Ledger()
     flood = FloodWatch(Settings.DEAD_LETTER_RATIO.of(environ), Settings.DEAD_LETTER_RUN.of(environ))
     settings = consumer_settings(kafka_settings(environ, bootstrap_servers), prefix + service.name)

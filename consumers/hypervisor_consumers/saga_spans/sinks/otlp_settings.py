@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from hypervisor_consumers.saga_spans.otel_environment import read_pairs
 from hypervisor_consumers.saga_spans.sinks.addresses import Address, read_address
 from hypervisor_schemas.errors import SettingError
+from hypervisor_schemas.secret_files import secret_text
 
 __all__ = ["OtlpSettings", "TlsFiles", "milliseconds", "otlp_settings"]
 
@@ -137,7 +138,8 @@ def milliseconds(variable: str, text: str) -> float:
 def _value(environ: Mapping[str, str], name: str) -> tuple[str, str]:
     """The variable that holds, and its text; an empty one counts as not set."""
     for variable in (f"{_BASE}TRACES_{name}", _BASE + name):
-        if text := environ.get(variable, "").strip():
+        text = secret_text(environ, variable) if name == "HEADERS" else environ.get(variable, "")
+        if text := text.strip():
             return variable, text
     return _BASE + name, ""
 
@@ -187,8 +189,8 @@ _HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
 def _headers(environ: Mapping[str, str], legal_name: re.Pattern[str]) -> dict[str, str]:
     headers: dict[str, str] = {}
     # Of the two lists the traces' one holds, whole.
-    variable = _value(environ, "HEADERS")[0]
-    for name, value in read_pairs(variable, environ).items():
+    variable, text = _value(environ, "HEADERS")
+    for name, value in read_pairs(variable, {variable: text}).items():
         if not legal_name.fullmatch(name.lower()) or not _HEADER_VALUE.fullmatch(value):
             raise SettingError(variable, "has a name or a value that no header may have; it is not shown here.")
         headers[name.lower()] = value
