@@ -7,8 +7,11 @@ INSTALLED := $(VENV)/.installed
 PEERS := .venv-peers
 PEERS_INSTALLED := $(PEERS)/.installed
 
+LOCK_IMAGE := --constraint ../../requirements.lock --universal --python-version 3.11 --generate-hashes \
+  --no-emit-index-url --no-annotate --custom-compile-command "make lock" --upgrade --quiet
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all chaos lint format docs bench bench-full lock clean
+.PHONY: help demo test test-all chaos lint format docs bench bench-full lock lock-image secrets up down clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -66,6 +69,21 @@ lock: $(INSTALLED) ## resolve requirements.lock anew from pyproject.toml
 	@$(BIN)/uv pip compile bench/peers/requirements.in --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --custom-compile-command "make lock" --upgrade --quiet \
 	  --output-file bench/peers/requirements.lock
+	@$(MAKE) --no-print-directory lock-image
+
+lock-image: $(INSTALLED) # what the image holds: of the versions in requirements.lock, without those of development
+	@cd deploy/image && for part in services demo; do \
+	  ../../$(BIN)/uv pip compile ../../pyproject.toml --extra $$part $(LOCK_IMAGE) --output-file $$part.lock; done
+	@cd deploy/image && ../../$(BIN)/uv pip compile build.in $(LOCK_IMAGE) --output-file build.lock
+
+secrets: ## random passwords and a token for docker compose, in deploy/compose/secrets; what is there stays
+	@$(PYTHON) deploy/compose/make_secrets.py
+
+up: secrets ## everything by docker compose; returns when each part is healthy
+	docker compose up --detach --build --wait $(ARGS)
+
+down: ## stop what `make up` started; ARGS="--volumes" also deletes what it keeps
+	docker compose --profile demo down $(ARGS)
 
 clean: ## remove the virtual environments and the caches
 	rm -rf $(VENV) $(PEERS) .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist

@@ -28,6 +28,7 @@ from hypervisor_consumers.saga_spans.service import saga_spans_service
 from hypervisor_consumers.saga_spans.sinks.choose import sinks_of
 from hypervisor_producers.publisher import EventPublisher
 from hypervisor_schemas.errors import SettingError
+from hypervisor_schemas.settings import Settings
 from hypervisor_telemetry.dead_letter_commands import dead_letters
 from hypervisor_telemetry.index_commands import query
 from hypervisor_telemetry.publish_file import publish_lines
@@ -201,6 +202,44 @@ def demo(
     with speaking():
         raise typer.Exit(
             run_demo(events=events, agents=agents, keep=keep, picture=picture, bootstrap_servers=bootstrap_servers)
+        )
+
+
+def _addresses(service: str, port: int) -> typer.models.OptionInfo:
+    where = f"Where a copy of {service} is; may be given several times. Default: http://127.0.0.1:{port}."
+    option: typer.models.OptionInfo = typer.Option(f"--{service}", help=where)
+    return option
+
+
+@app.command("demo-fleet")
+def demo_fleet(
+    ring_metrics: Annotated[list[str] | None, _addresses("ring-metrics", RING_METRICS_PORT)] = None,
+    saga_spans: Annotated[list[str] | None, _addresses("saga-spans", SAGA_SPANS_PORT)] = None,
+    event_index: Annotated[list[str] | None, _addresses("event-index", EVENT_INDEX_PORT)] = None,
+    governance_metrics: Annotated[
+        list[str] | None, _addresses("governance-metrics", GOVERNANCE_METRICS_PORT)
+    ] = None,
+    events: Annotated[int, typer.Option(min=100, help="How many events they publish together, at least.")] = 20_000,
+    agents: Annotated[int, typer.Option(min=1, max=32, help="How many agent processes.")] = 4,
+) -> None:
+    """The demo's agents against a Kafka and services that run already; nobody else may publish meanwhile.
+
+    Exit status 0 only if every event is accounted for. With TELEMETRY_API_TOKEN, where the index wants one.
+    """
+    from hypervisor_telemetry.local.fleet import run_fleet  # noqa: PLC0415 - needs an extra
+
+    services = {
+        "ring-metrics": ring_metrics or [f"http://127.0.0.1:{RING_METRICS_PORT}"],
+        "saga-spans": saga_spans or [f"http://127.0.0.1:{SAGA_SPANS_PORT}"],
+        "event-index": event_index or [f"http://127.0.0.1:{EVENT_INDEX_PORT}"],
+        "governance-metrics": governance_metrics or [f"http://127.0.0.1:{GOVERNANCE_METRICS_PORT}"],
+    }
+    with speaking():
+        token = Settings.API_TOKEN.of(os.environ)
+        raise typer.Exit(
+            run_fleet(
+                events=events, agents=agents, services=services, environ=os.environ, token=token, say=typer.echo
+            )
         )
 
 

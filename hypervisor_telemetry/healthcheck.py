@@ -51,7 +51,7 @@ def statuses(host: str, ports: Iterable[int], path: str, timeout: float) -> Iter
         except ConnectionRefusedError:
             continue
         except (OSError, http.client.HTTPException) as error:
-            yield port, f"no answer ({error or type(error).__name__})"
+            yield port, f"no answer ({str(error) or type(error).__name__})"
         finally:
             connection.close()
 

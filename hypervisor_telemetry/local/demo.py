@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from confluent_kafka import Consumer, TopicPartition
-from prometheus_client.parser import text_string_to_metric_families
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -32,6 +31,7 @@ from hypervisor_schemas.errors import TelemetryError
 from hypervisor_schemas.topics import CATEGORIES
 from hypervisor_telemetry.local.child import Child
 from hypervisor_telemetry.local.choose import local_kafka
+from hypervisor_telemetry.local.counting import COUNTED_BY, GOVERNANCE, counted, governance_counted
 from hypervisor_telemetry.local.waterfall import most_telling, waterfall
 from hypervisor_telemetry.topic_admin import apply_topics
 
@@ -43,19 +43,6 @@ _SETTLE_WITHIN = 60.0
 
 # So that the tables fit 80 columns.
 _NARROW: dict[str, Any] = {"box": box.SIMPLE, "pad_edge": False, "padding": (0, 1, 0, 0)}
-
-
-_COUNTED_BY = {"ring": "ring-metrics", "saga": "saga-spans", "governance": "governance-metrics"}
-"""The services beside the index, by the category that they count."""
-
-_GOVERNANCE = {
-    "agent_governance_tool_calls_allowed_total": "allowed",
-    "agent_governance_tool_calls_blocked_total": "blocked",
-    "agent_governance_rate_limit_hits_total": "limited",
-    "agent_governance_audit_events_total": "audited",
-    "agent_governance_active_agents": "active",
-}
-"""What the agents call what the metrics count."""
 
 
 class DemoFailed(TelemetryError):
@@ -252,8 +239,8 @@ class _Demo:
             if not (published.get(category) or in_kafka[category]):
                 continue
             row = {"published": published.get(category, 0), "in Kafka": in_kafka[category]}
-            if category in _COUNTED_BY:
-                row[_COUNTED_BY[category]] = counted[_COUNTED_BY[category]][category]
+            if category in COUNTED_BY:
+                row[COUNTED_BY[category]] = counted[COUNTED_BY[category]][category]
             row["event-index"] = counted["event-index"][category]
             account[category] = row
         return account
@@ -274,7 +261,7 @@ class _Demo:
         return counts
 
     def _show_account(self, account: Mapping[str, Mapping[str, int]]) -> bool:
-        columns = ["published", "in Kafka", *_COUNTED_BY.values(), "event-index"]
+        columns = ["published", "in Kafka", *COUNTED_BY.values(), "event-index"]
         table = Table("category", title="The account", **_NARROW)
         for column in [*columns, "adds up"]:
             table.add_column(column.replace("-", "-\n"), justify="right")
@@ -287,7 +274,7 @@ class _Demo:
         table.add_section()
         table.add_row(
             *("all", f"{total:,}", f"{sum(row['in Kafka'] for row in account.values()):,}"),
-            *("" for _ in _COUNTED_BY),
+            *("" for _ in COUNTED_BY),
             f"{indexed:,}",
         )
         self._console.print(table)
@@ -317,16 +304,12 @@ class _Demo:
         decided = Counter[str]()
         for agent in fleet:
             decided.update(agent.report["governance"])
-        [service] = (service for service in services if service.name == "governance-metrics")
-        shown = Counter[str]()
-        for family in text_string_to_metric_families(_get(f"{service.url}/metrics")):
-            for sample in family.samples:
-                shown[_GOVERNANCE.get(sample.name, "")] += int(sample.value)
+        shown = governance_counted(service.url for service in services if service.name == "governance-metrics")
         self._console.print(
             "governance: "
-            + ", ".join(f"{name} {shown[name]:,} of {decided[name]:,}" for name in _GOVERNANCE.values())
+            + ", ".join(f"{name} {shown[name]:,} of {decided[name]:,}" for name in GOVERNANCE.values())
         )
-        return all(shown[name] == decided[name] for name in _GOVERNANCE.values())
+        return all(shown[name] == decided[name] for name in GOVERNANCE.values())
 
     def _show_facts(self, fleet: Sequence[_Agent]) -> None:
         names = sorted({name for agent in fleet for name in agent.report["facts"]})
@@ -388,23 +371,7 @@ class _Demo:
 
 
 def _counted(service: _Service) -> Counter[str]:
-    """What a service counted, by category: from the seed's counters, the applied records, the index's own rows."""
-    counts: Counter[str] = Counter()
-    if service.name == "event-index":
-        for event_type, count in json.loads(_get(f"{service.url}/v1/stats"))["type_counts"].items():
-            counts[event_type.partition(".")[0]] += count
-        return counts
-    for family in text_string_to_metric_families(_get(f"{service.url}/metrics")):
-        for sample in family.samples:
-            if sample.name in {
-                "agent_hypervisor_ring_transitions_total",
-                "agent_hypervisor_ring_breaches_total",
-            }:
-                counts["ring"] += int(sample.value)
-            if sample.name == "hypervisor_telemetry_records_total" and sample.labels["result"] == "applied":
-                counts["applied"] += int(sample.value)
-    category = next(category for category, name in _COUNTED_BY.items() if name == service.name)
-    return Counter({category: counts["ring" if category == "ring" else "applied"]})
+    return counted(service.name, service.url)
 
 
 def _command() -> str:
@@ -412,11 +379,6 @@ def _command() -> str:
     if shutil.which("hypervisor-telemetry"):
         return "hypervisor-telemetry"
     return os.path.relpath(Path(sys.executable).with_name("hypervisor-telemetry"))
-
-
-def _get(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310 - addresses of our own services
-        return str(answer.read().decode())
 
 
 def _status(url: str) -> int:

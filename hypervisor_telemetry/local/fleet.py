@@ -1,0 +1,143 @@
+"""A fleet of demo agents on a Kafka and services that run already, and an account of what was counted meanwhile.
+
+What the demo does on its own Kafka this does on yours, as in docker compose. The services' counters go on from
+whatever they were, so they are read before and after: nobody else may publish in between.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import Any
+
+from hypervisor_schemas.errors import TelemetryError
+from hypervisor_telemetry.local.child import Child
+from hypervisor_telemetry.local.counting import COUNTED_BY, GOVERNANCE, counted, governance_counted
+
+__all__ = ["FleetFailed", "run_fleet"]
+
+_SETTLE_WITHIN = 60.0
+_LOOK_EVERY = 0.3
+_COUNTERS = [name for name in GOVERNANCE.values() if name != "active"]
+
+
+class FleetFailed(TelemetryError):
+    """An agent or a service didn't do what it had to; the sentence says which."""
+
+
+@dataclass(slots=True)
+class _Totals:
+    """What the services counted in all: by service and category, and the governance metrics by name."""
+
+    services: dict[str, Counter[str]] = field(default_factory=dict)
+    governance: Counter[str] = field(default_factory=Counter)
+
+    def since(self, before: _Totals) -> _Totals:
+        return _Totals(
+            {name: counts - before.services[name] for name, counts in self.services.items()},
+            self.governance - before.governance,
+        )
+
+
+def run_fleet(
+    *,
+    events: int,
+    agents: int,
+    services: Mapping[str, Sequence[str]],
+    environ: Mapping[str, str],
+    token: str | None,
+    say: Callable[[str], None],
+) -> int:
+    """Run `agents` processes that publish `events` events together, at least; `say` gets lines for people.
+
+    `services` has the addresses of every copy of each of the four, by name; `environ` is the agents' environment,
+    `token` what the index wants. Returns the exit status: 0 only if every event is accounted for.
+
+    Raises:
+        FleetFailed: agent-hypervisor is not installed, an agent failed, or a service doesn't answer.
+    """
+    if importlib.util.find_spec("hypervisor") is None:
+        raise FleetFailed(
+            "The agents need agent-hypervisor, which is not installed; "
+            "run: pip install 'hypervisor-telemetry[demo]'"
+        )
+    before = _totals(services, token)
+    say(f"{agents} agent processes do real work with the agent-hypervisor package")
+    reports = _run_agents(agents, -(-events // agents), environ)
+    published: Counter[str] = Counter()
+    decided: Counter[str] = Counter()
+    for report in reports:
+        published.update(report["categories"])
+        decided.update({name: report["governance"].get(name, 0) for name in _COUNTERS})
+    give_up_at = time.monotonic() + _SETTLE_WITHIN
+    while True:
+        lines = list(_account(published, decided, _totals(services, token).since(before)))
+        adds_up = all(agrees for _, agrees in lines)
+        if adds_up or time.monotonic() > give_up_at:
+            break
+        time.sleep(_LOOK_EVERY)
+    for line, agrees in lines:
+        say(f"{line}: {'adds up' if agrees else 'DOES NOT ADD UP'}")
+    total = sum(published.values())
+    say(f"Every one of {total:,} events is accounted for." if adds_up else "The account does not add up.")
+    return 0 if adds_up else 1
+
+
+def _account(published: Counter[str], decided: Counter[str], got: _Totals) -> list[tuple[str, bool]]:
+    """A line for each category and each governance metric, and whether the numbers in it agree."""
+    lines = []
+    for category in sorted(published.keys() | got.services["event-index"].keys()):
+        counts = {"published": published[category], "event-index": got.services["event-index"][category]}
+        if service := COUNTED_BY.get(category):
+            counts[service] = got.services[service][category]
+        shown = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+        lines.append((f"{category}: {shown}", len(set(counts.values())) == 1))
+    for name in _COUNTERS:
+        shown = f"governance {name}: decided {decided[name]:,}, governance-metrics {got.governance[name]:,}"
+        lines.append((shown, decided[name] == got.governance[name]))
+    return lines
+
+
+def _totals(services: Mapping[str, Sequence[str]], token: str | None) -> _Totals:
+    totals = _Totals()
+    for name, urls in services.items():
+        totals.services[name] = Counter()
+        for url in urls[:1] if name == "event-index" else urls:  # every copy of the index has all of its rows
+            try:
+                totals.services[name] += counted(name, url, token)
+            except (OSError, ValueError) as error:
+                raise FleetFailed(f"{name} at {url} doesn't say what it counted: {error}.") from None
+    try:
+        totals.governance = governance_counted(services["governance-metrics"])
+    except OSError as error:
+        raise FleetFailed(f"governance-metrics doesn't say what it counted: {error}.") from None
+    return totals
+
+
+def _run_agents(agents: int, share: int, environ: Mapping[str, str]) -> list[dict[str, Any]]:
+    """The last line of each process: its report."""
+    with ExitStack() as stack:
+        children = []
+        for number in range(1, agents + 1):
+            command = [sys.executable, "-m", "hypervisor_telemetry.local.demo_agent"]
+            child = Child(
+                [*command, "--number", str(number), "--events", str(share)],
+                env=dict(environ),
+                stdout=subprocess.PIPE,
+                name=f"agent {number}",
+            )
+            children.append(stack.enter_context(child))
+        reports = []
+        for number, child in enumerate(children, start=1):
+            lines = [*(child.stdout or ())]
+            if child.wait(30) != 0 or not lines:
+                raise FleetFailed(f"Agent {number} failed; what it said is above.")
+            reports.append(json.loads(lines[-1]))
+    return reports
