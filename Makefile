@@ -48,8 +48,9 @@ format: $(INSTALLED) ## apply the formatter and the safe fixes
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-docs: $(INSTALLED) ## write the generated tables of docs/ anew
+docs: $(INSTALLED) ## write the generated tables of docs/ and the Grafana dashboards anew
 	@$(BIN)/python -m tests.generate_docs
+	@$(BIN)/python -m observability.grafana
 
 $(PEERS_INSTALLED): bench/peers/requirements.lock | $(INSTALLED)
 	@echo "Making $(PEERS) from bench/peers/requirements.lock (once, about a minute) ..."
