@@ -213,6 +213,7 @@ def _addresses(service: str, port: int) -> typer.models.OptionInfo:
 
 @app.command("demo-fleet")
 def demo_fleet(
+    *,
     ring_metrics: Annotated[list[str] | None, _addresses("ring-metrics", RING_METRICS_PORT)] = None,
     saga_spans: Annotated[list[str] | None, _addresses("saga-spans", SAGA_SPANS_PORT)] = None,
     event_index: Annotated[list[str] | None, _addresses("event-index", EVENT_INDEX_PORT)] = None,
