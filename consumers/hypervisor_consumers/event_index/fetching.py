@@ -11,8 +11,8 @@ __all__ = ["MAX_BYTES", "fetched"]
 MAX_BYTES = 16 * 1024 * 1024
 """Of the texts of an answer's rows, about: a thousand of the largest events would be fifty times as much."""
 
-_FIRST, _MOST = 16, 64
-"""Rows fetched at once. A row may have a megabyte."""
+_AT_ONCE = 64
+"""Rows. A row may have a megabyte; each time is a question to a server, and an answer."""
 
 
 def fetched(connection: Connection, statement: Select[Any], max_bytes: int = MAX_BYTES) -> tuple[list[Any], bool]:
@@ -20,15 +20,18 @@ def fetched(connection: Connection, statement: Select[Any], max_bytes: int = MAX
     rows: list[Any] = []
     size = 0
     with connection.execute(
-        statement, execution_options={"stream_results": True, "max_row_buffer": _MOST}
+        statement, execution_options={"stream_results": True, "max_row_buffer": _AT_ONCE}
     ) as result:
-        while some := result.fetchmany(_MOST if rows else _FIRST):
+        while True:
+            some = result.fetchmany(_AT_ONCE)
+            is_end = len(some) < _AT_ONCE
             for row in some:
                 rows.append(row)
                 size += sum(_bytes(value) for value in row if isinstance(value, str))
                 if size >= max_bytes:
-                    return rows, row is some[-1] and not result.fetchmany(1)
-    return rows, True
+                    return rows, row is some[-1] and (is_end or not result.fetchmany(1))
+            if is_end:
+                return rows, True
 
 
 def _bytes(text: str) -> int:
