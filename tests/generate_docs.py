@@ -7,7 +7,7 @@ from pathlib import Path
 from hypervisor_consumers.event_index.names import INDEX_METRICS
 from hypervisor_consumers.governance_metrics.names import GOVERNANCE_METRICS
 from hypervisor_consumers.ring_metrics.names import RING_METRICS
-from hypervisor_consumers.runtime.metrics import SELF_METRICS
+from hypervisor_consumers.runtime.own_metrics import SELF_METRICS
 from hypervisor_consumers.saga_spans.names import SAGA_METRICS
 from hypervisor_producers.governance_troubles import GOVERNANCE_OVERFLOW, GOVERNANCE_TROUBLES, TROUBLES
 from hypervisor_producers.metrics import PUBLISHER_METRICS

@@ -102,13 +102,13 @@ class RunningService:
         return int(sum(self.metrics("hypervisor_telemetry_partition_restored").values()))
 
     def results(self, topic: str, partition: int | None = None) -> dict[str, int]:
-        """What became of a topic's offsets, by result; of all its partitions here, or of one."""
+        """What became of a topic's offsets, by result, zeros left out; of all its partitions here, or of one."""
         counts: Counter[str] = Counter()
         for series, count in self.metrics("hypervisor_telemetry_records_total").items():
             labels = dict(_LABEL.findall(series))
             if labels["topic"] == topic and partition in {None, int(labels["partition"])}:
                 counts[labels["result"]] += int(count)
-        return dict(counts)
+        return dict(+counts)
 
     def wait(self, seconds: float = 30) -> int:
         """The exit status of a service that ends by itself."""

@@ -344,7 +344,7 @@ def results(copy: Copy, partition: int = 0) -> Counter[str]:
         for sample in family.samples:
             if sample.name.endswith("_records_total") and sample.labels.get("partition") == str(partition):
                 found[sample.labels["result"]] = int(sample.value)
-    return found
+    return +found
 
 
 def outcomes(copy: Copy) -> dict[str, float]:

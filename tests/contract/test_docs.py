@@ -3,10 +3,11 @@ import re
 import pytest
 
 from bench import report
+from hypervisor_consumers.event_index.names import INDEX_METRICS
 from hypervisor_consumers.governance_metrics.names import GOVERNANCE_METRICS
 from hypervisor_consumers.ring_metrics.names import RING_METRICS
-from hypervisor_consumers.runtime.metrics import RESTORED, SELF_METRICS
-from hypervisor_consumers.runtime.series import SERIES
+from hypervisor_consumers.runtime.own_metrics import SELF_METRICS
+from hypervisor_consumers.saga_spans.names import SAGA_METRICS
 from hypervisor_schemas.settings import SETTINGS
 from tests.generate_docs import DOCS, PAGES
 
@@ -40,11 +41,10 @@ def test_every_setting_that_the_code_names_is_in_the_table() -> None:
 
 def test_instance_is_blanked_on_every_metric_that_belongs_to_the_log_and_on_no_other() -> None:
     [regex] = set(re.findall(r"^ +regex: (.+)$", (DOCS / "operations.md").read_text("utf-8"), re.MULTILINE))
-    own = {metric.name for metric in SELF_METRICS if "partition" not in metric.labels}
-    of_process = own | {RESTORED.name, SERIES.name}
-    of_log = {metric.name for metric in (*SELF_METRICS, *RING_METRICS, *GOVERNANCE_METRICS)} - of_process
+    metrics = [*SELF_METRICS, *RING_METRICS, *SAGA_METRICS, *GOVERNANCE_METRICS, *INDEX_METRICS]
 
-    assert {name for name in of_log | of_process if re.fullmatch(regex, name)} == of_log
+    found = {metric.name for metric in metrics if re.fullmatch(regex, metric.name)}
+    assert found == {metric.name for metric in metrics if metric.of == "log"}
 
 
 def test_every_link_between_pages_leads_somewhere() -> None:

@@ -12,6 +12,7 @@ from hypervisor_consumers.governance_metrics.fold import GovernanceFold
 from hypervisor_consumers.governance_metrics.names import GOVERNANCE_METRICS
 from hypervisor_consumers.governance_metrics.state import GovernanceState
 from hypervisor_consumers.runtime.exposition import Exposition
+from hypervisor_consumers.runtime.series import SERIES_LIMIT
 from hypervisor_schemas.governance import GOVERNANCE_INSTRUMENTS, LATENCY_BUCKETS_MS
 from hypervisor_schemas.topics import partition_of
 from tests.unit.test_governance_fold import AUDIT, DECISION, DEREGISTERED, REGISTERED, SCORE, event, folded
@@ -118,6 +119,11 @@ metrics have.
 # TYPE agent_governance_denials_total counter
 agent_governance_denials_total{partition="10",tool_name="shell_exec"} 1.0
 agent_governance_denials_total{partition="10",tool_name="api_call"} 1.0
+# HELP hypervisor_telemetry_series_kept Series in the state of a partition, of the kind that has most: what \
+TELEMETRY_MAX_SERIES is the ceiling of.
+# TYPE hypervisor_telemetry_series_kept gauge
+hypervisor_telemetry_series_kept{partition="2"} 2.0
+hypervisor_telemetry_series_kept{partition="10"} 2.0
 # HELP hypervisor_telemetry_series_overflow_total Events of series beyond TELEMETRY_MAX_SERIES: counted in an \
 overflow series, or what is current of their agent is not kept.
 # TYPE hypervisor_telemetry_series_overflow_total counter
@@ -125,7 +131,7 @@ hypervisor_telemetry_series_overflow_total{partition="2"} 0.0
 hypervisor_telemetry_series_overflow_total{partition="10"} 0.0
 # HELP hypervisor_telemetry_series Series of the service's own metrics that this copy shows.
 # TYPE hypervisor_telemetry_series gauge
-hypervisor_telemetry_series 110.0
+hypervisor_telemetry_series 112.0
 """
     )
 
@@ -134,7 +140,8 @@ def test_the_names_are_those_of_the_shared_declaration_and_the_unit_is_not_in_tw
     text = text_of({0: folded(event(SCORE, score=1))})
     families = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")]
     assert families[:8] == [instrument.prometheus_name for instrument in GOVERNANCE_INSTRUMENTS]
-    assert families == [metric.name for metric in GOVERNANCE_METRICS]
+    # The ceiling is the process's own word, added by the service.
+    assert [*families, SERIES_LIMIT.name] == [metric.name for metric in GOVERNANCE_METRICS]
     assert "milliseconds" not in text
 
 

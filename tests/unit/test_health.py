@@ -51,6 +51,8 @@ def test_troubles_are_told_by_subject_until_each_is_over(health: Health):
     health.better("kafka")
     health.better("registry")
     assert health.troubles == ["The disk is full."]
+    assert health.is_in_trouble("output")
+    assert not health.is_in_trouble("kafka")
 
     health.better("output")
     assert health.troubles == []

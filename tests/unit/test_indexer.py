@@ -91,7 +91,9 @@ class Copy:
     def values(self, name: str) -> dict[tuple[str, ...], float]:
         families = self.ledger.families(now=self.world.clock.now, flood=False, degraded=False)
         samples = [one for family in families for one in family.samples if one.name.endswith(f"telemetry_{name}")]
-        return {tuple(text for label, text in one.labels.items() if label != "topic"): one.value for one in samples}
+        values = {tuple(text for label, text in one.labels.items() if label != "topic"): one for one in samples}
+        # All results are there from the start, most of them 0.
+        return {labels: one.value for labels, one in values.items() if one.value or "result" not in one.labels}
 
     def committed_in_kafka(self) -> dict[int, int]:
         group = self.world.kafka._broker.cluster.group("t.event-index")

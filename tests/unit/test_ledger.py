@@ -9,7 +9,8 @@ from prometheus_client.exposition import generate_latest
 from prometheus_client.metrics_core import Metric
 
 from hypervisor_consumers.runtime.account import AGED_OUT, WITHOUT_RECORD, Account
-from hypervisor_consumers.runtime.metrics import SELF_METRICS, Ledger
+from hypervisor_consumers.runtime.metrics import Ledger
+from hypervisor_consumers.runtime.own_metrics import RESULTS, SELF_METRICS
 from hypervisor_consumers.runtime.processor import Place, Result
 from hypervisor_schemas.errors import InvalidPayload, UndecodableRecord, UnknownSchema
 
@@ -54,8 +55,14 @@ def test_the_whole_text_of_two_partitions():
 dead letters by reason: undecodable, unknown_schema, invalid_payload; without_record (transaction markers), \
 aged_out (deleted unread).
 # TYPE hypervisor_telemetry_records_total counter
+hypervisor_telemetry_records_total{partition="0",result="aged_out",topic="hypervisor.events.ring"} 0.0
 hypervisor_telemetry_records_total{partition="0",result="applied",topic="hypervisor.events.ring"} 5.0
+hypervisor_telemetry_records_total{partition="0",result="duplicate",topic="hypervisor.events.ring"} 0.0
+hypervisor_telemetry_records_total{partition="0",result="ignored",topic="hypervisor.events.ring"} 0.0
+hypervisor_telemetry_records_total{partition="0",result="invalid_payload",topic="hypervisor.events.ring"} 0.0
 hypervisor_telemetry_records_total{partition="0",result="undecodable",topic="hypervisor.events.ring"} 1.0
+hypervisor_telemetry_records_total{partition="0",result="unknown_schema",topic="hypervisor.events.ring"} 0.0
+hypervisor_telemetry_records_total{partition="0",result="without_record",topic="hypervisor.events.ring"} 0.0
 # HELP hypervisor_telemetry_log_distance_offsets How far the group has come since its account began, in offsets as \
 Kafka itself tells them.
 # TYPE hypervisor_telemetry_log_distance_offsets gauge
@@ -162,6 +169,14 @@ hypervisor_telemetry_dead_letter_flood 0.0
 /readyz says what.
 # TYPE hypervisor_telemetry_degraded gauge
 hypervisor_telemetry_degraded 1.0
+# HELP hypervisor_telemetry_ready 1 from when the first assignment of this process was restored on, as /readyz \
+says, else 0.
+# TYPE hypervisor_telemetry_ready gauge
+hypervisor_telemetry_ready 0.0
+# HELP hypervisor_telemetry_reading_held 1 while reading waits, as what was read can't be made safe: a sink, the \
+database or Kafka doesn't take it.
+# TYPE hypervisor_telemetry_reading_held gauge
+hypervisor_telemetry_reading_held 0.0
 """
     )
 
@@ -186,14 +201,24 @@ def test_every_metric_that_is_declared_is_shown_under_its_name_type_and_labels()
 def test_every_result_that_an_offset_can_have_is_documented():
     text = SELF_METRICS[0].help
     reasons = [error.reason for error in (UndecodableRecord, UnknownSchema, InvalidPayload)]
+    assert {*map(str, (one.value for one in Result)), *reasons, WITHOUT_RECORD, AGED_OUT} == set(RESULTS)
 
-    for result in [*map(str, (one.value for one in Result)), *reasons, WITHOUT_RECORD, AGED_OUT]:
+    for result in RESULTS:
         assert result in text
 
 
 def test_trouble_is_a_number():
     assert "hypervisor_telemetry_dead_letter_flood 1.0\n" in text_of(Ledger(), flood=True)
     assert "hypervisor_telemetry_degraded 0.0\n" in text_of(Ledger(), flood=True)
+
+
+def test_ready_and_held_are_numbers():
+    families = {family.name: family for family in Ledger().families(now=0, flood=False, degraded=False, ready=True)}
+    assert families["hypervisor_telemetry_ready"].samples[0].value == 1
+    assert families["hypervisor_telemetry_reading_held"].samples[0].value == 0
+    families = {family.name: family for family in Ledger().families(now=0, flood=False, degraded=True, held=True)}
+    assert families["hypervisor_telemetry_ready"].samples[0].value == 0
+    assert families["hypervisor_telemetry_reading_held"].samples[0].value == 1
 
 
 class TestAPartition:
@@ -229,7 +254,7 @@ class TestAPartition:
         assert series(ledger, "records_total") == {}
         assert list(series(ledger, "partition_restored").values()) == [0]
         ledger.restored(A, Account(0, 5, {"applied": 5}), 1)
-        assert list(series(ledger, "records_total").values()) == [5]
+        assert sum(series(ledger, "records_total").values()) == 5
         assert series(ledger, "restore_seconds_count") == {"": 2}
 
 

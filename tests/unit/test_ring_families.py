@@ -135,6 +135,11 @@ agent_hypervisor_ring_elevation_seconds_bucket{le="86400.0",partition="10"} 1.0
 agent_hypervisor_ring_elevation_seconds_bucket{le="+Inf",partition="10"} 1.0
 agent_hypervisor_ring_elevation_seconds_count{partition="10"} 1.0
 agent_hypervisor_ring_elevation_seconds_sum{partition="10"} 2.0
+# HELP hypervisor_telemetry_series_kept Series in the state of a partition, of the kind that has most: what \
+TELEMETRY_MAX_SERIES is the ceiling of.
+# TYPE hypervisor_telemetry_series_kept gauge
+hypervisor_telemetry_series_kept{partition="10"} 2.0
+hypervisor_telemetry_series_kept{partition="2"} 1.0
 # HELP hypervisor_telemetry_series_overflow_total Events of series beyond TELEMETRY_MAX_SERIES: \
 counted in an overflow series, or what is current of their agent is not kept.
 # TYPE hypervisor_telemetry_series_overflow_total counter
@@ -142,7 +147,7 @@ hypervisor_telemetry_series_overflow_total{partition="10"} 0.0
 hypervisor_telemetry_series_overflow_total{partition="2"} 0.0
 # HELP hypervisor_telemetry_series Series of the service's own metrics that this copy shows.
 # TYPE hypervisor_telemetry_series gauge
-hypervisor_telemetry_series 42.0
+hypervisor_telemetry_series 44.0
 """
     )
 
@@ -150,7 +155,7 @@ hypervisor_telemetry_series 42.0
 def test_without_partitions_there_are_no_series():
     text = text_of({})
     assert [line for line in text.splitlines() if not line.startswith("#")] == ["hypervisor_telemetry_series 0.0"]
-    assert text.count("# TYPE") == 8
+    assert text.count("# TYPE") == 9
 
 
 def test_label_values_are_escaped():

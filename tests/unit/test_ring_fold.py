@@ -118,8 +118,10 @@ def test_the_seeds_metrics_have_the_seeds_names_types_and_labels():
         ("agent_hypervisor_ring_elevation_duration_seconds", "gauge", ("agent_did",)),
         ("agent_hypervisor_ring_elevations_active", "gauge", ("agent_did",)),
         ("agent_hypervisor_ring_elevation_seconds", "histogram", ("partition",)),
+        ("hypervisor_telemetry_series_kept", "gauge", ("partition",)),
         ("hypervisor_telemetry_series_overflow_total", "counter", ("partition",)),
         ("hypervisor_telemetry_series", "gauge", ()),
+        ("hypervisor_telemetry_series_limit", "gauge", ()),
     ]
 
 

@@ -18,6 +18,7 @@ EXPIRED = DeclaredMetric(
     ("outcome",),
     "Events older than TELEMETRY_INDEX_RETENTION by what this process did with them: removed, or not_added because "
     "they were too old when they came.",
+    of="process",
 )
 
 INDEX_METRICS = (EXPIRED,)

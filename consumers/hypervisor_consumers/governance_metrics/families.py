@@ -33,7 +33,7 @@ from hypervisor_consumers.governance_metrics.state import (
 from hypervisor_consumers.runtime.contract import Home
 from hypervisor_consumers.runtime.declared import DeclaredMetric
 from hypervisor_consumers.runtime.exposition import Row, RowFamily, TextFamily, escaped
-from hypervisor_consumers.runtime.series_families import overflow_family, with_series
+from hypervisor_consumers.runtime.series_families import ceiling_families, with_series
 from hypervisor_schemas.governance import LATENCY_BUCKETS_MS
 
 __all__ = ["governance_families"]
@@ -84,7 +84,10 @@ def governance_families(
                     for (tool,), denials in state.denials.present()
                 ],
             ),
-            overflow_family({number: state.totals[OVERFLOWED] or 0 for number, state in states.items()}),
+            *ceiling_families(
+                {number: _kept(state) for number, state in states.items()},
+                {number: state.totals[OVERFLOWED] or 0 for number, state in states.items()},
+            ),
         ]
     )
 
@@ -114,6 +117,10 @@ def _rate_limited_of(series: Decisions) -> int:
 
 def _rows(metric: DeclaredMetric, rows: Sequence[Row], *more_labels: str) -> RowFamily:
     return RowFamily(metric.name, metric.help, metric.type, (*metric.labels, *more_labels), rows)
+
+
+def _kept(state: GovernanceState) -> int:
+    return max(state.decisions.size, state.denials.size, state.agents.size)
 
 
 def _active(state: GovernanceState) -> int:

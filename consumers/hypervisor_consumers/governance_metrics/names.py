@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from hypervisor_consumers.runtime.declared import DeclaredMetric
-from hypervisor_consumers.runtime.series import SERIES, SERIES_OVERFLOW
+from hypervisor_consumers.runtime.series import SERIES, SERIES_KEPT, SERIES_LIMIT, SERIES_OVERFLOW
 from hypervisor_schemas import governance
 
 __all__ = [
@@ -60,6 +60,8 @@ GOVERNANCE_METRICS = (
     ACTIVE_AGENTS,
     AUDIT_EVENTS,
     DENIALS,
+    SERIES_KEPT,
     SERIES_OVERFLOW,
     SERIES,
+    SERIES_LIMIT,
 )

@@ -10,6 +10,7 @@ from prometheus_client.metrics_core import Metric
 from hypervisor_consumers.governance_metrics.batches import FleetGovernanceFold
 from hypervisor_consumers.governance_metrics.families import governance_families
 from hypervisor_consumers.governance_metrics.state import GovernanceState
+from hypervisor_consumers.runtime.series_families import limit_family
 from hypervisor_consumers.runtime.service import StatefulService
 from hypervisor_consumers.runtime.stateful import EXPIRE_EVERY, Shown
 from hypervisor_schemas.settings import Settings
@@ -26,10 +27,12 @@ def governance_metrics_service(environ: Mapping[str, str]) -> StatefulService[Go
         SettingError: A setting can't be read.
     """
     labels = Settings.GOVERNANCE_LABELS.of(environ)
+    max_series = Settings.MAX_SERIES.of(environ)
     agent_ttl = Settings.AGENT_TTL.of(environ)
 
     def families(shown: Shown[GovernanceState]) -> Iterable[Metric]:
-        return governance_families(shown.states, labels=labels, home_partitions=shown.state_partitions)
+        families = governance_families(shown.states, labels=labels, home_partitions=shown.state_partitions)
+        return [*families, limit_family(max_series)]
 
     return StatefulService(
         name="governance-metrics",
@@ -37,7 +40,7 @@ def governance_metrics_service(environ: Mapping[str, str]) -> StatefulService[Go
         fold=FleetGovernanceFold(
             series_ttl_ms=Settings.SERIES_TTL.of(environ) * 1000,
             agent_ttl_ms=int(agent_ttl * 1000),
-            max_series=Settings.MAX_SERIES.of(environ),
+            max_series=max_series,
             labels=labels,
         ),
         families=families,

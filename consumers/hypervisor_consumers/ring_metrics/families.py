@@ -28,7 +28,7 @@ from hypervisor_consumers.ring_metrics.names import (
 from hypervisor_consumers.runtime.declared import DeclaredMetric
 from hypervisor_consumers.runtime.exposition import Row, RowFamily, TextFamily
 from hypervisor_consumers.runtime.series import UNKNOWN
-from hypervisor_consumers.runtime.series_families import overflow_family, with_series
+from hypervisor_consumers.runtime.series_families import ceiling_families, with_series
 from hypervisor_schemas.agent_rings import AgentRing
 from hypervisor_schemas.topics import partition_of
 
@@ -71,7 +71,7 @@ def ring_families(
         *(counters or _counters(states, labels, home_partitions)),
         *(gauges or _gauges(rows, now)),
         _elevation_histogram(states),
-        _overflow(states),
+        *_ceiling(states),
     ]
     return with_series(families)
 
@@ -182,6 +182,9 @@ def _elevation_histogram(states: Mapping[int, RingState]) -> Metric:
     return family
 
 
-def _overflow(states: Mapping[int, RingState]) -> Metric:
+def _ceiling(states: Mapping[int, RingState]) -> list[Metric]:
     rows = {partition: state.series[OVERFLOW] for partition, state in states.items()}
-    return overflow_family({partition: 0 if row is None else row.overflowed for partition, row in rows.items()})
+    return ceiling_families(
+        {partition: state.series.size for partition, state in states.items()},
+        {partition: 0 if row is None else row.overflowed for partition, row in rows.items()},
+    )

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from hypervisor_consumers.runtime.declared import DeclaredMetric
-from hypervisor_consumers.runtime.series import SERIES, SERIES_OVERFLOW
+from hypervisor_consumers.runtime.series import SERIES, SERIES_KEPT, SERIES_LIMIT, SERIES_OVERFLOW
 
 __all__ = [
     "CURRENT_RING",
@@ -64,8 +64,10 @@ RING_METRICS = (
     ELEVATION_DURATION,
     ELEVATIONS_ACTIVE,
     ELEVATION_SECONDS,
+    SERIES_KEPT,
     SERIES_OVERFLOW,
     SERIES,
+    SERIES_LIMIT,
 )
 
 ELEVATION_BUCKETS: tuple[int, ...] = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600)

@@ -14,6 +14,7 @@ from hypervisor_consumers.ring_metrics.families import ring_families
 from hypervisor_consumers.ring_metrics.fold import RingFold, RingState
 from hypervisor_consumers.ring_metrics.lines import CounterLines
 from hypervisor_consumers.ring_metrics.names import RING_TRANSITIONS
+from hypervisor_consumers.runtime.series_families import limit_family
 from hypervisor_consumers.runtime.service import StatefulService
 from hypervisor_consumers.runtime.stateful import Shown
 from hypervisor_schemas.settings import Settings
@@ -26,12 +27,13 @@ DEFAULT_PORT = 8000
 def ring_metrics_service(environ: Mapping[str, str]) -> StatefulService[RingState, Never]:
     """Ring events to `/metrics`."""
     labels = Settings.RING_LABELS.of(environ)
+    max_series = Settings.MAX_SERIES.of(environ)
     counters = CounterLines() if set(labels) == set(RING_TRANSITIONS.labels) else None
     gauges = AgentLines()
 
     def families(shown: Shown[RingState]) -> Iterable[Metric]:
         now = time.time()
-        return ring_families(
+        families = ring_families(
             shown.states,
             shown.rows,
             now,
@@ -40,6 +42,7 @@ def ring_metrics_service(environ: Mapping[str, str]) -> StatefulService[RingStat
             counters=None if counters is None else counters.families(shown.states, shown.state_partitions),
             gauges=gauges.families(shown.rows, now),
         )
+        return [*families, limit_family(max_series)]
 
     return StatefulService(
         name="ring-metrics",
@@ -47,7 +50,7 @@ def ring_metrics_service(environ: Mapping[str, str]) -> StatefulService[RingStat
         fold=RingFold(
             series_ttl_ms=Settings.SERIES_TTL.of(environ) * 1000,
             elevation_max_ms=Settings.ELEVATION_MAX.of(environ) * 1000,
-            max_series=Settings.MAX_SERIES.of(environ),
+            max_series=max_series,
             labels=labels,
         ),
         families=families,

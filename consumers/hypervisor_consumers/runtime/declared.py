@@ -11,12 +11,17 @@ __all__ = ["DeclaredMetric"]
 
 @dataclass(frozen=True, slots=True)
 class DeclaredMetric:
-    """One metric. `labels` are those of every series; some series of a service have `partition` besides."""
+    """One metric. `labels` are those of every series; some series of a service have `partition` besides.
+
+    `of` says to whom its series belong. Those of the log move with their partition from copy to copy and go on with
+    the same numbers, so whoever scrapes them must not tell the copies apart; those of a process end with it.
+    """
 
     name: str
     type: Literal["counter", "gauge", "histogram"]
     labels: tuple[str, ...]
     help: str
+    of: Literal["log", "process"] = "log"
 
     def labelled(self, values: Sequence[str]) -> dict[str, str]:
         """The label values of one series under their names."""

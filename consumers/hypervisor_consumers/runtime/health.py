@@ -54,6 +54,12 @@ class Health:
         with self._lock:
             self._troubles.pop(subject, None)
 
+    def is_in_trouble(self, subject: str) -> bool:
+        """Whether that trouble is told now."""
+        with self._lock:
+            _, until = self._troubles.get(subject, ("", -math.inf))
+        return self._clock() < until
+
     @property
     def troubles(self) -> list[str]:
         """What is in trouble now, a sentence each; Kafka first, where the others come from."""

@@ -23,7 +23,7 @@ from hypervisor_consumers.runtime.watch import BrokerWatch
 from hypervisor_schemas.errors import KafkaError, OutputUnavailable
 from hypervisor_schemas.limited_log import LimitedLog
 
-__all__ = ["ConsumerLoop"]
+__all__ = ["HELD_BACK", "ConsumerLoop"]
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,9 @@ READ_WITHIN = 0.02
 that is due waits for it."""
 NOTHING_CAME_AFTER = 10.0
 """Seconds in the group, Kafka answering, after which a copy without partitions is one that gets none for now."""
+
+HELD_BACK = "commit"
+"""The health's trouble while reading waits for a commit."""
 
 _TROUBLE_LASTS = 60.0
 
@@ -206,12 +209,12 @@ class ConsumerLoop:
             self._hold("What was read could not be committed, and is read again; nothing is lost.")
         elif self._commit_wait is not None:
             self._commit_wait = None
-            self._health.better("commit")
+            self._health.better(HELD_BACK)
             self._consumer.resume(self._readable())
 
     def _hold(self, sentence: str, at_least: float = 0.0) -> None:
         """Stop reading until a commit goes through; it is tried after so many seconds, or more."""
-        self._health.trouble("commit", sentence)
+        self._health.trouble(HELD_BACK, sentence)
         self._limited.log(logging.WARNING, "commit", "%s", sentence)
         now = self._clock()
         if self._commit_wait is None:

@@ -1,4 +1,4 @@
-"""What every service tells about itself, each metric declared once; `docs/metrics.md` is made from here."""
+"""The account of a process's partitions, and what `/metrics` shows of it; `own_metrics` declares it."""
 
 from __future__ import annotations
 
@@ -14,137 +14,36 @@ from prometheus_client.metrics_core import Metric
 from hypervisor_consumers.runtime.account import Account
 from hypervisor_consumers.runtime.declared import DeclaredMetric
 from hypervisor_consumers.runtime.logs import Logs
-from hypervisor_consumers.runtime.processor import Place
-
-__all__ = ["SELF_METRICS", "Ledger"]
-
-
-_PLACE = ("topic", "partition")
-
-RECORDS = DeclaredMetric(
-    "hypervisor_telemetry_records_total",
-    "counter",
-    (*_PLACE, "result"),
-    "Offsets of the log by what became of them: applied, ignored, duplicate; dead letters by reason: undecodable, "
-    "unknown_schema, invalid_payload; without_record (transaction markers), aged_out (deleted unread).",
-)
-DISTANCE = DeclaredMetric(
-    "hypervisor_telemetry_log_distance_offsets",
-    "gauge",
-    _PLACE,
-    "How far the group has come since its account began, in offsets as Kafka itself tells them.",
-)
-DIFFERENCE = DeclaredMetric(
-    "hypervisor_telemetry_accounting_difference",
-    "gauge",
-    _PLACE,
-    "The distance that Kafka tells less what is accounted for up to the same offset; not 0: something is wrong.",
-)
-POSITION = DeclaredMetric(
-    "hypervisor_telemetry_position",
-    "gauge",
-    _PLACE,
-    "Offset up to which everything is committed.",
-)
-LAG = DeclaredMetric(
-    "hypervisor_telemetry_lag_records",
-    "gauge",
-    _PLACE,
-    "Offsets in the log behind the position; never negative.",
-)
-LAG_SECONDS = DeclaredMetric(
-    "hypervisor_telemetry_lag_seconds",
-    "gauge",
-    _PLACE,
-    "Age of the last committed record while there are newer ones, else 0; by time of publishing, never negative.",
-)
-RESTORED = DeclaredMetric(
-    "hypervisor_telemetry_partition_restored",
-    "gauge",
-    _PLACE,
-    "1 once what is kept of the partition was brought back by this process, else 0.",
-)
-RESTORE_SECONDS = DeclaredMetric(
-    "hypervisor_telemetry_restore_seconds",
-    "histogram",
-    (),
-    "Time from a partition's assignment to this process until it is read on.",
-)
-LATENCY = DeclaredMetric(
-    "hypervisor_telemetry_latency_seconds",
-    "histogram",
-    (),
-    "Time from a record's publishing until what it changed was committed by this process.",
-)
-TRANSACTIONS = DeclaredMetric(
-    "hypervisor_telemetry_transactions_total",
-    "counter",
-    ("outcome",),
-    "Transactions of this process: committed, aborted, unknown (its partitions were restored).",
-)
-TRANSACTION_SECONDS = DeclaredMetric(
-    "hypervisor_telemetry_transaction_seconds",
-    "histogram",
-    (),
-    "Time that a transaction took, from building its records until its outcome was known; nothing is read then.",
-)
-CHANGELOG_RECORDS = DeclaredMetric(
-    "hypervisor_telemetry_changelog_records_total",
-    "counter",
-    (),
-    "Records that this process has written to the changelog of its state.",
-)
-CHANGELOG_BYTES = DeclaredMetric(
-    "hypervisor_telemetry_changelog_bytes_total",
-    "counter",
-    (),
-    "Bytes of those records, keys and values, before compression.",
-)
-REBALANCES = DeclaredMetric(
-    "hypervisor_telemetry_rebalances_total", "counter", (), "Times that partitions came to this process or went."
-)
-OUTPUTS_REFUSED = DeclaredMetric(
-    "hypervisor_telemetry_outputs_refused_total",
-    "counter",
-    (),
-    "Outputs (spans) of this process that were refused for good; each is in the dead letters (output_refused).",
-)
-FLOOD = DeclaredMetric(
-    "hypervisor_telemetry_dead_letter_flood",
-    "gauge",
-    (),
-    "1 while so many records can't be used that somebody has to look; /readyz says how many.",
-)
-DEGRADED = DeclaredMetric(
-    "hypervisor_telemetry_degraded",
-    "gauge",
-    (),
-    "1 while the service runs but something it needs is in trouble; /readyz says what.",
-)
-
-SELF_METRICS = (
-    RECORDS,
-    DISTANCE,
+from hypervisor_consumers.runtime.own_metrics import (
+    CHANGELOG_BYTES,
+    CHANGELOG_RECORDS,
+    DEGRADED,
     DIFFERENCE,
-    POSITION,
+    DISTANCE,
+    FLOOD,
+    HELD,
     LAG,
     LAG_SECONDS,
-    RESTORED,
-    RESTORE_SECONDS,
     LATENCY,
-    TRANSACTIONS,
-    TRANSACTION_SECONDS,
-    CHANGELOG_RECORDS,
-    CHANGELOG_BYTES,
-    REBALANCES,
     OUTPUTS_REFUSED,
-    FLOOD,
-    DEGRADED,
+    POSITION,
+    READY,
+    REBALANCES,
+    RECORDS,
+    RESTORE_SECONDS,
+    RESTORED,
+    RESULTS,
+    TRANSACTION_SECONDS,
+    TRANSACTIONS,
 )
+from hypervisor_consumers.runtime.processor import Place
+
+__all__ = ["Ledger"]
 
 _LATENCY_BOUNDS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0, 300.0, 3600.0)
 _RESTORE_BOUNDS = (0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0)
 _TRANSACTION_BOUNDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+_NO_RESULTS = dict.fromkeys(RESULTS, 0)
 _REMEMBERED_COMMITS = 1000
 """Kafka is asked every few seconds, commits are many times as frequent: its answer is one of the last so many."""
 
@@ -276,7 +175,16 @@ class Ledger:
             self._changelog_records += records
             self._changelog_bytes += size
 
-    def families(self, *, now: float, flood: bool, degraded: bool, may_show: bool = True) -> Iterable[Metric]:
+    def families(
+        self,
+        *,
+        now: float,
+        flood: bool,
+        degraded: bool,
+        ready: bool = False,
+        held: bool = False,
+        may_show: bool = True,
+    ) -> Iterable[Metric]:
         """The self-metrics at `now`, seconds since 1970; without `may_show`, not those that belong to the log."""
         records = CounterMetricFamily(RECORDS.name, RECORDS.help, labels=RECORDS.labels)
         distance, difference, position, lag, lag_seconds, restored = (
@@ -290,7 +198,8 @@ class Ledger:
                 account = entry.account
                 if account is None or not may_show:
                     continue
-                for result, count in sorted(account.results.items()):
+                # All from the start: a rate needs the zero before the first.
+                for result, count in sorted({**_NO_RESULTS, **account.results}.items()):
                     records.add_metric((*where, result), count)
                 position.add_metric(where, account.next_offset)
                 behind = max(0, entry.end - account.next_offset)
@@ -321,6 +230,8 @@ class Ledger:
                 _single(OUTPUTS_REFUSED, self._outputs_refused),
                 _single(FLOOD, flood),
                 _single(DEGRADED, degraded),
+                _single(READY, ready),
+                _single(HELD, held),
             ]
 
 

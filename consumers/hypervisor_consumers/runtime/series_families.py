@@ -8,17 +8,25 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from hypervisor_consumers.runtime.exposition import RowFamily, TextFamily
-from hypervisor_consumers.runtime.series import SERIES, SERIES_OVERFLOW
+from hypervisor_consumers.runtime.series import SERIES, SERIES_KEPT, SERIES_LIMIT, SERIES_OVERFLOW
 
-__all__ = ["overflow_family", "with_series"]
+__all__ = ["ceiling_families", "limit_family", "with_series"]
 
 
-def overflow_family(overflowed: Mapping[int, int]) -> Metric:
-    """The counter of events beyond the ceiling, by partition."""
-    family = CounterMetricFamily(SERIES_OVERFLOW.name, SERIES_OVERFLOW.help, labels=SERIES_OVERFLOW.labels)
+def ceiling_families(kept: Mapping[int, int], overflowed: Mapping[int, int]) -> list[Metric]:
+    """By partition: the series that are kept, and the counter of events that found no place."""
+    gauge = GaugeMetricFamily(SERIES_KEPT.name, SERIES_KEPT.help, labels=SERIES_KEPT.labels)
+    for partition, count in sorted(kept.items()):
+        gauge.add_metric([str(partition)], count)
+    counter = CounterMetricFamily(SERIES_OVERFLOW.name, SERIES_OVERFLOW.help, labels=SERIES_OVERFLOW.labels)
     for partition, count in sorted(overflowed.items()):
-        family.add_metric([str(partition)], count)
-    return family
+        counter.add_metric([str(partition)], count)
+    return [gauge, counter]
+
+
+def limit_family(max_series: int) -> Metric:
+    """The ceiling itself."""
+    return GaugeMetricFamily(SERIES_LIMIT.name, SERIES_LIMIT.help, value=max_series)
 
 
 def with_series(families: Iterable[Metric]) -> list[Metric]:

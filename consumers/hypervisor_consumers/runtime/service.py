@@ -28,7 +28,7 @@ from hypervisor_consumers.runtime.health import Health
 from hypervisor_consumers.runtime.http import HttpServer, make_app
 from hypervisor_consumers.runtime.kafka import Kafka, RealKafka
 from hypervisor_consumers.runtime.lease import Lease, boot_clock, lease_of_group
-from hypervisor_consumers.runtime.loop import ConsumerLoop
+from hypervisor_consumers.runtime.loop import HELD_BACK, ConsumerLoop
 from hypervisor_consumers.runtime.metrics import Ledger
 from hypervisor_consumers.runtime.patience import PatientLookup
 from hypervisor_consumers.runtime.processor import Processor
@@ -246,6 +246,8 @@ def _run(
             now=time.time(),
             flood=bool(flood.sentence),
             degraded=bool(health.troubles),
+            ready=health.is_ready,
+            held=health.is_in_trouble(HELD_BACK),
             may_show=parts.may_show(),
         )
 
