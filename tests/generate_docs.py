@@ -16,6 +16,7 @@ from hypervisor_schemas.governance import ACTIVE_AGENTS, AUDIT_EVENTS, GOVERNANC
 from hypervisor_schemas.secret_files import KAFKA_SECRETS, OTHER_SECRETS
 from hypervisor_schemas.settings import SETTINGS
 from hypervisor_schemas.topics import TOPICS, category_of
+from observability.prometheus.log_owned import log_owned_file
 from tests.generate_contract import contract
 from tests.markdown import table as _table
 
@@ -158,6 +159,7 @@ PAGES = {
     "events.md": events,
     "metrics.md": metrics,
     "../schemas/README.md": contract,
+    "../observability/prometheus/log-owned.yml": log_owned_file,
 }
 
 

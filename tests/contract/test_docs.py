@@ -3,12 +3,8 @@ import re
 import pytest
 
 from bench import report
-from hypervisor_consumers.event_index.names import INDEX_METRICS
-from hypervisor_consumers.governance_metrics.names import GOVERNANCE_METRICS
-from hypervisor_consumers.ring_metrics.names import RING_METRICS
-from hypervisor_consumers.runtime.own_metrics import SELF_METRICS
-from hypervisor_consumers.saga_spans.names import SAGA_METRICS
 from hypervisor_schemas.settings import SETTINGS
+from observability.prometheus.log_owned import SERVICE_JOBS, is_log_owned, log_owned
 from tests.generate_docs import DOCS, PAGES
 
 ROOT = DOCS.parent
@@ -41,9 +37,10 @@ def test_every_setting_that_the_code_names_is_in_the_table() -> None:
 
 def test_instance_is_blanked_on_every_metric_that_belongs_to_the_log_and_on_no_other() -> None:
     [regex] = set(re.findall(r"^ +regex: (.+)$", (DOCS / "operations.md").read_text("utf-8"), re.MULTILINE))
-    metrics = [*SELF_METRICS, *RING_METRICS, *SAGA_METRICS, *GOVERNANCE_METRICS, *INDEX_METRICS]
+    assert regex == log_owned()
+    metrics = [metric for exported in SERVICE_JOBS.values() for metric in exported]
 
-    found = {metric.name for metric in metrics if re.fullmatch(regex, metric.name)}
+    found = {metric.name for metric in metrics if is_log_owned(metric.name)}
     assert found == {metric.name for metric in metrics if metric.of == "log"}
 
 

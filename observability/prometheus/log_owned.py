@@ -1,0 +1,80 @@
+"""Every metric by who exports it, and which belong to the log: on those, scrapes blank `instance` and `pod`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from hypervisor_consumers.event_index.names import INDEX_METRICS
+from hypervisor_consumers.governance_metrics.names import GOVERNANCE_METRICS
+from hypervisor_consumers.ring_metrics.names import RING_METRICS
+from hypervisor_consumers.runtime.declared import DeclaredMetric
+from hypervisor_consumers.runtime.own_metrics import SELF_METRICS
+from hypervisor_consumers.saga_spans.names import SAGA_METRICS
+from hypervisor_producers.governance_troubles import GOVERNANCE_OVERFLOW, GOVERNANCE_TROUBLES
+from hypervisor_producers.metrics import PUBLISHER_METRICS
+from hypervisor_schemas.governance import GOVERNANCE_INSTRUMENTS
+
+__all__ = [
+    "AGENT_JOBS",
+    "AGENT_METRICS",
+    "SERVICE_JOBS",
+    "is_log_owned",
+    "log_owned",
+    "log_owned_file",
+    "series_names",
+]
+
+SERVICE_JOBS: Mapping[str, tuple[DeclaredMetric, ...]] = MappingProxyType(
+    {
+        "agent-hypervisor": (*RING_METRICS, *SELF_METRICS),
+        "saga-spans": (*SAGA_METRICS, *SELF_METRICS),
+        "event-index": (*INDEX_METRICS, *SELF_METRICS),
+        "governance-metrics": (*GOVERNANCE_METRICS, *SELF_METRICS),
+    }
+)
+"""What each service exports, by its job; that of `ring-metrics` has the tutorial's name."""
+
+AGENT_JOBS = ("agent-governance", "agents")
+"""What runs agents: processes of .NET, and all others. Their numbers are their own, also under the same names."""
+
+AGENT_METRICS: Mapping[str, str] = MappingProxyType(
+    {
+        **{metric.name: "counter" if metric.is_counter else "gauge" for metric in PUBLISHER_METRICS},
+        **{instrument.prometheus_name: instrument.type for instrument in GOVERNANCE_INSTRUMENTS},
+        **{f"{name}_total": "counter" for name, _ in (GOVERNANCE_TROUBLES, GOVERNANCE_OVERFLOW)},
+    }
+)
+"""What an agent's process exports, and its type."""
+
+_PREFIXES = ("agent_hypervisor_", "agent_governance_")
+"""Of a service everything that begins so belongs to the log."""
+
+
+def log_owned() -> str:
+    """The regular expression of the names, for a job of a service; Prometheus anchors it at both ends."""
+    metrics = {metric.name: metric for exported in SERVICE_JOBS.values() for metric in exported}
+    plain = [name for name, metric in metrics.items() if metric.of == "log" and not name.startswith(_PREFIXES)]
+    others = "|".join(sorted(name.removeprefix("hypervisor_telemetry_") for name in plain))
+    return "|".join([*(f"{prefix}.+" for prefix in _PREFIXES), f"hypervisor_telemetry_({others})"])
+
+
+def log_owned_file() -> str:
+    """What `log-owned.yml` holds, for who makes scrape configurations."""
+    return f"# Made by `make docs` from the code; edit it there.\nregex: {log_owned()}\n"
+
+
+def series_names() -> frozenset[str]:
+    """Every name that a series of the services or of an agent can have."""
+    types = {metric.name: str(metric.type) for exported in SERVICE_JOBS.values() for metric in exported}
+    return frozenset(
+        name + ending
+        for name, kind in {**types, **AGENT_METRICS}.items()
+        for ending in (("_bucket", "_count", "_sum") if kind == "histogram" else ("",))
+    )
+
+
+def is_log_owned(name: str) -> bool:
+    """Whether a service's series of this name belong to the log."""
+    return re.fullmatch(log_owned(), name) is not None
