@@ -43,7 +43,7 @@ def agents_dashboard() -> dashboard.Dashboard:
                 "Saga Span Timeline in Tempo",
                 "The trace that the variable “Trace” names.",
                 TEMPO,
-                {"queryType": "traceql", "query": "${trace}"},
+                {"queryType": "traceql", "query": "${trace}", "filters": []},
             )
             .span(24)
             .height(12)
@@ -189,7 +189,7 @@ def _agents(made: dashboard.Dashboard) -> None:
 
 
 def _sagas(made: dashboard.Dashboard) -> None:
-    made.with_row(dashboard.Row("Sagas"))
+    made.with_row(dashboard.Row("Sagas of the fleet"))
     for title, metric, told in (
         ("Sagas Ended", "agent_hypervisor_sagas_total", "ok, error (escalated), timed_out"),
         ("Steps Ended", "agent_hypervisor_saga_steps_total", "ok, error, timed_out, unfinished"),

@@ -158,6 +158,7 @@ TEMPO_SEARCH: Mapping[str, object] = {
     "query": '{ resource.service.name = "${service}" && span.agent.did =~ "${agent:regex}" }',
     "limit": 50,
     "tableType": "traces",
+    "filters": [],
 }
 """Tempo's query for the sagas of the chosen agents."""
 

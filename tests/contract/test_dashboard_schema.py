@@ -1,0 +1,113 @@
+"""The dashboards' JSON is what Grafana's schema says, as its SDKs carry it: Python's types, Go's strict reader."""
+
+from __future__ import annotations
+
+import enum
+import json
+import shutil
+import subprocess
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import pytest
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.cog.plugins import register_default_plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
+
+from observability.grafana.__main__ import FOLDER
+from observability.grafana.files import FILES
+
+READER = Path(__file__).parent.parent / "dashboard_schema"
+
+
+def faults(value: Any, hint: Any, where: str) -> Iterator[str]:
+    """Where a value, read by the SDK, is not what its types say."""
+    if get_origin(hint) in {Union, types.UnionType}:
+        kinds = [one for one in get_args(hint) if value is None or one is not types.NoneType]
+        tried = [list(faults(value, one, where)) for one in kinds]
+        if all(tried):
+            # The kind that fits furthest is the one that was meant.
+            yield from max(tried, key=lambda found: len(found[0].partition(":")[0]))
+    elif hint in {Any, object}:
+        if hasattr(value, "to_json"):
+            yield from faults(value, type(value), where)
+    elif get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            yield f"{where}: {value!r} is none of {get_args(hint)}"
+    elif get_origin(hint) in {list, dict}:
+        if not isinstance(value, get_origin(hint)):
+            yield f"{where}: {value!r} is no {hint}"
+            return
+        for place, one in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from faults(one, get_args(hint)[-1], f"{where}[{place}]")
+    elif isinstance(hint, type) and issubclass(hint, enum.Enum):
+        if value not in {member.value for member in hint}:
+            yield f"{where}: {value!r} is no {hint.__name__}"
+    elif hint is float or hint is int:
+        if isinstance(value, bool) or not isinstance(value, (int, float) if hint is float else int):
+            yield f"{where}: {value!r} is no {hint.__name__}"
+    elif isinstance(value, dict) and hasattr(hint, "from_json"):
+        read = hint.from_json(value)
+        yield from faults(read, hint, where)
+        # What the SDK doesn't know it leaves out, and what is missing it puts in.
+        if json.loads(json.dumps(read, cls=JSONEncoder)) != value:
+            yield f"{where}: {value!r} is not the same when it was read and written again"
+    elif not isinstance(value, hint):
+        yield f"{where}: {value!r} is no {hint}"
+    elif hasattr(value, "to_json"):
+        for name, inner in get_type_hints(type(value)).items():
+            yield from faults(getattr(value, name), inner, f"{where}.{name}")
+
+
+def told(raw: dict[str, Any]) -> list[str]:
+    """What is wrong with a dashboard, by the SDK's types."""
+    register_default_plugins()
+    return list(faults(raw, Dashboard, "dashboard"))
+
+
+@pytest.fixture
+def raw() -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((FOLDER / "agent-observability.json").read_text("utf-8"))
+    return content
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_it_has_the_types_of_the_sdk(name: str) -> None:
+    assert told(json.loads((FOLDER / name).read_text("utf-8"))) == []
+
+
+def test_a_field_of_a_wrong_type_is_told(raw: dict[str, Any]) -> None:
+    raw["panels"][0]["options"]["legend"]["showLegend"] = "yes"
+    assert told(raw) == ["dashboard.panels[0].options.legend.show_legend: 'yes' is no <class 'bool'>"]
+
+
+def test_a_value_that_an_enumeration_does_not_have_is_told(raw: dict[str, Any]) -> None:
+    raw["panels"][1]["options"]["graphMode"] = "circle"
+    assert told(raw) == ["dashboard.panels[1].options.graph_mode: 'circle' is no BigValueGraphMode"]
+
+
+def test_an_unknown_field_is_told(raw: dict[str, Any]) -> None:
+    raw["panels"][0]["options"]["legend"]["colour"] = "red"
+    assert [one.rpartition(" is ")[2] for one in told(raw)] == ["not the same when it was read and written again"]
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+def test_grafanas_strict_reader_finds_no_fault(tmp_path: Path, raw: dict[str, Any]) -> None:
+    go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
+    if go is None:
+        pytest.skip("no Go on this machine")
+    reader = tmp_path / "reader"
+    subprocess.run([go, "build", "-o", str(reader), "."], cwd=READER, check=True)
+    raw["panels"][0]["options"]["legend"]["colour"] = "red"
+    del raw["panels"][0]["options"]["tooltip"]["mode"]
+    (tmp_path / "faulty.json").write_text(json.dumps(raw), "utf-8")
+
+    def read(*files: Path) -> list[str]:
+        done = subprocess.run([str(reader), *map(str, files)], check=True, capture_output=True, text=True)
+        return sorted(done.stdout.replace(f"{tmp_path}/", "").splitlines())
+
+    assert read(*(FOLDER / name for name in FILES)) == []
+    assert len(read(tmp_path / "faulty.json")) == 2
