@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from urllib.parse import quote
 
 from grafana_foundation_sdk.builders.dashboard import DashboardLink
+from grafana_foundation_sdk.models import dashboard
 from grafana_foundation_sdk.models.dashboard import DashboardLinkType
 
 __all__ = [
@@ -24,7 +25,8 @@ PIPELINE_UID = "hypervisor-pipeline"
 TAG = "hypervisor-telemetry"
 
 _KEPT = "${__url_time_range}&${datasource:queryparam}&${cluster:queryparam}&${governance:queryparam}"
-_KEPT += "&${traces:queryparam}&${index:queryparam}&${sagas:queryparam}&${service:queryparam}"
+_KEPT += "&${traces:queryparam}&${tempo:queryparam}&${service:queryparam}&${index:queryparam}&${sagas:queryparam}"
+_SEARCH = "${agent:queryparam}&${session:queryparam}&${tags:queryparam}"
 
 Link = dict[str, str | bool]
 
@@ -56,7 +58,7 @@ def trace_links() -> list[Link]:
     """What can be asked of a trace id in a list of traces."""
     trace = "${__value.raw:percentencode}"
     return [
-        _link("Its timeline, below", f"/d/{AGENTS_UID}?var-trace={trace}&${{agent:queryparam}}&{_KEPT}"),
+        _link("Its timeline, below", f"/d/{AGENTS_UID}?var-trace={trace}&{_SEARCH}&{_KEPT}"),
         _link("In Jaeger", _explore("jaeger", "${traces}", {"query": trace}), new_tab=True),
     ]
 
@@ -64,7 +66,7 @@ def trace_links() -> list[Link]:
 def dashboard_links(*, with_services: bool) -> list[DashboardLink]:
     """The links at the top of a dashboard: to those with the same tag, and to the services' HTTP interfaces."""
     others = (
-        DashboardLink("Hypervisor telemetry")
+        _TopLink("Hypervisor telemetry")
         .type(DashboardLinkType.DASHBOARDS)
         .tags([TAG])
         .as_dropdown(False)
@@ -80,9 +82,18 @@ def dashboard_links(*, with_services: bool) -> list[DashboardLink]:
     ]
 
 
+class _TopLink(DashboardLink):
+    """A link above the panels; the SDK's own are all in a menu, where nobody looks."""
+
+    def build(self) -> dashboard.DashboardLink:
+        made = super().build()
+        made.placement = None  # type: ignore[assignment]  # optional in the schema, not in the SDK
+        return made
+
+
 def _outside(title: str, url: str, tooltip: str) -> DashboardLink:
     return (
-        DashboardLink(title)
+        _TopLink(title)
         .type(DashboardLinkType.LINK)
         .url(url)
         .tooltip(tooltip)

@@ -67,15 +67,23 @@ def told(raw: dict[str, Any]) -> list[str]:
     return list(faults(raw, Dashboard, "dashboard"))
 
 
+def committed(name: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((FOLDER / name).read_text("utf-8"))
+    for link in content["links"]:
+        # Optional in the schema, and left out; Python's types know no link without it.
+        assert "placement" not in link
+        link["placement"] = "inControlsMenu"
+    return content
+
+
 @pytest.fixture
 def raw() -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((FOLDER / "agent-observability.json").read_text("utf-8"))
-    return content
+    return committed("agent-observability.json")
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_it_has_the_types_of_the_sdk(name: str) -> None:
-    assert told(json.loads((FOLDER / name).read_text("utf-8"))) == []
+    assert told(committed(name)) == []
 
 
 def test_a_field_of_a_wrong_type_is_told(raw: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from itertools import chain, combinations
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -28,6 +29,7 @@ from observability.grafana.__main__ import FOLDER
 from observability.grafana.expressions import PanelQuery, expressions, filled, variable_queries
 from observability.grafana.files import FILES, text
 
+ROOT = Path(__file__).parent.parent.parent
 PROVISIONING = FOLDER.parent / "provisioning"
 QUERIES = expressions()
 MADE: list[dict[str, Any]] = [json.loads(text(name)) for name in FILES]
@@ -318,7 +320,10 @@ class TestProvisioning:
     def test_dashboards_are_read_from_the_folder_that_is_mounted(self) -> None:
         [provider] = PROVIDERS["providers"]
         assert provider["type"] == "file"
-        assert provider["options"]["path"] == "/etc/grafana/dashboards"
+        mounted = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))["services"]["grafana"]
+        assert f"./observability/grafana/dashboards:{provider['options']['path']}:ro" in mounted["volumes"]
+        assert "./observability/grafana/provisioning:/etc/grafana/provisioning:ro" in mounted["volumes"]
+        assert mounted["env_file"] == ["observability/grafana/grafana.env"]
 
 
 def len_of(function: Any) -> int:
