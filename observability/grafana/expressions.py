@@ -20,7 +20,6 @@ DEFAULTS: Mapping[str, str] = MappingProxyType(
         "session": ".*",
         "governance": ".*",
         "job": ".*",
-        "max_series": "100000",
         "__rate_interval": "1m",
         "__range": "1h",
     }

@@ -124,12 +124,12 @@ def state_panels(made: dashboard.Dashboard) -> None:
     made.with_panel(
         series(
             "Series of the Ceiling",
-            "The series of each service, of what its partitions may have: the variable “Ceiling” for each. It is "
-            "the mean; a partition that has more than others is full before. Prometheus has to hold them.",
+            "The fullest partition of each service: its series, of what `TELEMETRY_MAX_SERIES` lets it have. "
+            "Beyond it, events of new series are counted together.",
             "percentunit",
             query(
-                f"sum by (job) (hypervisor_telemetry_series{{{SERVICES}}}) / "
-                f"(sum by (job) (hypervisor_telemetry_partition_restored{{{SERVICES}}}) > 0) / $max_series",
+                f"max by (job) (hypervisor_telemetry_series_kept{{{SERVICES}}}) / "
+                f"max by (job) (hypervisor_telemetry_series_limit{{{SERVICES}}})",
                 "{{job}}",
             ),
             thresholds=((None, "green"), (0.8, "red")),

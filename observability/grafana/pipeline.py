@@ -48,14 +48,16 @@ def _well(made: dashboard.Dashboard) -> None:
     made.with_panel(
         stats(
             "Copies Up",
-            "Copies of each service that Prometheus reaches; 0 is red.",
+            "Copies of each service that Prometheus reaches, and that are ready: their first assignment is "
+            "restored. 0 is red.",
             "none",
             now(f"sum by (job) (up{{{SERVICES}}})", "{{job}}"),
+            now(f"sum by (job) (hypervisor_telemetry_ready{{{SERVICES}}})", "{{job}} ready"),
             thresholds=((None, "red"), (1, "green")),
             graph=False,
             no_value="No service",
         )
-        .span(6)
+        .span(5)
         .height(6)
     )
     made.with_panel(
@@ -67,7 +69,19 @@ def _well(made: dashboard.Dashboard) -> None:
             "{{job}}",
             {0: ("well", "green"), 1: ("degraded", "red")},
         )
-        .span(6)
+        .span(5)
+        .height(6)
+    )
+    made.with_panel(
+        states(
+            "Reading",
+            "Held: a copy reads nothing, as what was read can't be made safe: a sink, the database or Kafka "
+            "doesn't take it. Nothing is lost, lag grows; /readyz has the sentence.",
+            f"max by (job) (hypervisor_telemetry_reading_held{{{SERVICES}}})",
+            "{{job}}",
+            {0: ("reads", "green"), 1: ("held", "red")},
+        )
+        .span(5)
         .height(6)
     )
     made.with_panel(
@@ -79,7 +93,7 @@ def _well(made: dashboard.Dashboard) -> None:
             query(f"sum by (job) (abs(hypervisor_telemetry_accounting_difference{{{SERVICES}}}))", "{{job}}"),
             thresholds=_GOOD_AT_ZERO,
         )
-        .span(6)
+        .span(5)
         .height(6)
     )
     made.with_panel(
@@ -90,7 +104,7 @@ def _well(made: dashboard.Dashboard) -> None:
             "{{job}}",
             {0: ("none", "green"), 1: ("flood", "red")},
         )
-        .span(6)
+        .span(4)
         .height(6)
     )
 

@@ -136,5 +136,4 @@ PIPELINE_VARIABLES: tuple[Builder[VariableModel], ...] = (
     _DATASOURCE,
     _CLUSTERS,
     _JOBS,
-    _text("max_series", "Ceiling", "`TELEMETRY_MAX_SERIES` of the services, per partition.", "100000"),
 )

@@ -19,7 +19,7 @@ from hypervisor_consumers.event_index import api as index_api
 from hypervisor_consumers.event_index.names import INDEX_METRICS
 from hypervisor_consumers.governance_metrics.names import CHOSEN_LABELS, GOVERNANCE_METRICS
 from hypervisor_consumers.ring_metrics.names import RING_METRICS
-from hypervisor_consumers.runtime.metrics import SELF_METRICS
+from hypervisor_consumers.runtime.own_metrics import SELF_METRICS
 from hypervisor_consumers.saga_spans import live as saga_api
 from hypervisor_consumers.saga_spans.names import SAGA_METRICS
 from hypervisor_consumers.saga_spans.otel import ADDED_NAMES
