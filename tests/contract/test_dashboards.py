@@ -323,7 +323,7 @@ class TestProvisioning:
         mounted = yaml.safe_load((ROOT / "docker-compose.yml").read_text("utf-8"))["services"]["grafana"]
         assert f"./observability/grafana/dashboards:{provider['options']['path']}:ro" in mounted["volumes"]
         assert "./observability/grafana/provisioning:/etc/grafana/provisioning:ro" in mounted["volumes"]
-        assert mounted["env_file"] == ["observability/grafana/grafana.env"]
+        assert mounted["env_file"] == "observability/grafana/grafana.env"
 
 
 def len_of(function: Any) -> int:
