@@ -140,10 +140,16 @@ def publish(
 
 
 @topics.command()
-def apply(bootstrap_servers: Bootstrap = None, wait: Wait = REACHED_WITHIN) -> None:
+def apply(
+    bootstrap_servers: Bootstrap = None,
+    wait: Wait = REACHED_WITHIN,
+    accept_differences: Annotated[
+        bool, typer.Option("--accept-differences", help="What differs is told, but is no reason for exit status 1.")
+    ] = False,
+) -> None:
     """Create the topics that are missing; say what differs; change nothing that exists."""
     with speaking():
-        tell(apply_topics(os.environ, bootstrap_servers, wait))
+        tell(apply_topics(os.environ, bootstrap_servers, wait), {"different"} if accept_differences else ())
 
 
 @topics.command()

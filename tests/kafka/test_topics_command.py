@@ -95,6 +95,11 @@ def test_a_topic_with_another_partition_count_is_reported_and_left_alone(
     assert admin.describe_configs([asked])[asked].result(30)["retention.ms"].value == "1000000"
     assert run_command("topics", "check", **environ(kafka, topic_prefix)).returncode == 1
 
+    accepted = run_command("topics", "apply", "--accept-differences", **environ(kafka, topic_prefix))
+
+    assert accepted.returncode == 0
+    assert accepted.stdout.splitlines()[0] == first
+
 
 def test_the_state_of_a_service_gets_the_partitions_of_its_source_and_keeps_them_when_that_grows(
     kafka: Kafka, admin: AdminClient, topic_prefix: str
