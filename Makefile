@@ -11,7 +11,7 @@ LOCK_IMAGE := --constraint ../../requirements.lock --universal --python-version 
   --no-emit-index-url --no-annotate --custom-compile-command "make lock" --upgrade --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all chaos lint format docs bench bench-full lock lock-image secrets up down clean
+.PHONY: help demo test test-all chaos lint format docs chart bench bench-full lock lock-image secrets up down clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -51,6 +51,9 @@ format: $(INSTALLED) ## apply the formatter and the safe fixes
 docs: $(INSTALLED) ## write the generated tables of docs/ and the Grafana dashboards anew
 	@$(BIN)/python -m tests.generate_docs
 	@$(BIN)/python -m observability.grafana
+
+chart: $(INSTALLED) ## render the examples of helm/ anew; builds helm the first time, some minutes
+	@$(BIN)/python -m tests.deploy.chart_examples
 
 $(PEERS_INSTALLED): bench/peers/requirements.lock | $(INSTALLED)
 	@echo "Making $(PEERS) from bench/peers/requirements.lock (once, about a minute) ..."

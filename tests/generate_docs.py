@@ -17,6 +17,8 @@ from hypervisor_schemas.secret_files import KAFKA_SECRETS, OTHER_SECRETS
 from hypervisor_schemas.settings import SETTINGS
 from hypervisor_schemas.topics import TOPICS, category_of
 from observability.prometheus.log_owned import log_owned_file
+from tests.deploy.chart_readme import readme
+from tests.deploy.strimzi import strimzi_topics
 from tests.generate_contract import contract
 from tests.markdown import table as _table
 
@@ -160,6 +162,8 @@ PAGES = {
     "metrics.md": metrics,
     "../schemas/README.md": contract,
     "../observability/prometheus/log-owned.yml": log_owned_file,
+    "../helm/hypervisor-telemetry/README.md": readme,
+    "../helm/hypervisor-telemetry/examples/strimzi-topics.yaml": strimzi_topics,
 }
 
 

@@ -45,7 +45,8 @@ def test_instance_is_blanked_on_every_metric_that_belongs_to_the_log_and_on_no_o
 
 
 def test_every_link_between_pages_leads_somewhere() -> None:
-    for page in [ROOT / "README.md", *(ROOT / "schemas").rglob("*.md"), *DOCS.rglob("*.md")]:
+    folders = (ROOT / "schemas", ROOT / "helm", DOCS)
+    for page in [ROOT / "README.md", *(page for folder in folders for page in folder.rglob("*.md"))]:
         for target in re.findall(r"\]\(([^)#\s]+)", page.read_text("utf-8")):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.relative_to(ROOT)} links to {target}"
