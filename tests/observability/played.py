@@ -1,0 +1,144 @@
+"""The script, played: real services on a real Kafka, and a real Prometheus that scrapes them."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from observability.grafana.expressions import PanelQuery, expressions
+from observability.prometheus.log_owned import SERVICE_JOBS
+from tests.observability.prometheus import CLUSTER, Prometheus, prometheus
+from tests.observability.script import MAX_SERIES, PARTITIONS, Agent, Script
+from tests.receivers import PROTOBUF, HttpReceiver, Reply, Request, http_receiver
+from tests.services import Fleet, RunningService, eventually, fleet
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+WINDOW = 300
+"""Seconds: of the rules' rates, and so of the panels'. The whole run fits into it."""
+
+_RING = ("agent-hypervisor", "event-index")
+"""The jobs that read ring events."""
+
+PANELS: tuple[PanelQuery, ...] = tuple(
+    expressions(
+        {
+            "cluster": CLUSTER,
+            "governance": "governance-metrics",
+            "job": "|".join(SERVICE_JOBS),
+            "__rate_interval": f"{WINDOW}s",
+            "__range": f"{WINDOW}s",
+        }
+    )
+)
+
+
+@dataclass
+class Played:
+    """A run, at its end; all still goes on."""
+
+    prometheus: Prometheus
+    fleet: Fleet
+    receiver: HttpReceiver
+    agent: Agent
+    script: Script
+    services: dict[str, RunningService]
+    began: float
+    ended: float
+    """When everything had been scraped; seconds since 1970."""
+
+
+def _answer(request: Request) -> Reply:
+    """Takes all spans but the poisoned one."""
+    is_refused = any("poison" in name for name in request.names)
+    return Reply(400 if is_refused else 200, headers={"Content-Type": PROTOBUF})
+
+
+@contextmanager
+def played(bootstrap_servers: str, prefix: str, folder: Path) -> Iterator[Played]:
+    with (
+        prometheus(folder / "prometheus") as server,
+        http_receiver() as receiver,
+        fleet(bootstrap_servers, prefix, folder) as it,
+    ):
+        receiver.answer = _answer
+        it.make_topics(PARTITIONS)
+        agent = Agent(bootstrap_servers, prefix)
+        try:
+            yield _play(server, it, receiver, agent)
+        finally:
+            agent.close()
+
+
+def _play(server: Prometheus, it: Fleet, receiver: HttpReceiver, agent: Agent) -> Played:
+    began = time.time()
+    ring = {"TELEMETRY_MAX_SERIES": str(MAX_SERIES)}
+    services = {
+        "agent-hypervisor": it.start("ring-metrics", **ring),
+        "saga-spans": it.start("saga-spans", "--sink", f"otlp:{receiver.url}"),
+        "event-index": it.start(
+            "event-index", "--database", f"sqlite:///{it.folder}/index.db", TELEMETRY_INDEX_RETENTION="1d"
+        ),
+        "governance-metrics": it.start("governance-metrics"),
+    }
+    for job, service in services.items():
+        server.scrape(job, service.wait_ready().url)
+    server.scrape("agents", agent.url)
+    # The zeros of each partition are there, before the first event.
+    zeros = (
+        "agent_hypervisor_ring_elevation_seconds_count",
+        "agent_hypervisor_saga_oldest_open_seconds",
+        'agent_governance_audit_events_total{job="governance-metrics"}',
+        *(
+            f'hypervisor_telemetry_records_total{{job="{job}",topic=~".+events.ring",result="applied"}}'
+            for job in _RING
+        ),
+    )
+    for name in zeros:
+        eventually(lambda name=name: server.value(f"count({name})"), lambda count: count == PARTITIONS)
+    eventually(lambda: server.value('count(up{job!="agent-governance"} == 1)'), lambda count: count == 5)
+
+    script = Script(datetime.now(UTC))
+    agent.emit(script.first())
+    agent.govern_first()
+    agent.flush()
+    eventually(lambda: _scraped(server), lambda shown: shown == (7, 5, 2, 2), 60)
+
+    # Partitions go to another copy and come back while the many are counted.
+    other = it.start("ring-metrics", **ring).wait_ready()
+    server.scrape("agent-hypervisor", services["agent-hypervisor"].url, other.url)
+    restored = 'hypervisor_telemetry_partition_restored{job="agent-hypervisor",topic=~".+events.ring"} == 1'
+    shared = f"count({restored}) == {PARTITIONS} and count(count by (instance) ({restored})) == 2"
+    eventually(lambda: server.query(shared), bool, 60)
+    many = list(script.many())
+    half = len(many) // 2
+    agent.emit(many[:half])
+    agent.flush()
+    other.terminate()
+    agent.emit(many[half:])
+    agent.govern_many()
+    agent.drop()
+    agent.flush()
+    it.produce("ring", [b"nonsense"] * 3, partition=1)
+    eventually(lambda: _scraped(server), lambda shown: shown == (7 + 14, 5 + 208, 2 + 8, 2 + 40), 90)
+    # Long enough that half of a scrape at each end, which `rate` adds, is little.
+    eventually(lambda: server.value('count_over_time(up{job="saga-spans"}[5m])'), lambda count: count >= 30, 60)
+    ended = time.time()
+    assert ended - began < WINDOW, "the run no longer fits into the window of the rates"
+    return Played(server, it, receiver, agent, script, services, began, ended)
+
+
+def _scraped(server: Prometheus) -> tuple[float, ...]:
+    """How many transitions, breaches, ended sagas and decisions Prometheus has; the least that two scrapes show."""
+    totals = (
+        "agent_hypervisor_ring_transitions_total",
+        "agent_hypervisor_ring_breaches_total",
+        "agent_hypervisor_sagas_total",
+        'agent_governance_policy_decisions_total{job="governance-metrics"}',
+    )
+    return tuple(server.value(f"sum({total})") for total in totals)
