@@ -22,6 +22,7 @@ TOOLS = {
     "helm": ("helm.sh/helm/v3/cmd/helm", "v3.22.0"),
     "kubeconform": ("github.com/yannh/kubeconform/cmd/kubeconform", "v0.8.0"),
     "kube-score": ("github.com/zegl/kube-score/cmd/kube-score", "v1.20.0"),
+    "compose-go": ("github.com/compose-spec/compose-go/v2/cmd", "v2.16.2"),
 }
 """Name -> the package of its main, and the module's version."""
 
@@ -41,6 +42,8 @@ def tool(name: str) -> Path:
             shutil.rmtree(scratch, ignore_errors=True)
             scratch.mkdir()
             _run([go(), "install", f"{package}@{version}"], GOBIN=str(scratch))
+            # Go calls it as its folder is called.
+            (scratch / package.rpartition("/")[2]).rename(scratch / name)
             shutil.rmtree(target.parent, ignore_errors=True)
             scratch.replace(target.parent)
     return target

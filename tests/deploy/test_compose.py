@@ -5,6 +5,8 @@ What an engine is needed for is skipped where there is none.
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -35,6 +37,7 @@ from tests.apicurio import VERSION as APICURIO_VERSION
 from tests.apicurio import Apicurio
 from tests.deploy.image import ROOT, dockerfile, needs_engine
 from tests.services import run_command
+from tests.tools import tool
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -233,22 +236,35 @@ def test_no_secret_is_in_the_repository() -> None:
 
 def test_what_is_mounted_is_there() -> None:
     for service in SERVICES.values():
-        for volume in service.get("volumes", []):
-            source = volume.partition(":")[0]
-            assert source in COMPOSE["volumes"] or "observability" in source or (ROOT / source).exists(), source
+        files = [service["env_file"]] if "env_file" in service else []
+        mounted = [volume.partition(":")[0] for volume in service.get("volumes", [])]
+        for source in {*files, *mounted} - set(COMPOSE["volumes"]):
+            assert (ROOT / source).exists(), source
 
 
-def test_prometheus_knows_every_copy() -> None:
-    files = (ROOT / "deploy" / "compose" / "targets").glob("*.yml")
-    targets = {
-        target: group["labels"]
-        for file in files
-        for group in yaml.safe_load(file.read_text("utf-8"))
-        for target in group["targets"]
+def test_prometheus_asks_every_copy_in_the_job_of_its_service() -> None:
+    """Its own configuration as it is; which copies there are, compose's targets say."""
+    config = yaml.safe_load((ROOT / "observability/prometheus/prometheus.yml").read_text("utf-8"))
+    jobs = {
+        Path(file).name: job["job_name"]
+        for job in config["scrape_configs"]
+        for discovery in job["file_sd_configs"]
+        for file in discovery["files"]
     }
+    files = {path.name: path for path in (ROOT / "deploy" / "compose" / "targets").iterdir()}
+    groups = {
+        jobs[name]: group for name, path in files.items() for group in yaml.safe_load(path.read_text("utf-8"))
+    }
+    wanted: dict[str, set[str]] = {}
+    for name, service in RUNNING.items():
+        what = service["command"][0]
+        job = "agent-hypervisor" if what == "ring-metrics" else what
+        wanted.setdefault(job, set()).add(f"{name}:{PORTS[what]}")
 
-    assert set(targets) == {f"{name}:{PORTS[service['command'][0]]}" for name, service in RUNNING.items()}
-    assert all(labels["cluster"] for labels in targets.values())
+    assert {job: set(group["targets"]) for job, group in groups.items()} == wanted
+    assert all(group["labels"] == {"cluster": "compose"} for group in groups.values())
+    assert "./deploy/compose/targets:/etc/prometheus/targets:ro" in SERVICES["prometheus"]["volumes"]
+    assert {Path(rule).parent for rule in config["rule_files"]} == {Path("rules")}
 
 
 def test_the_fleet_asks_every_copy() -> None:
@@ -308,6 +324,15 @@ def registry_in_kafka(own_kafka: LocalKafka, tmp_path: Path) -> Iterator[Apicuri
         yield registry
 
 
+def is_healthy(url: str) -> bool:
+    """By the registry's own health check, as compose runs it, with this port."""
+    port = url.split(":")[2].partition("/")[0]
+    words = [
+        word.replace("$$", "$").replace("/8080", f"/{port}") for word in SERVICES["registry"]["healthcheck"]["test"]
+    ]
+    return subprocess.run(words[1:], capture_output=True, timeout=30, check=False).returncode == 0
+
+
 @pytest.mark.full
 @pytest.mark.kafka
 @pytest.mark.timeout(300)
@@ -322,12 +347,34 @@ def test_the_registry_keeps_its_schemas_in_kafka(registry_in_kafka: Apicurio) ->
     subject = registry_in_kafka.get("/subjects")[0]
     before = registry_in_kafka.get(f"/subjects/{subject}/versions/latest")
 
+    assert is_healthy(registry_in_kafka.url)
     registry_in_kafka.kill()
+    assert not is_healthy(registry_in_kafka.url)
     registry_in_kafka.start()
     again = run_command(*SERVICES["schemas"]["command"], **url)
 
     assert (first.returncode, again.returncode) == (0, 0), first.stderr + again.stderr
     assert registry_in_kafka.get(f"/subjects/{subject}/versions/latest") == before
+
+
+@pytest.mark.full
+def test_the_reader_that_compose_itself_uses_takes_the_file() -> None:
+    """With profiles, anchors and paths worked out; without an engine."""
+    done = subprocess.run(
+        [tool("compose-go"), "-format", "json", "docker-compose.yml"],
+        cwd=ROOT,
+        env={**os.environ, "COMPOSE_PROFILES": "demo"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (done.returncode, done.stderr) == (0, "")
+    read = json.loads(done.stdout)
+    assert set(read["services"]) >= set(SERVICES) - {"fleet"}
+    assert {name: service["command"] for name, service in read["services"].items() if name in RUNNING} == {
+        name: service["command"] for name, service in RUNNING.items()
+    }
 
 
 @pytest.fixture
