@@ -11,7 +11,7 @@ LOCK_IMAGE := --constraint ../../requirements.lock --universal --python-version 
   --no-emit-index-url --no-annotate --custom-compile-command "make lock" --upgrade --quiet
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all chaos lint format docs chart bench bench-full lock lock-image secrets up down clean
+.PHONY: help demo test test-all chaos lint format docs chart bench bench-full panels lock lock-image secrets up down clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -66,6 +66,10 @@ bench: $(PEERS_INSTALLED) ## the benchmarks, side by side with the alternatives;
 
 bench-full: $(PEERS_INSTALLED) ## the same with more events, more rounds and larger sizes
 	@$(BIN)/python -m bench --full $(ARGS)
+
+panels: $(PEERS_INSTALLED) ## docs/plots/panels.svg anew: a run on a real Kafka and Prometheus, and what the panels show of it
+	@$(BIN)/python -m pytest tests/observability/test_prometheus_run.py --panels docs/plots/panels.json
+	@$(PEERS)/bin/python tests/observability/draw_panels.py docs/plots/panels.json docs/plots/panels.svg
 
 lock: $(INSTALLED) ## resolve requirements.lock anew from pyproject.toml
 	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \

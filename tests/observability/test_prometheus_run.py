@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from hypervisor_schemas.events import EventType
 from tests.observability import expected
+from tests.observability.panel_values import DRAWN, panel_values
 from tests.observability.played import PANELS, Played, played
 from tests.observability.rules import RULES, Rule
 from tests.observability.script import OF_A, A
@@ -109,6 +112,16 @@ def test_only_series_of_the_log_are_without_an_instance(run: Played) -> None:
 def _with_names(run: Played, expression: str) -> list[Labels]:
     data = run.prometheus.get("query", query=expression, time=run.ended)["result"]
     return [tuple(sorted(one["metric"].items())) for one in data]
+
+
+def test_what_the_panels_have_shown_is_left(run: Played, tmp_path: Path, pytestconfig: pytest.Config) -> None:
+    file = Path(pytestconfig.getoption("--panels", None) or tmp_path / "panels.json")
+    file.write_text("[\n" + ",\n".join(map(json.dumps, panel_values(run))) + "\n]\n", "utf-8")
+    panels = json.loads(file.read_text("utf-8"))
+    assert [panel["title"] for panel in panels] == list(DRAWN)
+    for panel in panels:
+        values = [value for result in panel["results"] for _, value in result["points"]]
+        assert max(values) > 0, panel["title"]
 
 
 def test_when_the_receiver_of_spans_goes_it_is_said(run: Played) -> None:
