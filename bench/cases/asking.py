@@ -10,12 +10,13 @@ import os
 import random
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 from bench.index_load import AGENTS, BEGAN, SPREAD, batches, fill, session_of, trace_of
 from bench.resident import resident
@@ -29,9 +30,11 @@ from tests.postgres import opened
 from tests.services import Fleet, RunningService, eventually
 
 EVENTS, PER_SECOND, PARTITIONS, LIMIT = 1_000_000, 2_000, 4, 100
-WARM_UP = 100
+WARM_UP = 50
 FLOOR = 10
 _KINDS = list(EventType)
+
+Times: TypeAlias = Mapping[str, Sequence[float]]
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Question:
 
 
 def measure(setting: Setting) -> Iterable[Row]:
-    samples = 4_000 if setting.full else 1_000
+    samples = 2_000 if setting.full else 500
     path = setting.folder / "asked.db"
     yield from _measured(setting, "SQLite", f"sqlite:///{path}", lambda: path.stat().st_size, samples)
     if (server := setting.postgres) is not None:
@@ -67,10 +70,24 @@ def _measured(setting: Setting, name: str, url: str, size: Callable[[], int], sa
         with _publishing(fleet):
             eventually(store.event_count, lambda count: count >= EVENTS + PER_SECOND)
             before, began = store.event_count(), time.monotonic()
-            for what, ask in QUESTIONS.items():
-                setting.say(f"{name}: {samples} questions by {what}")
-                yield from _rows(f"{name}, the last {LIMIT} by {what}", store, service, ask, samples)
+            works = {what: partial(_asked, store, service, ask, samples) for what, ask in QUESTIONS.items()}
+            times = _in_rounds(setting, name, works)
             rate = (store.event_count() - before) / (time.monotonic() - began)
+        note = (
+            f"{samples:,} questions a round, {EVENTS:,} events, {PER_SECOND:,} a second are taken in; until the "
+            "last row is read, by a process that does nothing else."
+        )
+        for what, rounds in times.items():
+            for way, floor, note_of_way in (("database", FLOOR, note), ("HTTP", None, "")):
+                for percent in (50, 99):
+                    figures = [_percentile(one[way], percent) for one in rounds]
+                    yield Row(
+                        f"{name}, the last {LIMIT} by {what}, {way} p{percent}",
+                        "ms",
+                        figures,
+                        floor=floor,
+                        note=note_of_way,
+                    )
         yield Row(f"{name}, taken in meanwhile", "events/s", [rate])
         yield Row(f"{name}, the service's memory", "MB", [resident(service.pid)])
         service.close()
@@ -87,29 +104,32 @@ def _publishing(fleet: Fleet) -> Child:
     )
 
 
-def _rows(
-    what: str, store: EventStore, service: RunningService, ask: Callable[[random.Random], Question], samples: int
-) -> Iterator[Row]:
-    chance = random.Random(7)  # noqa: S311 - the same questions in every run
-    questions = [ask(chance) for _ in range(WARM_UP + samples)]
+def _in_rounds(
+    setting: Setting, name: str, works: Mapping[str, Callable[[int], Times]]
+) -> Mapping[str, Sequence[Times]]:
+    """Every kind of question once a round: what else goes on for a while meets all of them, in one round."""
+    times: dict[str, list[Times]] = {what: [] for what in works}
+    for number in range(setting.rounds):
+        for what, work in works.items():
+            setting.say(f"{name}, round {number + 1} of {setting.rounds}: by {what}")
+            times[what].append(work(number))
+    return times
+
+
+def _asked(
+    store: EventStore, service: RunningService, ask: Callable[[random.Random], Question], samples: int, seed: int
+) -> Times:
+    """Seconds that answers took, in ascending order, by the way they came."""
+    chance = random.Random(seed)  # noqa: S311 - the same questions in every run
     database, http = [], []
-    for one in questions:
+    for one in [ask(chance) for _ in range(WARM_UP + samples)]:
         # In turn, so that whatever else goes on meets both.
         database.append(seconds_of(partial(_look, store, one)))
         http.append(seconds_of(partial(_get, service, one)))
-    in_database, over_http = sorted(database[WARM_UP:]), sorted(http[WARM_UP:])
-    note = (
-        f"{samples:,} questions, {EVENTS:,} events, {PER_SECOND:,} a second are taken in; until the last row "
-        "is read, by a process that does nothing else."
-    )
-    for percent in (50, 99):
-        figure = _percentile(in_database, percent)
-        yield Row(f"{what}, database p{percent}", "ms", [figure], floor=FLOOR, note=note)
-    for percent in (50, 99):
-        yield Row(f"{what}, HTTP p{percent}", "ms", [_percentile(over_http, percent)])
+    return {"database": sorted(database[WARM_UP:]), "HTTP": sorted(http[WARM_UP:])}
 
 
-def _percentile(ascending: list[float], percent: int) -> float:
+def _percentile(ascending: Sequence[float], percent: int) -> float:
     """Milliseconds."""
     return ascending[len(ascending) * percent // 100] * 1000
 
