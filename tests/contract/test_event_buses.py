@@ -60,13 +60,17 @@ class World:
         return event
 
 
-@pytest.fixture(params=["in this process", "remote"])
+@pytest.fixture(params=["in this process", "on sqlite", pytest.param("on postgresql", marks=pytest.mark.full)])
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     if request.param == "in this process":
         bus = HypervisorEventBus()
         yield World(bus, bus.emit)
         return
-    with closing(open_store(f"sqlite:///{tmp_path}/index.db")) as store:
+    if request.param == "on sqlite":
+        database = f"sqlite:///{tmp_path}/index.db"
+    else:
+        database = request.getfixturevalue("postgres").new_database()
+    with closing(open_store(database)) as store:
 
         def write(event: HypervisorEvent) -> None:
             place = event_topic("t.", type_value(event.event_type)), 3

@@ -53,10 +53,14 @@ EVENTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder: Path = tmp_path_factory.mktemp("index")
-    with closing(open_store(f"sqlite:///{folder}/index.db")) as store:
+@pytest.fixture(scope="module", params=["sqlite", pytest.param("postgresql", marks=pytest.mark.full)])
+def url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    if request.param == "sqlite":
+        folder: Path = tmp_path_factory.mktemp("index")
+        database = f"sqlite:///{folder}/index.db"
+    else:
+        database = request.getfixturevalue("postgres").new_database()
+    with closing(open_store(database)) as store:
         store.write([IndexRow("t", 0, at, one) for at, one in enumerate(EVENTS)], {("t", 0): (None, len(EVENTS))})
         web = FastAPI()
         web.include_router(create_router(store, IndexFreshness(Ledger(), time.time), TOKEN))
