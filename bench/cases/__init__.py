@@ -12,6 +12,7 @@ __all__ = ["CASES", "case"]
 CASES: Mapping[str, str] = {
     "pipeline": "ring-metrics end to end",
     "sagas": "saga-spans end to end",
+    "governing": "governance-metrics end to end",
     "growth": "ring-metrics as work grows",
     "commit_interval": "ring-metrics by commit interval",
     "delay": "from emit() to /metrics",

@@ -39,14 +39,19 @@ def measure(setting: Setting) -> Iterable[Row]:
     note = f"{count:,} events, {BATCH:,} in a transaction."
     stores: dict[str, Fresh] = {"SQLite": partial(_fresh_file, setting.folder)}
     ours, theirs = _beside(setting, rows, stores["SQLite"], _executemany)
-    bare = "sqlite3.executemany of ready tuples"
-    yield Row("event-index, into SQLite", "events/s", ours, bare, theirs, floor=0.7, goal=0.9, note=note)
+    bare, here = "sqlite3.executemany of ready tuples", f"{note} SQLite {sqlite3.sqlite_version}."
+    yield Row("event-index, into SQLite", "events/s", ours, bare, theirs, floor=0.7, goal=0.9, note=here)
     if (server := setting.postgres) is not None:
         stores["PostgreSQL"] = partial(_fresh_database, server)
         ours, theirs = _beside(setting, rows, stores["PostgreSQL"], _copy_and_insert)
-        bare = "COPY + INSERT of ready tuples"
-        yield Row("event-index, into PostgreSQL", "events/s", ours, bare, theirs, floor=0.6, goal=0.8, note=note)
+        bare, here = "COPY + INSERT of ready tuples", f"{note} PostgreSQL {_version(server)} with its own defaults."
+        yield Row("event-index, into PostgreSQL", "events/s", ours, bare, theirs, floor=0.6, goal=0.8, note=here)
     yield from _from_kafka(setting, stores, 2 * count)
+
+
+def _version(server: Postgres) -> int:
+    with server.connect() as connection:
+        return connection.info.server_version // 10_000
 
 
 def _beside(
@@ -108,11 +113,12 @@ def _copy_and_insert(url: str, batches: Tuples) -> float:
 def _from_kafka(setting: Setting, stores: dict[str, Fresh], count: int) -> Iterator[Row]:
     """One copy of the service, behind its start."""
     records = list(index_records(count))
+    note = f"{count:,} events, {PARTITIONS} partitions, Kafka and the database on the same machine."
     works = {
         f"from Kafka into {name}": partial(_one_copy, setting, fresh, records) for name, fresh in stores.items()
     }
     for what, rates in in_turn(setting.rounds, works, setting.say).items():
-        yield Row(f"event-index, one copy, {what}", "events/s", rates)
+        yield Row(f"event-index, one copy, {what}", "events/s", rates, note=note)
 
 
 def _one_copy(setting: Setting, fresh: Fresh, records: Sequence[Record]) -> float:
