@@ -65,7 +65,7 @@ def test_every_object_is_one_that_kubernetes_keda_and_the_operator_know(name: st
 
 
 def test_a_key_that_kubernetes_does_not_know_would_be_found(schemas: str):
-    for kind, name in (("Deployment", "full"), ("ScaledObject", "full")):
+    for kind, name in (("Deployment", "full"), ("ScaledObject", "full"), ("PodMonitor", "strimzi")):
         wrong = dict(rendered(name).all(kind)[0])
         wrong["spec"] = {**wrong["spec"], "replica": 1}
         [told] = conformity(schemas, yaml.safe_dump(wrong))["resources"]
@@ -93,6 +93,28 @@ def test_kube_score_finds_nothing_critical(name: str):
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_an_example_is_what_helm_renders(name: str):
     assert (CHART / "examples" / f"{name}.yaml").read_text("utf-8") == example(name), "run `make chart`"
+
+
+def test_the_package_has_what_is_needed_and_no_more(tmp_path: Path):
+    made = helm("package", str(CHART), "--destination", str(tmp_path))
+    assert made.returncode == 0, made.stderr
+    [package] = tmp_path.iterdir()
+    listed = subprocess.run(["tar", "tzf", package], capture_output=True, text=True, check=True).stdout.split()
+
+    folders = {name.removeprefix("hypervisor-telemetry/").partition("/")[0] for name in listed}
+    assert folders == {
+        "Chart.yaml",
+        "values.yaml",
+        "values.schema.json",
+        "README.md",
+        ".helmignore",
+        "templates",
+        "files",
+    }
+    # Rules and dashboards are in it, not links to them.
+    values = CHART / "ci" / "monitoring-values.yaml"
+    options = ("--namespace", "telemetry", "--kube-version", KUBERNETES, "--values", str(values))
+    assert helm("template", "telemetry", str(package), *options).stdout == text("monitoring")
 
 
 def test_notes_say_what_to_do_next(tmp_path: Path):
