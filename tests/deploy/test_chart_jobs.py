@@ -39,6 +39,10 @@ def test_topics_are_made_before_install_and_upgrade_with_all_that_it_takes_there
     assert all(weight < job for weight in weights.values())
     assert {("ServiceAccount", "topics"), ("NetworkPolicy", "topics")} <= weights.keys()
     assert (("Secret", "topics") in weights) == (name == "inline")
+    # Accounts and secrets go when all is done; the job stays a day for its log.
+    of_job = before.pop(("Job", "topics"))
+    assert of_job["helm.sh/hook-delete-policy"] == "before-hook-creation"
+    assert chart.one("Job", "topics")["spec"]["ttlSecondsAfterFinished"] == 86400
     assert all("hook-succeeded" in each["helm.sh/hook-delete-policy"] for each in before.values())
 
 
