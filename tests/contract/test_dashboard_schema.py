@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import enum
 import json
-import shutil
 import subprocess
 import types
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from observability.grafana.__main__ import FOLDER
 from observability.grafana.files import FILES
+from tests.tools import go
 
 READER = Path(__file__).parent.parent / "dashboard_schema"
 
@@ -104,11 +104,8 @@ def test_an_unknown_field_is_told(raw: dict[str, Any]) -> None:
 @pytest.mark.full
 @pytest.mark.timeout(900)
 def test_grafanas_strict_reader_finds_no_fault(tmp_path: Path, raw: dict[str, Any]) -> None:
-    go = shutil.which("go") or shutil.which("go", path="/usr/local/go/bin")
-    if go is None:
-        pytest.skip("no Go on this machine")
     reader = tmp_path / "reader"
-    subprocess.run([go, "build", "-o", str(reader), "."], cwd=READER, check=True)
+    subprocess.run([go(), "build", "-o", str(reader), "."], cwd=READER, check=True)
     raw["panels"][0]["options"]["legend"]["colour"] = "red"
     del raw["panels"][0]["options"]["tooltip"]["mode"]
     (tmp_path / "faulty.json").write_text(json.dumps(raw), "utf-8")
