@@ -61,7 +61,9 @@ def earlier(folder: Path) -> Code:
         check=False,
     )
     if done.returncode != 0:
-        pytest.skip(f"{EARLIER[:7]} isn't in this clone (git fetch --unshallow): {done.stderr.strip()}")
+        pytest.skip(
+            f"no such commit in this clone, try git fetch --unshallow: {EARLIER[:7]} ({done.stderr.strip()})"
+        )
     with tarfile.open(archive) as tar:
         tar.extractall(folder / "earlier", filter="data")
     return Code(folder / "earlier").checked()
