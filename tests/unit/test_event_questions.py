@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from hypervisor_consumers.event_index.questions import Position, Wanted
 from hypervisor_consumers.event_index.store import EventStore, IndexRow, open_store
 from hypervisor_consumers.runtime.freshness import IndexFreshness
 from hypervisor_consumers.runtime.metrics import Ledger
+from hypervisor_consumers.runtime.processor import Place
 from hypervisor_schemas.events import HypervisorEvent, event_type_of
 from tests.asking import Client
 
@@ -199,3 +201,39 @@ def test_an_event_that_is_not_there_is_404_with_a_sentence(client: Client) -> No
     assert response.status_code == 404
     assert response.json()["detail"] == "No event 'nowhere' is in the index; it may not have come yet."
     assert client.get(f"/v1/events/{5:016x}?limit=3").status_code == 422
+
+
+# --- what an answer may have of texts
+
+
+def test_a_page_ends_with_the_event_that_reaches_its_bound(store: EventStore) -> None:
+    # Of two bytes per character, and one that a database keeps apart from its row.
+    large = [event(n, payload={"text": secrets.token_hex(20_000) if n == 7 else "ä" * 1_000}) for n in range(10)]
+    write(store, *large)
+    with store.snapshot() as now:
+        whole = now.page(Wanted(), 10)
+        assert [one.payload for one in whole.events] == [one.payload for one in reversed(large)]
+        assert whole.last is None
+        sizes = [sum(len(value.encode()) for value in row if isinstance(value, str)) for row in whole.rows]
+        for count in range(1, 11):
+            # To the byte: with one less they are as many, with one more it is one more.
+            reached = sum(sizes[:count])
+            for more, given in ((-1, count), (0, count), (1, count + 1)):
+                page = now.page(Wanted(), 10, max_bytes=reached + more)
+                assert page.rows == whole.rows[:given]
+                assert (page.last is None) == (given >= 10)
+        assert len(now.page(Wanted(), 10, max_bytes=0).rows) == 1
+        assert len(now.page(Wanted([KINDS[1], KINDS[2]]), 10, max_bytes=1).rows) == 1
+        assert len(now.page(Wanted(), 3, max_bytes=sum(sizes[:3])).rows) == 3
+
+
+def test_what_is_behind_an_offset_ends_with_the_event_that_reaches_its_bound(store: EventStore) -> None:
+    write(store, *(event(n, payload={"text": "x" * 1_000}) for n in range(10)))
+    place = Place("t", 0)
+    with store.snapshot() as now:
+        found, end = now.behind(place, (2, 9), Wanted(), limit=100, max_bytes=2_500)
+        assert ([offset for offset, _ in found], end) == ([2, 3, 4], 5)
+        found, end = now.behind(place, (2, 9), Wanted(), limit=2, max_bytes=1 << 20)
+        assert ([offset for offset, _ in found], end) == ([2, 3], 4)
+        found, end = now.behind(place, (7, 9), Wanted(), limit=100, max_bytes=2_000)
+        assert ([offset for offset, _ in found], end) == ([7, 8], 9)

@@ -23,10 +23,13 @@ from hypervisor_consumers.event_index.store import (
     open_database,
     open_store,
 )
+from hypervisor_consumers.event_index.tables import events as events_table
+from hypervisor_consumers.event_index.tables import values_of
 from hypervisor_schemas.errors import SettingError
 from hypervisor_schemas.events import EventType, event_type_of
 from tests.event_rows import NOON, RING, SAGA, Clock, ids, ring_event, ring_rows
 from tests.postgres import Postgres, opened
+from tests.services import eventually
 
 pytestmark = pytest.mark.full
 
@@ -262,6 +265,62 @@ def test_copies_that_bring_the_same_events_in_any_order_make_one_row_of_each(url
     assert counted(url)
 
 
+def test_events_that_came_before_are_found_wherever_they_are_in_a_batch(store: EventStore, url: str) -> None:
+    added, at = set[int](), 0
+    # All new, all there, some there; more batches than are looked at after one with an event that was there.
+    batches = [range(10), range(10), range(5, 15), *(range(20 + n, 21 + n) for n in range(25)), range(40, 60)]
+    for numbers in batches:
+        rows = ring_rows(*numbers, *numbers)
+        assert store.write(rows, {(RING, 0): (at or None, at + 1)}) == len({*numbers} - added)
+        added, at = added | {*numbers}, at + 1
+        assert store.event_count() == len(added)
+    assert counted(url)
+    with opened(url) as connection:
+        [rows_there] = connection.execute("SELECT count(*) FROM events").fetchone() or [0]
+    assert rows_there == len(added)
+
+
+def _waiting(url: str) -> int:
+    """How many sessions wait for a lock."""
+    with opened(url) as connection:
+        rows = connection.execute(
+            "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+        return len(rows.fetchall())
+
+
+def test_two_copies_that_wait_for_each_other_in_a_circle_both_go_on(url: str) -> None:
+    """The store adds 1 and then 2; another one, in one transaction, 2 and then 1."""
+    with closing(open_store(url)) as store:
+        store.write([], {(RING, 0): (None, 1)})
+        held, failed, added = threading.Event(), [], []
+
+        def write() -> None:
+            try:
+                assert held.wait(30)
+                added.append(store.write(ring_rows(1, 2), {(RING, 0): (1, 3)}))
+            except BaseException as error:  # noqa: BLE001 - the test's own thread reports it
+                failed.append(error)
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        names = ", ".join(f'"{column.name}"' for column in events_table.columns)
+        add = f"INSERT INTO events ({names}) VALUES ({', '.join(['%s'] * len(events_table.columns))})"  # noqa: S608
+        with opened(url) as other, other.transaction():
+            # Whoever sees the circle first goes back: with a second's patience that is the store.
+            other.execute("SET LOCAL deadlock_timeout = '30s'")
+            one, two = map(values_of, ring_rows(1, 2))
+            other.execute(add, two)
+            held.set()
+            eventually(lambda: _waiting(url), lambda count: count == 1)
+            other.execute(add, one)
+        writer.join(60)
+        assert failed == []
+        assert added == [0]
+        assert store.next_offset(RING, 0) == 3
+        assert store.event_count() == 0, "the other one didn't count"
+
+
 def test_a_copy_frozen_in_mid_transaction_cannot_hold_its_partition_for_good(url: str) -> None:
     with closing(open_store(url)) as store, store._database.writer.connect() as connection:
         limit = connection.exec_driver_sql("SHOW idle_in_transaction_session_timeout").scalar_one()
@@ -275,16 +334,33 @@ def test_sessions_that_are_ended_are_made_again(store: EventStore, url: str) -> 
     store.write(ring_rows(1), {(RING, 0): (None, 2)})
     assert store.event_count() == 1
     with opened(url) as other:
-        other.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'hyper%'")
+        other.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
+            " WHERE application_name LIKE 'hyper%' AND datname = current_database()"
+        )
     assert store.event_count() == 1
     assert store.write(ring_rows(2), {(RING, 0): (2, 3)}) == 1
 
 
-@pytest.mark.parametrize("where", ["INSERT INTO offsets", "CREATE TEMPORARY", "WITH new", "COMMIT"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        "INSERT INTO offsets",
+        "SAVEPOINT",
+        "RELEASE",
+        "INSERT INTO type_counts",
+        "CREATE TEMPORARY",
+        "WITH new",
+        "COMMIT",
+    ],
+)
 def test_a_session_that_is_ended_in_mid_write_leaves_nothing_and_the_next_try_succeeds(
     store: EventStore, url: str, where: str
 ) -> None:
     store.write(ring_rows(0), {(SAGA, 0): (None, 1), (RING, 0): (None, 1)})
+    if where in {"CREATE TEMPORARY", "WITH new"}:
+        # So it goes behind an event that was there.
+        assert store.write(ring_rows(0), {(RING, 0): (1, 1)}) == 0
     engine = store._database.writer
 
     def end(connection: Any) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import (
     BigInteger,
@@ -31,6 +31,8 @@ from hypervisor_consumers.runtime.processor import Place
 from hypervisor_schemas.timestamps import microseconds
 
 __all__ = [
+    "BY_OFFSET",
+    "LATEST_FIRST",
     "GroupPosition",
     "Position",
     "Wanted",
@@ -120,6 +122,10 @@ class Wanted:
 
 
 _ORDER = (events.c.timestamp, events.c.topic, events.c.partition, events.c.offset)
+LATEST_FIRST: Final = tuple((column.name, True) for column in _ORDER)
+"""The order of `last_events`."""
+BY_OFFSET: Final = ((events.c.offset.name, False),)
+"""The order of `those_between`."""
 _LATEST_FIRST = tuple(column.desc() for column in _ORDER)
 
 

@@ -12,6 +12,8 @@ from sqlalchemy import Connection, Engine, Row, Select, select
 
 from hypervisor_consumers.event_index.fetching import MAX_BYTES, fetched
 from hypervisor_consumers.event_index.questions import (
+    BY_OFFSET,
+    LATEST_FIRST,
     GroupPosition,
     Position,
     Wanted,
@@ -90,7 +92,8 @@ class Snapshot:
         With `before`, of those that stand before that position.
         """
         # One more than is given, to know whether there are more.
-        found, is_whole = fetched(self._connection, last_events(wanted, limit + 1, before), max_bytes)
+        asked = last_events(wanted, limit + 1, before)
+        found, is_whole = fetched(self._connection, asked, max_bytes, order=LATEST_FIRST)
         rows = found[:limit]
         if not rows or (is_whole and len(found) == len(rows)):
             return Page(rows, None)
@@ -109,7 +112,8 @@ class Snapshot:
 
         At most `limit`, or about `max_bytes`. Returns them, and the offset up to which they are all.
         """
-        rows, is_whole = fetched(self._connection, those_between(place, *between, wanted, limit), max_bytes)
+        asked = those_between(place, *between, wanted, limit)
+        rows, is_whole = fetched(self._connection, asked, max_bytes, order=BY_OFFSET)
         end = rows[-1].offset + 1 if len(rows) == limit or not is_whole else between[1]
         return [(row.offset, event_of(row)) for row in rows], end
 

@@ -1,7 +1,8 @@
 """How rows and offsets get into PostgreSQL: few statements, whatever the size of the batch.
 
-Everybody takes locks in the same order: offsets by place, then events by id, then counts by their key. Two copies
-that bring the same events can wait for each other, but not in a circle.
+Everybody takes locks in the same order: offsets by place, then events, then counts by their key. Events as they
+come, which is how indexes that end in time like them; so two copies that bring the same events can wait for each
+other in a circle. PostgreSQL ends that for one of them, which goes back to before its events and adds them by id.
 """
 
 from __future__ import annotations
@@ -11,21 +12,30 @@ from contextlib import contextmanager
 from typing import Any
 
 import psycopg
+from psycopg.errors import DeadlockDetected, UniqueViolation
 from sqlalchemy import Connection, Text
-from sqlalchemy.dialects import postgresql
+from sqlalchemy.exc import OperationalError
 
+from hypervisor_consumers.event_index.stores.counting import counted
 from hypervisor_consumers.event_index.stores.database import Moves, Values
 from hypervisor_consumers.event_index.stores.texts import json_without_nul, key_text, without_nul
-from hypervisor_consumers.event_index.tables import KeyText, events, type_counts
+from hypervisor_consumers.event_index.tables import KeyText, events
 from hypervisor_consumers.event_index.trouble import LostPartition
 
-__all__ = ["add_events", "count_in", "move_offsets"]
+__all__ = ["Loading", "count_in", "move_offsets"]
 
-_PAYLOAD = list(events.c).index(events.c.payload)
+_COLUMNS = list(events.c)
+_ID, _TIMESTAMP, _PAYLOAD = map(_COLUMNS.index, (events.c.event_id, events.c.timestamp, events.c.payload))
+_COUNTED = [_COLUMNS.index(column) for column in (events.c.topic, events.c.partition, events.c.event_type)]
 _TEXTS = tuple(at for at, column in enumerate(events.c) if isinstance(column.type, Text))
 _KEYS = tuple(at for at, column in enumerate(events.c) if isinstance(column.type, KeyText))
 _SHORT = 600
 """Characters that fit, whatever they are."""
+
+_LOOKS_AFTER_ONE = 20
+"""Batches in a row without an event that was there, until the next is taken to be new as a whole."""
+
+_DEADLOCKS = 3
 
 
 def move_offsets(connection: Connection, moves: Moves) -> None:
@@ -78,12 +88,64 @@ WHERE offsets.topic = m.topic AND offsets.partition = m.partition
 """
 
 
-def add_events(connection: Connection, values: Values) -> int:
-    """COPY into a table of this session's own, and from there those that are new, each counted. Their number."""
-    connection.exec_driver_sql(_STAGE)
-    with _cursor(connection) as cursor, cursor.copy(_COPY) as copy:
-        for row in _storable(values):
+class Loading:
+    """Adds batches of events: straight into their table as long as all are new, which is half the work.
+
+    A batch of which some are there already is undone, and added with a look at each. So are those that follow it:
+    where events come twice there are more of them, and what is undone leaves dead rows and a line in the server's
+    log.
+    """
+
+    def __init__(self) -> None:
+        self._looks = 0
+
+    def add(self, connection: Connection, values: Values) -> int:
+        """Insert those that are new, and count exactly them. Returns their number."""
+        rows = _once(_storable(values))
+        if not self._looks:
+            try:
+                with connection.begin_nested():
+                    _copy(connection, "events", rows)
+            except (UniqueViolation, DeadlockDetected):
+                self._looks = _LOOKS_AFTER_ONE
+            else:
+                count_in(connection, counted(tuple(row[at] for at in _COUNTED) for row in rows))
+                return len(rows)
+        added = _add_with_a_look(connection, rows)
+        self._looks = self._looks - 1 if added == len(rows) else _LOOKS_AFTER_ONE
+        return added
+
+
+def _once(values: Values) -> Values:
+    """Of those with one key the first."""
+    first: dict[Any, tuple[Any, ...]] = {}
+    for row in values:
+        first.setdefault((row[_ID], row[_TIMESTAMP]), row)
+    return values if len(first) == len(values) else list(first.values())
+
+
+def _copy(connection: Connection, table: str, rows: Values) -> None:
+    with _cursor(connection) as cursor, cursor.copy(f"COPY {table} ({_NAMES}) FROM STDIN") as copy:
+        for row in rows:
             copy.write_row(row)
+
+
+def _add_with_a_look(connection: Connection, rows: Values) -> int:
+    """COPY into a table of this session's own, and from there those that are new, each counted. Their number."""
+    for _ in range(_DEADLOCKS):
+        try:
+            with connection.begin_nested():
+                return _staged(connection, rows)
+        except OperationalError as error:
+            # With one that adds its events as they come; it is over when this one has gone back.
+            if not isinstance(error.orig, DeadlockDetected):
+                raise
+    return _staged(connection, rows)
+
+
+def _staged(connection: Connection, rows: Values) -> int:
+    connection.exec_driver_sql(_STAGE)
+    _copy(connection, "staged_events", rows)
     return int(connection.exec_driver_sql(_ADD).scalar_one())
 
 
@@ -122,14 +184,12 @@ def _cursor(connection: Connection) -> Iterator[psycopg.Cursor[Any]]:
         raise
 
 
-# Not logged, and emptied at every commit. Text is as fast as the binary form here. Of two with one key the first
-# stays: ctid is the order of coming.
+# Not logged, and emptied at every commit. Text is as fast as the binary form here.
 _STAGE = "CREATE TEMPORARY TABLE IF NOT EXISTS staged_events (LIKE events) ON COMMIT DELETE ROWS"
 _NAMES = ", ".join(f'"{column.name}"' for column in events.c)
-_COPY = f"COPY staged_events ({_NAMES}) FROM STDIN"
 _ADD = f"""
 WITH new AS (
-  INSERT INTO events ({_NAMES}) SELECT {_NAMES} FROM staged_events ORDER BY event_id, timestamp, ctid
+  INSERT INTO events ({_NAMES}) SELECT {_NAMES} FROM staged_events ORDER BY event_id, timestamp
   ON CONFLICT DO NOTHING RETURNING topic, partition, event_type
 ), counted AS (
   SELECT topic, partition, event_type, count(*) AS count FROM new GROUP BY topic, partition, event_type
@@ -143,13 +203,16 @@ SELECT coalesce(sum(count), 0) FROM counted
 
 
 def count_in(connection: Connection, counts: Sequence[dict[str, Any]]) -> None:
-    """Add these to `type_counts`; they are in the order of its key."""
+    """Add these to `type_counts`, each of another key."""
     if counts:
-        connection.execute(_ADD_COUNT, list(counts))
+        columns = _columns([tuple(row[name] for name in _COUNT_NAMES) for row in counts])
+        connection.exec_driver_sql(_ADD_COUNTS, columns)
 
 
-_NEW_COUNT = postgresql.insert(type_counts)
-_ADD_COUNT = _NEW_COUNT.on_conflict_do_update(
-    index_elements=type_counts.primary_key.columns,
-    set_={"count": type_counts.c.count + _NEW_COUNT.excluded.count},
-)
+_COUNT_NAMES = ("topic", "partition", "event_type", "count")
+_ADD_COUNTS = """
+INSERT INTO type_counts (topic, partition, event_type, count)
+SELECT * FROM unnest(%s::text[], %s::int[], %s::text[], %s::bigint[]) AS c (topic, partition, event_type, count)
+ORDER BY topic COLLATE "C", partition, event_type COLLATE "C"
+ON CONFLICT (topic, partition, event_type) DO UPDATE SET count = type_counts.count + excluded.count
+"""

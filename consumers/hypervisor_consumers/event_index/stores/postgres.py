@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import select
 import time
 from collections.abc import Callable
 from typing import Any
 
+import psycopg
 from sqlalchemy import URL, Connection, Engine, create_engine, event
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import InvalidatePoolError, OperationalError
 
+from hypervisor_consumers.event_index.fetching import BOUND, Bound
 from hypervisor_consumers.event_index.stores import loading
 from hypervisor_consumers.event_index.stores.counting import counted
+from hypervisor_consumers.event_index.stores.cutting import MAX_BYTES_PARAMETER, cut
 from hypervisor_consumers.event_index.stores.database import GIVE, Moves, Values, unusable
 from hypervisor_consumers.event_index.stores.partitions import Partitions, drop_oldest
 from hypervisor_consumers.event_index.stores.texts import without_nul
@@ -79,13 +83,16 @@ class PostgresDatabase:
                 "idle_in_transaction_session_timeout": "60s",
                 # Compiling a plan over many partitions takes longer than any of these questions.
                 "jit": "off",
+                # As for an SSD. With 4, a type's events of some hours are found by reading all of those hours.
+                "random_page_cost": "1.1",
             },
             pool_size=_READERS,
             max_overflow=0,
             pool_timeout=query_seconds,
         )
-        event.listen(self.readers, "before_cursor_execute", _ask_for_what_is_stored, retval=True)
+        event.listen(self.readers, "before_cursor_execute", _as_it_is_asked, retval=True)
         self._partitions = Partitions(self.writer)
+        self._loading = loading.Loading()
 
     def hold_schema(self, connection: Connection) -> None:
         """By an advisory lock; waited for as long as it takes others to make the same tables."""
@@ -112,7 +119,7 @@ class PostgresDatabase:
 
     def add_events(self, connection: Connection, values: Values) -> int:
         """By COPY; an event whose id and time are there stays as it is."""
-        return loading.add_events(connection, values)
+        return self._loading.add(connection, values)
 
     def expire(self, before: int, at_most: int) -> int:
         """A whole partition where all of it is old enough, else the oldest rows."""
@@ -155,11 +162,10 @@ def _engine(url: URL, isolation: Any, session: dict[str, str], **pool: Any) -> E
         isolation_level=isolation,
         # Plans of prepared statements don't know which partitions they will need.
         connect_args={"prepare_threshold": None, **{k: v for k, v in _CONNECTING.items() if k not in url.query}},
-        # A server that was started again is no error for whoever asks next.
-        pool_pre_ping=True,
         hide_parameters=True,
         **pool,
     )
+    event.listen(engine, "checkout", _look_whether_it_is_there)
     settings = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in session.items())
 
     def configure(connection: Any, _record: Any) -> None:
@@ -171,12 +177,31 @@ def _engine(url: URL, isolation: Any, session: dict[str, str], **pool: Any) -> E
     return engine
 
 
-def _ask_for_what_is_stored(
-    _connection: Connection, _cursor: Any, statement: str, parameters: Any, _context: Any, _many: bool
+def _look_whether_it_is_there(connection: Any, _record: Any, _in_use: Any) -> None:
+    """A server that was started again is no error for whoever asks next.
+
+    It says nothing unasked but that it goes. So a turn to it, as `pool_pre_ping` takes each time, is taken only
+    where something came; that it is gone without a word is found out by keepalives.
+    """
+    try:
+        poll = select.poll()
+        poll.register(connection.pgconn.socket, select.POLLIN)
+        if poll.poll(0):
+            connection.execute("SELECT 1")
+            connection.rollback()
+    except psycopg.Error as error:
+        raise InvalidatePoolError from error
+
+
+def _as_it_is_asked(
+    _connection: Connection, _cursor: Any, statement: str, parameters: Any, context: Any, _many: bool
 ) -> tuple[str, Any]:
-    """A text with NUL is stored with another character in its place, and so it is asked for."""
+    """A text with NUL is stored with another character in its place, and asked for so; answers have a bound."""
     if isinstance(parameters, dict):
         parameters = {
             name: without_nul(value) if isinstance(value, str) else value for name, value in parameters.items()
         }
+        bound: Bound | None = context.execution_options.get(BOUND)
+        if bound is not None:
+            return cut(statement, bound), {**parameters, MAX_BYTES_PARAMETER: max(1, bound.max_bytes)}
     return statement, parameters
