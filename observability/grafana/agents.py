@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from grafana_foundation_sdk.builders import dashboard
-from grafana_foundation_sdk.models.dashboard import DashboardCursorSync, DynamicConfigValue
+from grafana_foundation_sdk.models.dashboard import DynamicConfigValue
 
-from observability.grafana.links import AGENTS_UID, TAG, agent_links, dashboard_links
+from observability.grafana.links import AGENTS_UID, agent_links
 from observability.grafana.overrides import colour, coloured_from, links, painted
 from observability.grafana.panels import now, query, ranked_bars, rows, series, stats, traces
+from observability.grafana.skeleton import without_panels
 from observability.grafana.tutorial import ONCE, TEMPO_SEARCH, WHOSE, saga_list, tutorial_panels
 from observability.grafana.variables import AGENTS_VARIABLES, CLUSTER, GOVERNANCE, RING, RING_OF_AGENT, TEMPO
 
@@ -18,18 +19,12 @@ _ALL_SAGAS = "Of all agents and sessions: the metrics of sagas carry neither."
 
 def agents_dashboard() -> dashboard.Dashboard:
     """The whole dashboard, unbuilt."""
-    made = (
-        dashboard.Dashboard("Agent Observability")
-        .uid(AGENTS_UID)
-        .description("Rings, trust, policy and sagas of a fleet of AI agents.")
-        .tags([TAG])
-        .time("now-1h", "now")
-        .refresh("30s")
-        .timezone("browser")
-        .readonly()
-        .tooltip(DashboardCursorSync.CROSSHAIR)
-        .links(list(dashboard_links(with_services=True)))
-        .variables(list(AGENTS_VARIABLES))
+    made = without_panels(
+        "Agent Observability",
+        AGENTS_UID,
+        "Rings, trust, policy and sagas of a fleet of AI agents.",
+        AGENTS_VARIABLES,
+        with_services=True,
     )
     tutorial_panels(made)
     _governance(made)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from grafana_foundation_sdk.builders import dashboard
-from grafana_foundation_sdk.models.dashboard import DashboardCursorSync
 
 from observability.grafana.inside import moving_panels, state_panels
-from observability.grafana.links import PIPELINE_UID, TAG, dashboard_links
+from observability.grafana.links import PIPELINE_UID
 from observability.grafana.overrides import coloured_from, painted
 from observability.grafana.panels import now, query, ranked_bars, rows, series, states, stats
+from observability.grafana.skeleton import without_panels
 from observability.grafana.variables import CLUSTER, PIPELINE_VARIABLES, SERVICES
 
 __all__ = ["pipeline_dashboard"]
@@ -20,18 +20,12 @@ _OFFSETS_OF_ONE = "applied|ignored|duplicate|without_record|aged_out"
 
 def pipeline_dashboard() -> dashboard.Dashboard:
     """The whole dashboard, unbuilt."""
-    made = (
-        dashboard.Dashboard("Telemetry Pipeline")
-        .uid(PIPELINE_UID)
-        .description("The services that read the agents' events from Kafka, and the agents' publishers.")
-        .tags([TAG])
-        .time("now-1h", "now")
-        .refresh("30s")
-        .timezone("browser")
-        .readonly()
-        .tooltip(DashboardCursorSync.CROSSHAIR)
-        .links(list(dashboard_links(with_services=False)))
-        .variables(list(PIPELINE_VARIABLES))
+    made = without_panels(
+        "Telemetry Pipeline",
+        PIPELINE_UID,
+        "The services that read the agents' events from Kafka, and the agents' publishers.",
+        PIPELINE_VARIABLES,
+        with_services=False,
     )
     _well(made)
     _flow(made)

@@ -250,28 +250,6 @@ class TestEvents:
         assert not any(metrics.troubles.values())
 
 
-BAD_CALLS = {
-    "decision without agent": lambda m: m.record_decision(True, "", "t", 1),
-    "decision of no agent": lambda m: m.record_decision(True, None, "t", 1),
-    "decision on a long tool": lambda m: m.record_decision(True, "a", "t" * 1000, 1),
-    "negative latency": lambda m: m.record_decision(True, "a", "t", -1),
-    "latency that is none": lambda m: m.record_decision(True, "a", "t", float("nan")),
-    "endless latency": lambda m: m.record_decision(True, "a", "t", float("inf")),
-    "decision in words": lambda m: m.record_decision("deny", "a", "t", 1),
-    "rate limit in words": lambda m: m.record_decision(False, "a", "t", 1, "yes"),
-    "session that is none": lambda m: m.record_decision(False, "a", "t", 1, session_id=7),
-    "trace that is none": lambda m: m.record_decision(False, "a", "t", 1, causal_trace_id=object()),
-    "score above 1000": lambda m: m.set_trust_score("a", 1000.5),
-    "score below 0": lambda m: m.set_trust_score("a", -1),
-    "score of nobody": lambda m: m.set_trust_score("", 1),
-    "nobody registered": lambda m: m.register_agent(None),
-    "nobody deregistered": lambda m: m.deregister_agent(7),
-    "audit of nobody": lambda m: m.record_audit_event("x", 7),
-    "audit of nothing": lambda m: m.record_audit_event(None, "a"),
-    "audit details": lambda m: m.record_audit_event("x", "a", details=["x"]),
-}
-
-
 class TestGauges:
     def test_active_agents_are_those_registered_and_not_deregistered(self, world):
         for agent in ("a", "b", "a", "c"):
