@@ -68,6 +68,21 @@ def test_rules_are_those_of_the_repository():
         assert rule["metadata"]["labels"]["release"] == "kube-prometheus-stack"
 
 
+def test_runbooks_are_where_they_are_told_to_be():
+    where = "https://wiki.example.com/operations"
+    chart = rendered("monitoring", f"monitoring.rules.runbooks={where}")
+    urls = [
+        rule["annotations"]["runbook_url"]
+        for one in chart.all("PrometheusRule")
+        for group in one["spec"]["groups"]
+        for rule in group["rules"]
+        if "alert" in rule
+    ]
+
+    assert urls
+    assert all(url.startswith(f"{where}#") for url in urls)
+
+
 def test_dashboards_are_those_of_the_repository():
     chart = rendered("monitoring")
     files = {path.stem: path for path in (OBSERVABILITY / "grafana" / "dashboards").glob("*.json")}
