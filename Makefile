@@ -49,11 +49,11 @@ format: $(INSTALLED) ## apply the formatter and the safe fixes
 	@$(BIN)/ruff check --fix .
 
 docs: $(INSTALLED) ## write the generated tables of docs/ and the Grafana dashboards anew
-	@$(BIN)/python -m tests.generate_docs
-	@$(BIN)/python -m observability.grafana
+	@$(BIN)/python -m tools.generate_docs
+	@$(BIN)/python -m tools.dashboards
 
 chart: $(INSTALLED) ## render the examples of helm/ anew; builds helm the first time, some minutes
-	@$(BIN)/python -m tests.deploy.chart_examples
+	@$(BIN)/python -m tools.chart_examples
 
 $(PEERS_INSTALLED): bench/peers/requirements.lock | $(INSTALLED)
 	@echo "Making $(PEERS) from bench/peers/requirements.lock (once, about a minute) ..."

@@ -15,11 +15,11 @@ from datetime import UTC, datetime, timedelta
 from threading import Event
 
 from bench.load import Record, emit_steadily
-from hypervisor_consumers.event_index.store import EventStore, IndexRow
+from hypervisor_consumers.event_index.backends.store import EventStore, IndexRow
 from hypervisor_producers.bus import HypervisorEventBus
 from hypervisor_producers.publisher import EventPublisher
-from hypervisor_schemas.codec import encode_event
 from hypervisor_schemas.events import EventType, HypervisorEvent
+from hypervisor_schemas.wire.codec import encode_event
 
 __all__ = [
     "AGENTS",

@@ -10,10 +10,10 @@ from threading import Event
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 
 from hypervisor_producers.bus import HypervisorEventBus
-from hypervisor_schemas.codec import encode_event
 from hypervisor_schemas.events import HypervisorEvent
+from hypervisor_schemas.wire.codec import encode_event
 from tests.chaos.harness import RING_EVENT_TYPES
-from tests.services import Fleet
+from tests.support.service_processes import Fleet
 
 __all__ = [
     "SERIES",
@@ -148,20 +148,20 @@ def working_off(fleet: Fleet, group: str, topic: str, count: int, skipped: int =
     Raises:
         TimeoutError: Nothing was committed for so many seconds.
     """
-    asker = Consumer({"bootstrap.servers": fleet.bootstrap_servers, "group.id": group, "log_level": 0})
-    partitions = asker.list_topics(topic, timeout=30).topics[topic].partitions
+    offset_queries = Consumer({"bootstrap.servers": fleet.bootstrap_servers, "group.id": group, "log_level": 0})
+    partitions = offset_queries.list_topics(topic, timeout=30).topics[topic].partitions
     places = [TopicPartition(topic, number) for number in partitions]
     began = first = last = 0.0
     started = moved = time.perf_counter()
     while True:
-        done = _committed(asker, places)
+        done = _committed(offset_queries, places)
         now = time.perf_counter()
         if done > last:
             last, moved = done, now
         if done > skipped and not began:
             began, first = now, done
         if done >= count:
-            asker.close()
+            offset_queries.close()
             if now == began:  # Kafka's answers were long in coming: a lower bound is all that can be told
                 began, first = started, skipped
             return (done - first) / (now - began)
@@ -172,9 +172,9 @@ def working_off(fleet: Fleet, group: str, topic: str, count: int, skipped: int =
         time.sleep(0.02)  # asked often enough, and not all the time
 
 
-def _committed(asker: Consumer, places: list[TopicPartition]) -> int:
+def _committed(offset_queries: Consumer, places: list[TopicPartition]) -> int:
     try:
-        return sum(max(0, one.offset) for one in asker.committed(places, timeout=10))
+        return sum(max(0, one.offset) for one in offset_queries.committed(places, timeout=10))
     except KafkaException:
         return 0  # as long as the group's coordinator is only being found
 

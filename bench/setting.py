@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from bench.row import Curve, Row
 from hypervisor_telemetry.local.broker import LocalKafka
-from tests.postgres import Postgres, PostgresMissing
-from tests.services import Fleet
+from tests.support.postgres import Postgres, PostgresMissing
+from tests.support.service_processes import Fleet
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -14,14 +14,14 @@ from hypervisor_consumers.saga_spans.exporter import SagaSpanExporter
 from hypervisor_consumers.saga_spans.spans import SagaSpanRecord, SpanSink
 from hypervisor_producers.bus import HypervisorEventBus
 from hypervisor_producers.exporters import PublisherCollector, observe_publisher
-from hypervisor_producers.governance import GovernanceMetrics
-from hypervisor_producers.governance_labels import GovernanceLabels
+from hypervisor_producers.governance.governance_metrics import GovernanceMetrics
+from hypervisor_producers.governance.labels import GovernanceLabels
 from hypervisor_producers.metrics import PublisherStats
 from hypervisor_producers.publisher import EventPublisher, FlushResult
 from hypervisor_schemas.causal_trace import CausalTraceId
 from hypervisor_schemas.errors import SettingError, TelemetryError
 from hypervisor_schemas.events import EventType, GovernanceEventType, HypervisorEvent
-from hypervisor_telemetry.remote import RemoteEventBus
+from hypervisor_telemetry.index_client.remote_event_bus import RemoteEventBus
 
 if TYPE_CHECKING:
     from hypervisor_consumers.saga_spans.otel_sink import OTelSpanSink as OTelSpanSink

@@ -10,7 +10,7 @@ _OF_THE_SERVICES = {"fastapi", "prometheus_client", "pydantic", "rich", "sqlalch
 def main() -> None:
     """Run the command; without the packages of the services, say which are missing."""
     try:
-        from hypervisor_telemetry.cli import app  # noqa: PLC0415 - an agent's install has no typer
+        from hypervisor_telemetry.cli.app import app  # noqa: PLC0415 - an agent's install has no typer
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] not in _OF_THE_SERVICES:
             raise

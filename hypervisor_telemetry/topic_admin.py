@@ -19,7 +19,7 @@ from hypervisor_schemas.connection import kafka_settings
 from hypervisor_schemas.errors import KafkaError, SettingError
 from hypervisor_schemas.settings import Settings
 from hypervisor_schemas.topics import TOPICS, Topic
-from hypervisor_telemetry.findings import Finding
+from hypervisor_telemetry.schema_tools.check_result import Finding
 
 __all__ = ["apply_topics", "check_topics", "compare"]
 

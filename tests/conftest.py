@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hypervisor_telemetry.local.broker import LocalKafka
-from hypervisor_telemetry.local.choose import Kafka, local_kafka
+from hypervisor_telemetry.local.kafka_choice import Kafka, local_kafka
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytest_plugins = ["tests.skips", "tests.postgres"]
+pytest_plugins = ["tests.support.skips", "tests.support.postgres"]
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # So is a run that a shell started in the background; the processes of the tests would inherit it.

@@ -22,12 +22,12 @@ from bench.index_load import AGENTS, BEGAN, SPREAD, batches, fill, session_of, t
 from bench.resident import resident
 from bench.row import Row
 from bench.setting import Setting, seconds_of
-from hypervisor_consumers.event_index.questions import Wanted
-from hypervisor_consumers.event_index.store import EventStore, open_store
+from hypervisor_consumers.event_index.backends.store import EventStore, open_store
+from hypervisor_consumers.event_index.query.queries import Wanted
 from hypervisor_schemas.events import EventType
 from hypervisor_telemetry.local.child import Child
-from tests.postgres import opened
-from tests.services import Fleet, RunningService, eventually
+from tests.support.postgres import opened
+from tests.support.service_processes import Fleet, RunningService, eventually
 
 EVENTS, PER_SECOND, PARTITIONS, LIMIT = 1_000_000, 2_000, 4, 100
 WARM_UP = 50

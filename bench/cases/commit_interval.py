@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from bench.load import SERIES, Record, producer, ring_records
 from bench.row import Curve, Row
 from bench.setting import Setting
-from tests.services import Fleet, RunningService, eventually
+from tests.support.service_processes import Fleet, RunningService, eventually
 
 INTERVALS = (0.05, 0.2, 1.0)
 PER_SECOND, PARTITIONS = 5_000, 12

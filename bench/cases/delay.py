@@ -12,7 +12,7 @@ from bench.setting import Setting
 from hypervisor_producers.bus import HypervisorEventBus
 from hypervisor_producers.publisher import EventPublisher
 from hypervisor_schemas.events import EventType, HypervisorEvent
-from tests.services import RunningService
+from tests.support.service_processes import RunningService
 
 PER_SECOND, SERIES, PARTITIONS = 5_000, 1_000, 8
 WARM_UP = 10

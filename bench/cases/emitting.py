@@ -25,7 +25,7 @@ from bench.load import ring_event
 from bench.row import Row
 from bench.setting import Setting
 from hypervisor_telemetry.local.broker import LocalKafka
-from tests.services import fleet
+from tests.support.service_processes import fleet
 
 PARTITIONS = 12
 PER_SECOND = 5_000

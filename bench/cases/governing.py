@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator
 from bench.load import Record, read_plainly, working_off, write_plainly
 from bench.row import Row
 from bench.setting import Setting
-from hypervisor_schemas.codec import encode_event
 from hypervisor_schemas.events import GovernanceEventType, HypervisorEvent
-from tests.services import Fleet
+from hypervisor_schemas.wire.codec import encode_event
+from tests.support.service_processes import Fleet
 
 OURS = "governance-metrics"
 PARTITIONS = 8

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from bench.load import Record, producer, read_to_end, ring_records, working_off, write_plainly
 from bench.row import Curve, Row
 from bench.setting import Setting
-from tests.services import Fleet, RunningService
+from tests.support.service_processes import Fleet, RunningService
 
 SERVICE = "ring-metrics"
 BUCKET = "hypervisor_telemetry_transaction_seconds"

@@ -10,9 +10,9 @@ from hypervisor import observability as package
 import hypervisor_telemetry as ours
 from bench.row import Row
 from bench.setting import Setting, in_turn, seconds_of
-from hypervisor_consumers.ring_metrics.fold import RingFold
-from hypervisor_consumers.saga_spans.fold import SagaFold
-from hypervisor_schemas.codec import EventDecoder, encode_event
+from hypervisor_consumers.ring_metrics.fold.event_fold import RingFold
+from hypervisor_consumers.saga_spans.fold.event_fold import SagaFold
+from hypervisor_schemas.wire.codec import EventDecoder, encode_event
 
 PACKAGE = "agent-hypervisor"
 STORED = 100_000

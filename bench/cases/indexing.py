@@ -20,9 +20,9 @@ from bench.index_load import BATCH, batches, fill, index_records
 from bench.load import Record, working_off, write_plainly
 from bench.row import Row
 from bench.setting import Setting, in_turn, seconds_of
-from hypervisor_consumers.event_index.store import IndexRow, open_database, open_store
+from hypervisor_consumers.event_index.backends.store import IndexRow, open_database, open_store
 from hypervisor_consumers.event_index.tables import events, values_of
-from tests.postgres import Postgres, opened
+from tests.support.postgres import Postgres, opened
 
 Batches: TypeAlias = Sequence[Sequence[IndexRow]]
 Tuples: TypeAlias = Sequence[Sequence[tuple[Any, ...]]]

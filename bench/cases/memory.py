@@ -12,10 +12,10 @@ from bench.resident import resident
 from bench.row import Row
 from bench.setting import Setting
 from hypervisor_producers.publisher import EventPublisher
-from hypervisor_schemas.codec import encode_event
 from hypervisor_schemas.events import EventType, HypervisorEvent
 from hypervisor_schemas.settings import Settings
-from tests.services import RunningService, eventually
+from hypervisor_schemas.wire.codec import encode_event
+from tests.support.service_processes import RunningService, eventually
 
 SERIES = 100_000
 PARTITIONS = 12

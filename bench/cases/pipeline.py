@@ -18,8 +18,8 @@ from bench.peers.rate import rate_of
 from bench.peers.running import PEERS, SCHEMA_ID, Peer, why_not
 from bench.row import Row
 from bench.setting import Setting
-from hypervisor_schemas.codec import SINGLE_OBJECT, confluent_framing
-from tests.services import Fleet
+from hypervisor_schemas.wire.codec import SINGLE_OBJECT, confluent_framing
+from tests.support.service_processes import Fleet
 
 OURS, PLAIN = "ring-metrics", "plain consume()"
 PARTITIONS = 8

@@ -28,7 +28,7 @@ from bench.row import Row
 from bench.setting import Setting, in_turn
 from hypervisor_producers.publisher import EventPublisher
 from hypervisor_schemas.events import HypervisorEvent
-from tests.services import Fleet
+from tests.support.service_processes import Fleet
 
 PARTITIONS = 12
 SESSIONS, DISTINCT = 1_000, 10_000

@@ -14,7 +14,7 @@ from bench.load import read_to_end, ring_records, write_plainly
 from bench.row import Row
 from bench.setting import Setting
 from hypervisor_schemas.settings import Settings
-from tests.services import Fleet, RunningService, eventually
+from tests.support.service_processes import Fleet, RunningService, eventually
 
 SERIES = 100_000
 PARTITIONS = 8

@@ -11,9 +11,9 @@ from bench.peers.rate import rate_of
 from bench.peers.running import PEERS, Peer, in_python, why_not
 from bench.row import Row
 from bench.setting import Setting
-from hypervisor_schemas.codec import encode_event
 from hypervisor_schemas.events import EventType, HypervisorEvent
-from tests.services import Fleet, RunningService
+from hypervisor_schemas.wire.codec import encode_event
+from tests.support.service_processes import Fleet, RunningService
 
 OURS = "saga-spans"
 PARTITIONS = 8

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created
 
 from bench.row import Row
 from bench.setting import Setting, in_turn, seconds_of
-from hypervisor_consumers.ring_metrics.names import (
+from hypervisor_consumers.ring_metrics.metric_defs import (
     CURRENT_RING,
     ELEVATION_DURATION,
     ELEVATIONS_ACTIVE,
@@ -22,12 +22,12 @@ from hypervisor_consumers.ring_metrics.names import (
     RING_TRANSITIONS,
 )
 from hypervisor_consumers.ring_metrics.service import ring_metrics_service
-from hypervisor_consumers.runtime.exposition import Exposition
-from hypervisor_consumers.runtime.memory_kafka import MemoryKafka
-from hypervisor_schemas.codec import encode_event
+from hypervisor_consumers.runtime.ops.exposition import Exposition
 from hypervisor_schemas.events import EventType, HypervisorEvent
 from hypervisor_schemas.topics import partition_of
-from tests.copies import DEAD_LETTERS, RINGS, SOURCE, STATE, Copy
+from hypervisor_schemas.wire.codec import encode_event
+from hypervisor_telemetry.testing.memory.kafka import MemoryKafka
+from tests.support.service_copies import DEAD_LETTERS, RINGS, SOURCE, STATE, Copy
 
 THEIRS = "prometheus-client generate_latest"
 PARTITIONS = 8
@@ -180,7 +180,7 @@ class Ours:
     def scrape(self) -> bytes:
         """What `/metrics` answers."""
         own = self._service.families(self._copy.processor.shown())
-        of_runtime = self._copy.ledger.families(now=time.time(), flood=False, degraded=False)
+        of_runtime = self._copy.runtime_metrics.families(now=time.time(), flood=False, degraded=False)
         text, _ = self._exposition.write([*own, *of_runtime], "")
         return text
 

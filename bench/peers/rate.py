@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bench.load import working_off
 from bench.peers.running import Peer, counted, report, start
-from tests.services import Fleet
+from tests.support.service_processes import Fleet
 
 __all__ = ["rate_of"]
 

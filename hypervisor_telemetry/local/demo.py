@@ -30,8 +30,8 @@ from rich.table import Table
 from hypervisor_schemas.errors import TelemetryError
 from hypervisor_schemas.topics import CATEGORIES
 from hypervisor_telemetry.local.child import Child
-from hypervisor_telemetry.local.choose import local_kafka
 from hypervisor_telemetry.local.counting import COUNTED_BY, GOVERNANCE, counted, governance_counted
+from hypervisor_telemetry.local.kafka_choice import local_kafka
 from hypervisor_telemetry.local.waterfall import most_telling, waterfall
 from hypervisor_telemetry.topic_admin import apply_topics
 

@@ -6,13 +6,13 @@ import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from hypervisor_consumers.event_index.names import INDEX_METRICS
-from hypervisor_consumers.governance_metrics.names import GOVERNANCE_METRICS
-from hypervisor_consumers.ring_metrics.names import RING_METRICS
-from hypervisor_consumers.runtime.declared import DeclaredMetric
-from hypervisor_consumers.runtime.own_metrics import SELF_METRICS
-from hypervisor_consumers.saga_spans.names import SAGA_METRICS
-from hypervisor_producers.governance_troubles import GOVERNANCE_OVERFLOW, GOVERNANCE_TROUBLES
+from hypervisor_consumers.event_index.metric_defs import INDEX_METRICS
+from hypervisor_consumers.governance_metrics.metric_defs import GOVERNANCE_METRICS
+from hypervisor_consumers.ring_metrics.metric_defs import RING_METRICS
+from hypervisor_consumers.runtime.ops.metric_defs import MetricDef
+from hypervisor_consumers.runtime.ops.runtime_metric_defs import SELF_METRICS
+from hypervisor_consumers.saga_spans.metric_defs import SAGA_METRICS
+from hypervisor_producers.governance.errors import GOVERNANCE_OVERFLOW, GOVERNANCE_TROUBLES
 from hypervisor_producers.metrics import PUBLISHER_METRICS
 from hypervisor_schemas.governance import GOVERNANCE_INSTRUMENTS
 
@@ -26,7 +26,7 @@ __all__ = [
     "series_names",
 ]
 
-SERVICE_JOBS: Mapping[str, tuple[DeclaredMetric, ...]] = MappingProxyType(
+SERVICE_JOBS: Mapping[str, tuple[MetricDef, ...]] = MappingProxyType(
     {
         "agent-hypervisor": (*RING_METRICS, *SELF_METRICS),
         "saga-spans": (*SAGA_METRICS, *SELF_METRICS),

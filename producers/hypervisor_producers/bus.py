@@ -18,7 +18,7 @@ from typing import TypeAlias
 from weakref import WeakSet
 
 from hypervisor_schemas.events import EventType, HypervisorEvent, type_value
-from hypervisor_schemas.limited_log import LimitedLog
+from hypervisor_schemas.rate_limited_log import RateLimitedLog
 
 __all__ = ["EventHandler", "HypervisorEventBus"]
 
@@ -53,7 +53,7 @@ class HypervisorEventBus:
         self._of_type: dict[str, tuple[EventHandler, ...]] = {}
         self._of_every_type: tuple[EventHandler, ...] = ()
         self._handler_errors = 0
-        self._failures = LimitedLog(log, clock=clock)
+        self._failures = RateLimitedLog(log, clock=clock)
         self._new_lock()
         _buses.add(self)
 

@@ -16,19 +16,19 @@ from typing import Any, Protocol
 
 import confluent_kafka
 
-from hypervisor_producers.client import ProducerClient
-from hypervisor_producers.framing import RecordFraming
+from hypervisor_producers.kafka_producer.client import ProducerClient
+from hypervisor_producers.kafka_producer.framing import RecordFraming
 from hypervisor_producers.metrics import DROP_REASONS, PublisherStats
 from hypervisor_schemas.causal_trace import CausalTraceId
-from hypervisor_schemas.codec import encode_event
 from hypervisor_schemas.connection import kafka_settings, registry_url
 from hypervisor_schemas.errors import EventTooLarge
 from hypervisor_schemas.events import EventType, GovernanceEventType, type_value
-from hypervisor_schemas.limited_log import LimitedLog
+from hypervisor_schemas.rate_limited_log import RateLimitedLog
 from hypervisor_schemas.read_token import write_token
-from hypervisor_schemas.registry import SchemaRegistry
 from hypervisor_schemas.settings import Settings
 from hypervisor_schemas.topics import category_of, event_topic, record_key
+from hypervisor_schemas.wire.codec import encode_event
+from hypervisor_schemas.wire.registry import SchemaRegistry
 
 __all__ = ["EventPublisher", "EventSource", "FlushResult"]
 
@@ -94,7 +94,7 @@ class EventPublisher:
         registry = registry_url(environ)
         self._framing = RecordFraming(SchemaRegistry(registry) if registry else None)
         self._places: Mapping[str, tuple[str, str]] = {kind: self._place_of(kind.value) for kind in _KNOWN_TYPES}
-        self._limited = LimitedLog(log)
+        self._limited = RateLimitedLog(log)
         self._closed = False
         self._start_over()
         _publishers.add(self)

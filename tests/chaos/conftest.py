@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.services import Fleet, fleet
+from tests.support.service_processes import Fleet, fleet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from hypervisor_telemetry.local.choose import Kafka
+    from hypervisor_telemetry.local.kafka_choice import Kafka
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -14,19 +14,24 @@ import httpx
 from confluent_kafka import Producer
 from prometheus_client.parser import text_string_to_metric_families
 
-from hypervisor_consumers.ring_metrics.agent_rings import agent_rings, current_rings, elevations_active
-from hypervisor_consumers.ring_metrics.fold import RING_EVENT_TYPES, TRANSITION_TYPES, RingFold, RingState
-from hypervisor_schemas.codec import encode_event
+from hypervisor_consumers.ring_metrics.fold.agent_rings import agent_rings, current_rings, elevations_active
+from hypervisor_consumers.ring_metrics.fold.event_fold import (
+    RING_EVENT_TYPES,
+    TRANSITION_TYPES,
+    RingFold,
+    RingState,
+)
 from hypervisor_schemas.events import HypervisorEvent
 from hypervisor_schemas.topics import category_of, record_key
-from tests.services import eventually
+from hypervisor_schemas.wire.codec import encode_event
+from tests.support.service_processes import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator
     from random import Random
 
     from hypervisor_schemas.events import EventType
-    from tests.services import Fleet, RunningService
+    from tests.support.service_processes import Fleet, RunningService
 
 TRANSITIONS = "agent_hypervisor_ring_transitions_total"
 BREACHES = "agent_hypervisor_ring_breaches_total"

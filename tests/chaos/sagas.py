@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from hypervisor_schemas.events import EventType, HypervisorEvent
-from tests.receivers import PROTOBUF, Reply, Request, partly
+from tests.support.span_receivers import PROTOBUF, Reply, Request, partly
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 POISON = "poison"

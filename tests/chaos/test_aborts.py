@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from hypervisor_consumers.runtime.kafka import RealKafka
+from hypervisor_consumers.runtime.kafka.client_factory import LibrdkafkaClientFactory
 from tests.chaos.harness import Load, Truth, ring_events
-from tests.copies import Copy, HookedKafka
+from tests.support.service_copies import Copy, HookedKafka
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.chaos.conftest import Chaos
-    from tests.services import Fleet
+    from tests.support.service_processes import Fleet
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(1800)]
 
@@ -26,7 +26,7 @@ def test_state_rolls_back_to_what_was_committed_whenever_a_transaction_is_aborte
     random = chaos.random
     fleet = new_fleet(3)
     events = list(ring_events(random, chaos.scaled(20_000, 200_000)))
-    kafka = HookedKafka(RealKafka())
+    kafka = HookedKafka(LibrdkafkaClientFactory())
     aborts = 0
 
     def sometimes_refused(go: Callable[[], Any]) -> Any:

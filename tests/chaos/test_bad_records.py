@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, TypeAlias
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from hypervisor_schemas.codec import confluent_framing, encode_event, schema_text
 from hypervisor_schemas.events import EventType, HypervisorEvent
+from hypervisor_schemas.wire.codec import confluent_framing, encode_event, schema_text
 from tests.chaos.harness import Load, Truth, Watcher, record_of, ring_events, settle
-from tests.registry import Registry, running
-from tests.services import Fleet, eventually, run_command
+from tests.support.schema_registry import Registry, running
+from tests.support.service_processes import Fleet, eventually, run_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator

@@ -8,7 +8,7 @@ import pytest
 
 from hypervisor_telemetry.local.broker import LocalKafka
 from tests.chaos.harness import Load, Truth, Watcher, ring_events, settle
-from tests.services import eventually, fleet
+from tests.support.service_processes import eventually, fleet
 
 if TYPE_CHECKING:
     from pathlib import Path

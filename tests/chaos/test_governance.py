@@ -23,7 +23,7 @@ from tests.chaos.harness import (
     record_of,
     settle,
 )
-from tests.services import Fleet, eventually
+from tests.support.service_processes import Fleet, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -11,8 +11,8 @@ import pytest
 
 from hypervisor_consumers.event_index.tables import IndexRow, values_of
 from tests.chaos.harness import Load, accounts, record_of, ring_events
-from tests.postgres import Postgres, opened
-from tests.services import Fleet, RunningService, eventually
+from tests.support.postgres import Postgres, opened
+from tests.support.service_processes import Fleet, RunningService, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.chaos.harness import Load, Truth, Watcher, ring_events, settle
-from tests.services import Fleet, eventually
+from tests.support.service_processes import Fleet, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.chaos.harness import BREACHES, TRANSITIONS, Load, Truth, Watcher, one_of_each, ring_events, settle
-from tests.services import Fleet, eventually
+from tests.support.service_processes import Fleet, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,8 +11,8 @@ from confluent_kafka import Consumer, TopicPartition
 from hypervisor_schemas.dead_letters import read_dead_letter
 from tests.chaos.harness import Load, accounts, record_of
 from tests.chaos.sagas import Moody, Received, Story, interleaved
-from tests.receivers import http_receiver
-from tests.services import Fleet, eventually
+from tests.support.service_processes import Fleet, eventually
+from tests.support.span_receivers import http_receiver
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import pytest
 from confluent_kafka.admin import NewPartitions
 
-from tests import registry, versions
 from tests.chaos.harness import (
     BREACHES,
     TRANSITIONS,
@@ -26,9 +25,11 @@ from tests.chaos.harness import (
 from tests.chaos.sagas import Moody, Story, interleaved
 from tests.chaos.test_index import difference, lag
 from tests.chaos.test_sagas import different
-from tests.receivers import http_receiver
-from tests.services import Fleet, RunningService, eventually, run_command
-from tests.versions import Code, newer_record, newer_schema
+from tests.support import code_versions as versions
+from tests.support import schema_registry as registry
+from tests.support.code_versions import Code, newer_record, newer_schema
+from tests.support.service_processes import Fleet, RunningService, eventually, run_command
+from tests.support.span_receivers import http_receiver
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
     from hypervisor_schemas.events import HypervisorEvent
     from tests.chaos.conftest import Chaos
-    from tests.postgres import Postgres
+    from tests.support.postgres import Postgres
 
 pytestmark = [pytest.mark.kafka, pytest.mark.full, pytest.mark.timeout(1800)]
 

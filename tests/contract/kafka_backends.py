@@ -20,14 +20,14 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import NewTopic, OffsetSpec
 
-from hypervisor_consumers.runtime.kafka import RealKafka
-from hypervisor_consumers.runtime.memory_kafka import MemoryKafka
-from tests.services import eventually
+from hypervisor_consumers.runtime.kafka.client_factory import LibrdkafkaClientFactory
+from hypervisor_telemetry.testing.memory.kafka import MemoryKafka
+from tests.support.service_processes import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
-    from hypervisor_consumers.runtime.kafka import Kafka
+    from hypervisor_consumers.runtime.kafka.client_factory import ClientFactory
 
 COMMITTED, UNCOMMITTED = IsolationLevel.READ_COMMITTED, IsolationLevel.READ_UNCOMMITTED
 
@@ -46,7 +46,7 @@ class Backend(ABC):
     settings: Mapping[str, Any] = {}
     patience = 1.0
 
-    def __init__(self, kafka: Kafka) -> None:
+    def __init__(self, kafka: ClientFactory) -> None:
         self.kafka = kafka
         self.admin = kafka.admin(self.settings)
         self.transactions = kafka.producer(
@@ -100,16 +100,16 @@ class Real(Backend):
         quiet.addHandler(logging.NullHandler())
         quiet.propagate = False
         self.settings = {"bootstrap.servers": bootstrap_servers, "logger": quiet}
-        super().__init__(RealKafka())
+        super().__init__(LibrdkafkaClientFactory())
 
     def create_topic(self, name: str, partitions: int) -> None:
         self.admin.create_topics([NewTopic(name, partitions, 1)])[name].result(10)
 
-        places = [TopicPartition(name, number) for number in range(partitions)]
+        topic_partitions = [TopicPartition(name, number) for number in range(partitions)]
 
         def answers() -> bool:
             found = self.admin.list_topics(name, timeout=10).topics[name]
-            ends = self.admin.list_offsets(dict.fromkeys(places, OffsetSpec.latest()), request_timeout=10)
+            ends = self.admin.list_offsets(dict.fromkeys(topic_partitions, OffsetSpec.latest()), request_timeout=10)
             return found.error is None and not any(end.exception(10) for end in ends.values())
 
         # It is made before the broker tells of it, and told of before its partitions can be asked.
@@ -160,7 +160,7 @@ class World:
     def reader(self, offset: int = 0, **settings: Any) -> Any:
         """A consumer without a group that reads partition 0."""
         consumer = self.consumer(**settings)
-        consumer.incremental_assign([self.place(0, offset)])
+        consumer.incremental_assign([self.topic_partition(0, offset)])
         return consumer
 
     def member(self) -> Member:
@@ -197,21 +197,23 @@ class World:
         """Plain records."""
         self.write(self.backend.plain, *values, partition=partition)
 
-    def place(self, partition: int = 0, offset: int = OFFSET_INVALID) -> TopicPartition:
+    def topic_partition(self, partition: int = 0, offset: int = OFFSET_INVALID) -> TopicPartition:
         return TopicPartition(self.topic, partition, offset)
 
     def end(self, isolation: IsolationLevel = COMMITTED, partition: int = 0) -> int:
         return self.offset(OffsetSpec.latest(), isolation, partition)
 
     def offset(self, spec: OffsetSpec, isolation: IsolationLevel = COMMITTED, partition: int = 0) -> int:
-        asked = {self.place(partition): spec}
+        asked = {self.topic_partition(partition): spec}
         answer = self.backend.admin.list_offsets(asked, isolation_level=isolation, request_timeout=10)
-        offset: int = answer[self.place(partition)].result(10).offset
+        offset: int = answer[self.topic_partition(partition)].result(10).offset
         return offset
 
     def group_offsets(self, *partitions: int, require_stable: bool = True) -> list[int | str]:
         """The group's offset of each partition, or the name of the error."""
-        asked = ConsumerGroupTopicPartitions(self.group, [self.place(partition) for partition in partitions])
+        asked = ConsumerGroupTopicPartitions(
+            self.group, [self.topic_partition(partition) for partition in partitions]
+        )
         answer = self.backend.admin.list_consumer_group_offsets(
             [asked], require_stable=require_stable, request_timeout=10
         )
@@ -244,19 +246,25 @@ class Member:
         self.told: list[tuple[str, list[int]]] = []
         consumer.subscribe(
             [world.topic],
-            on_assign=lambda consumer, places: self._note("assign", consumer.incremental_assign, places),
-            on_revoke=lambda consumer, places: self._note("revoke", consumer.incremental_unassign, places),
-            on_lost=lambda consumer, places: self._note("lost", consumer.incremental_unassign, places),
+            on_assign=lambda consumer, topic_partitions: self._note(
+                "assign", consumer.incremental_assign, topic_partitions
+            ),
+            on_revoke=lambda consumer, topic_partitions: self._note(
+                "revoke", consumer.incremental_unassign, topic_partitions
+            ),
+            on_lost=lambda consumer, topic_partitions: self._note(
+                "lost", consumer.incremental_unassign, topic_partitions
+            ),
         )
 
-    def _note(self, event: str, answer: Callable[[Any], None], places: list[TopicPartition]) -> None:
-        self.told.append((event, sorted(place.partition for place in places)))
+    def _note(self, event: str, answer: Callable[[Any], None], topic_partitions: list[TopicPartition]) -> None:
+        self.told.append((event, sorted(topic_partition.partition for topic_partition in topic_partitions)))
         self.world.chronicle.append((self, event))
-        answer(places)
+        answer(topic_partitions)
 
     @property
     def owned(self) -> set[int]:
-        return {place.partition for place in self.consumer.assignment()}
+        return {topic_partition.partition for topic_partition in self.consumer.assignment()}
 
     @property
     def metadata(self) -> Any:

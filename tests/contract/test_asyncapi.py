@@ -13,7 +13,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from hypervisor_telemetry.asyncapi import VERSION, asyncapi_document
+from hypervisor_telemetry.schema_tools.asyncapi import VERSION, asyncapi_document
 
 pytestmark = pytest.mark.full
 

@@ -15,9 +15,9 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from observability.grafana.__main__ import FOLDER
-from observability.grafana.files import FILES
-from tests.tools import go
+from tests.support.go_tools import go
+from tools.dashboards.__main__ import FOLDER
+from tools.dashboards.files import FILES
 
 READER = Path(__file__).parent.parent / "dashboard_schema"
 

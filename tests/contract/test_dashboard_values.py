@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from observability.grafana.expressions import expressions
+from tools.dashboards.expressions import expressions
 
 Shown = Callable[[str, dict[str, str], dict[str, float]], None]
 pytestmark = pytest.mark.full

@@ -15,19 +15,19 @@ import pytest
 import yaml
 from fastapi import FastAPI
 
-from hypervisor_consumers.event_index import api as index_api
-from hypervisor_consumers.event_index.names import INDEX_METRICS
-from hypervisor_consumers.governance_metrics.names import CHOSEN_LABELS, GOVERNANCE_METRICS
-from hypervisor_consumers.ring_metrics.names import RING_METRICS
-from hypervisor_consumers.runtime.own_metrics import SELF_METRICS
-from hypervisor_consumers.saga_spans import live as saga_api
-from hypervisor_consumers.saga_spans.names import SAGA_METRICS
+from hypervisor_consumers.event_index.api import routes as index_api
+from hypervisor_consumers.event_index.metric_defs import INDEX_METRICS
+from hypervisor_consumers.governance_metrics.metric_defs import CHOSEN_LABELS, GOVERNANCE_METRICS
+from hypervisor_consumers.ring_metrics.metric_defs import RING_METRICS
+from hypervisor_consumers.runtime.ops.runtime_metric_defs import SELF_METRICS
+from hypervisor_consumers.saga_spans import routes as saga_api
+from hypervisor_consumers.saga_spans.metric_defs import SAGA_METRICS
 from hypervisor_consumers.saga_spans.otel import ADDED_NAMES
-from hypervisor_producers.governance_troubles import GOVERNANCE_OVERFLOW, GOVERNANCE_TROUBLES
+from hypervisor_producers.governance.errors import GOVERNANCE_OVERFLOW, GOVERNANCE_TROUBLES
 from hypervisor_producers.metrics import PUBLISHER_METRICS
-from observability.grafana.__main__ import FOLDER
-from observability.grafana.expressions import PanelQuery, expressions, filled, variable_queries
-from observability.grafana.files import FILES, text
+from tools.dashboards.__main__ import FOLDER
+from tools.dashboards.expressions import PanelQuery, expressions, filled, variable_queries
+from tools.dashboards.files import FILES, text
 
 ROOT = Path(__file__).parent.parent.parent
 PROVISIONING = FOLDER.parent / "provisioning"

@@ -5,7 +5,7 @@ import pytest
 from bench import report
 from hypervisor_schemas.settings import SETTINGS
 from observability.prometheus.log_owned import SERVICE_JOBS, is_log_owned, log_owned
-from tests.generate_docs import DOCS, PAGES
+from tools.generate_docs import DOCS, PAGES
 
 ROOT = DOCS.parent
 

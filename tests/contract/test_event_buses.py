@@ -12,11 +12,11 @@ from typing import Any, Protocol
 import pytest
 from fastapi import FastAPI
 
-from hypervisor_consumers.event_index.api import create_router
-from hypervisor_consumers.event_index.store import IndexRow, open_store
-from hypervisor_consumers.runtime.freshness import IndexFreshness
-from hypervisor_consumers.runtime.http import HttpServer
-from hypervisor_consumers.runtime.metrics import Ledger
+from hypervisor_consumers.event_index.api.routes import create_router
+from hypervisor_consumers.event_index.backends.store import IndexRow, open_store
+from hypervisor_consumers.runtime.ops.freshness import IndexFreshness
+from hypervisor_consumers.runtime.ops.http import HttpServer
+from hypervisor_consumers.runtime.ops.runtime_metrics import RuntimeMetrics
 from hypervisor_schemas.events import EventType, GovernanceEventType, HypervisorEvent, event_type_of, type_value
 from hypervisor_schemas.topics import event_topic
 from hypervisor_telemetry import HypervisorEventBus, RemoteEventBus
@@ -78,7 +78,7 @@ def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
             store.write([IndexRow(*place, at or 0, event)], {place: (at, (at or 0) + 1)})
 
         app = FastAPI()
-        app.include_router(create_router(store, IndexFreshness(Ledger(), lambda: 0.0), "s3cret"))
+        app.include_router(create_router(store, IndexFreshness(RuntimeMetrics(), lambda: 0.0), "s3cret"))
         with closing(HttpServer(app, "127.0.0.1", 0)) as server:
             yield World(RemoteEventBus(server.url, "s3cret"), write)
 

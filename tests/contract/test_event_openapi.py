@@ -22,16 +22,16 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
-from hypervisor_consumers.event_index import forms
-from hypervisor_consumers.event_index.api import create_router
-from hypervisor_consumers.event_index.store import IndexRow, open_store
-from hypervisor_consumers.runtime.freshness import IndexFreshness
-from hypervisor_consumers.runtime.health import Health
-from hypervisor_consumers.runtime.http import make_app
-from hypervisor_consumers.runtime.metrics import Ledger
+from hypervisor_consumers.event_index.api import response_models as forms
+from hypervisor_consumers.event_index.api.routes import create_router
+from hypervisor_consumers.event_index.backends.store import IndexRow, open_store
+from hypervisor_consumers.runtime.ops.freshness import IndexFreshness
+from hypervisor_consumers.runtime.ops.health import Health
+from hypervisor_consumers.runtime.ops.http import make_app
+from hypervisor_consumers.runtime.ops.runtime_metrics import RuntimeMetrics
 from hypervisor_schemas.causal_trace import CausalTraceId
 from hypervisor_schemas.events import EventType, HypervisorEvent, event_type_of
-from tests.asking import Client
+from tests.support.app_client import Client
 
 FORMS = (forms.Events, forms.OneEvent, forms.Counts, forms.Sessions, forms.Session, forms.Agent, forms.Trace)
 PATHS = [
@@ -88,7 +88,7 @@ def app(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FastAPI]:
     rows = [IndexRow(topic, 0, at, one) for at, one in enumerate(events())]
     with closing(open_store(f"sqlite:///{tmp_path_factory.mktemp('index')}/index.db")) as store:
         store.write(rows, {(topic, 0): (None, len(rows)), (topic, 3): (None, 4)})
-        router = create_router(store, IndexFreshness(Ledger(), time.time), None)
+        router = create_router(store, IndexFreshness(RuntimeMetrics(), time.time), None)
         yield make_app("event-index", Health(), list, [router])
 
 

@@ -9,13 +9,13 @@ from importlib.resources import files
 import pytest
 
 from hypervisor_schemas.causal_trace import CausalTraceId
-from hypervisor_schemas.codec import SINGLE_OBJECT, EventDecoder, confluent_framing, encode_event, schema_text
 from hypervisor_schemas.errors import RecordError, UnknownSchema
 from hypervisor_schemas.events import EventType, GovernanceEventType, HypervisorEvent, UnknownEventType
-from hypervisor_schemas.payload_json import to_json
 from hypervisor_schemas.payloads import read_payload
 from hypervisor_schemas.topics import EVENT_PARTITIONS, category_of, event_topic, partition_of, record_key
 from hypervisor_schemas.typed_payloads import TYPED_PAYLOADS
+from hypervisor_schemas.wire.codec import SINGLE_OBJECT, EventDecoder, confluent_framing, encode_event, schema_text
+from hypervisor_schemas.wire.payload_json import to_json
 
 _FILES = {
     entry.name.removesuffix(".json"): json.loads(entry.read_text("utf-8"))

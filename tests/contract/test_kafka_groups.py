@@ -14,7 +14,9 @@ def test_sending_offsets_does_not_flush(world: World) -> None:
     producer = world.producer("lazy", linger_ms=10_000)
     producer.begin_transaction()
     producer.produce(world.topic, b"late", partition=0)
-    producer.send_offsets_to_transaction([world.place(0, 5)], world.consumer().consumer_group_metadata(), 10)
+    producer.send_offsets_to_transaction(
+        [world.topic_partition(0, 5)], world.consumer().consumer_group_metadata(), 10
+    )
     assert len(producer) == 1
     assert world.end(UNCOMMITTED) == 0
     producer.commit_transaction(10)
@@ -24,11 +26,11 @@ def test_sending_offsets_does_not_flush(world: World) -> None:
 def test_offsets_of_an_open_transaction_are_unstable_and_hold_once_it_commits(world: World) -> None:
     nobody = world.consumer().consumer_group_metadata()
     with world.transaction() as producer:
-        producer.send_offsets_to_transaction([world.place(0, 5)], nobody, 10)
+        producer.send_offsets_to_transaction([world.topic_partition(0, 5)], nobody, 10)
         producer.commit_transaction(10)
     world.wait(lambda: world.group_offsets(0), [5])
     with world.transaction() as producer:
-        producer.send_offsets_to_transaction([world.place(0, 7)], nobody, 10)
+        producer.send_offsets_to_transaction([world.topic_partition(0, 7)], nobody, 10)
         assert world.group_offsets(0, 1) == ["UNSTABLE_OFFSET_COMMIT", OFFSET_INVALID]
         assert world.group_offsets(0, 1, require_stable=False) == [5, OFFSET_INVALID]
         producer.commit_transaction(10)
@@ -37,7 +39,9 @@ def test_offsets_of_an_open_transaction_are_unstable_and_hold_once_it_commits(wo
 
 def test_offsets_of_an_aborted_transaction_are_dropped(world: World) -> None:
     with world.transaction() as producer:
-        producer.send_offsets_to_transaction([world.place(0, 5)], world.consumer().consumer_group_metadata(), 10)
+        producer.send_offsets_to_transaction(
+            [world.topic_partition(0, 5)], world.consumer().consumer_group_metadata(), 10
+        )
     world.wait(lambda: world.group_offsets(0), [OFFSET_INVALID])
 
 
@@ -45,11 +49,14 @@ def test_a_consumer_waits_for_an_open_transactions_offsets_if_it_reads_committed
     world.append(*(b"0", b"1", b"2"))
     strict, lax = world.reader(OFFSET_INVALID), world.consumer(isolation_level="read_uncommitted")
     world.read_to_end(strict)
-    assert strict.commit(offsets=[world.place(0, 1)], asynchronous=False)[0].offset == 1
+    assert strict.commit(offsets=[world.topic_partition(0, 1)], asynchronous=False)[0].offset == 1
     with world.transaction() as producer:
-        producer.send_offsets_to_transaction([world.place(0, 2)], strict.consumer_group_metadata(), 10)
-        assert refusal(lambda: strict.committed([world.place()], timeout=0.2)).code() == KafkaError._TIMED_OUT
-        assert [one.offset for one in lax.committed([world.place()], timeout=10)] == [1]
+        producer.send_offsets_to_transaction([world.topic_partition(0, 2)], strict.consumer_group_metadata(), 10)
+        assert (
+            refusal(lambda: strict.committed([world.topic_partition()], timeout=0.2)).code()
+            == KafkaError._TIMED_OUT
+        )
+        assert [one.offset for one in lax.committed([world.topic_partition()], timeout=10)] == [1]
         waiting = world.reader(OFFSET_INVALID)
         assert waiting.consume(10, 0.1) == []
         producer.commit_transaction(10)
@@ -64,7 +71,7 @@ def test_offsets_keep_their_metadata(world: World) -> None:
         )
         producer.commit_transaction(10)
     world.wait(lambda: world.group_offsets(0), [5])
-    assert consumer.committed([world.place()], timeout=10)[0].metadata == "note"
+    assert consumer.committed([world.topic_partition()], timeout=10)[0].metadata == "note"
 
 
 # Who may send offsets
@@ -76,7 +83,7 @@ def test_a_member_that_left_is_refused_and_only_abort_helps(world: World) -> Non
     metadata = member.metadata
     member.consumer.close()
     with world.transaction() as producer:
-        error = refusal(lambda: producer.send_offsets_to_transaction([world.place(0, 1)], metadata, 10))
+        error = refusal(lambda: producer.send_offsets_to_transaction([world.topic_partition(0, 1)], metadata, 10))
         assert (error.code(), error.txn_requires_abort()) == (KafkaError.UNKNOWN_MEMBER_ID, True)
         assert (error.fatal(), error.retriable()) == (False, False)
         assert refusal(lambda: producer.commit_transaction(10)).code() == KafkaError.UNKNOWN_MEMBER_ID
@@ -90,14 +97,14 @@ def test_an_earlier_epoch_is_refused_except_for_what_is_owned_since_then(moved: 
     world, stale = moved.world, moved.stale
     kept, lost = min(moved.first.owned), min(moved.second.owned)
     with world.transaction() as producer:
-        error = refusal(lambda: producer.send_offsets_to_transaction([world.place(lost, 1)], stale, 10))
+        error = refusal(lambda: producer.send_offsets_to_transaction([world.topic_partition(lost, 1)], stale, 10))
         assert (error.code(), error.txn_requires_abort()) == (KafkaError.ILLEGAL_GENERATION, True)
     with world.transaction() as producer:
-        both = [world.place(kept, 1), world.place(lost, 1)]
+        both = [world.topic_partition(kept, 1), world.topic_partition(lost, 1)]
         error = refusal(lambda: producer.send_offsets_to_transaction(both, stale, 10))
         assert error.code() == KafkaError.ILLEGAL_GENERATION
     with world.transaction() as producer:
-        producer.send_offsets_to_transaction([world.place(kept, 1)], stale, 10)
+        producer.send_offsets_to_transaction([world.topic_partition(kept, 1)], stale, 10)
         producer.commit_transaction(10)
     world.wait(lambda: world.group_offsets(kept), [1])
 
@@ -106,7 +113,7 @@ def test_a_live_members_offsets_are_taken_for_partitions_that_it_does_not_own(mo
     world = moved.world
     theirs = min(moved.first.owned)
     with world.transaction() as producer:
-        producer.send_offsets_to_transaction([world.place(theirs, 4)], moved.second.metadata, 10)
+        producer.send_offsets_to_transaction([world.topic_partition(theirs, 4)], moved.second.metadata, 10)
         producer.commit_transaction(10)
     world.wait(lambda: world.group_offsets(theirs), [4])
 
@@ -116,12 +123,12 @@ def test_who_never_was_a_member_may_send_offsets_but_not_commit_them(world: Worl
     settle(world, member, counts=(3,))
     stranger = world.consumer()
     with world.transaction() as producer:
-        producer.send_offsets_to_transaction([world.place(0, 4)], stranger.consumer_group_metadata(), 10)
+        producer.send_offsets_to_transaction([world.topic_partition(0, 4)], stranger.consumer_group_metadata(), 10)
         producer.commit_transaction(10)
     world.wait(lambda: world.group_offsets(0), [4])
-    error = refusal(lambda: stranger.commit(offsets=[world.place(0, 5)], asynchronous=False))
+    error = refusal(lambda: stranger.commit(offsets=[world.topic_partition(0, 5)], asynchronous=False))
     assert error.code() == KafkaError.UNKNOWN_MEMBER_ID
-    assert member.consumer.commit(offsets=[world.place(0, 6)], asynchronous=False)[0].error is None
+    assert member.consumer.commit(offsets=[world.topic_partition(0, 6)], asynchronous=False)[0].error is None
     assert world.group_offsets(0) == [6]
 
 

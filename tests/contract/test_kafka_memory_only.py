@@ -12,7 +12,7 @@ from confluent_kafka import OFFSET_INVALID, KafkaError
 from tests.contract.kafka_backends import InMemory, World, refusal, settle
 
 if TYPE_CHECKING:
-    from hypervisor_consumers.runtime.memory_kafka import MemoryKafka
+    from hypervisor_telemetry.testing.memory.kafka import MemoryKafka
 
 
 @pytest.fixture
@@ -73,12 +73,12 @@ def test_a_fenced_member_learns_of_it_late_and_comes_back(memory: World) -> None
     assert first.owned == {0, 1}
     assert first.told == [("assign", [0, 1])]
     with memory.transaction() as producer:
-        error = refusal(lambda: producer.send_offsets_to_transaction([memory.place(0, 1)], stale, 10))
+        error = refusal(lambda: producer.send_offsets_to_transaction([memory.topic_partition(0, 1)], stale, 10))
         assert error.code() == KafkaError.UNKNOWN_MEMBER_ID
     first.consumer.consume(10, 0)
     assert first.told == [("assign", [0, 1]), ("lost", [0, 1])]
     with memory.transaction() as producer:
-        error = refusal(lambda: producer.send_offsets_to_transaction([memory.place(0, 1)], stale, 10))
+        error = refusal(lambda: producer.send_offsets_to_transaction([memory.topic_partition(0, 1)], stale, 10))
         assert error.code() == KafkaError.ILLEGAL_GENERATION
     settle(memory, first, second, counts=(2, 1))
     assert first.told[-1] == ("assign", [0, 1])
@@ -93,12 +93,14 @@ def test_nothing_is_read_and_all_questions_time_out_while_the_broker_is_away(mem
         producer.produce(memory.topic, b"late", partition=0)
         assert producer.flush(10) == 1
         error = refusal(
-            lambda: producer.send_offsets_to_transaction([memory.place(0, 1)], reader.consumer_group_metadata(), 10)
+            lambda: producer.send_offsets_to_transaction(
+                [memory.topic_partition(0, 1)], reader.consumer_group_metadata(), 10
+            )
         )
         assert (error.code(), error.retriable()) == (KafkaError._TIMED_OUT, True)
         assert refusal(memory.end).code() == KafkaError._TIMED_OUT
         assert refusal(lambda: memory.group_offsets(0)).code() == KafkaError._TIMED_OUT
-        assert refusal(lambda: reader.committed([memory.place()])).code() == KafkaError._TIMED_OUT
+        assert refusal(lambda: reader.committed([memory.topic_partition()])).code() == KafkaError._TIMED_OUT
         kafka_of(memory).back()
         producer.commit_transaction(10)
     assert memory.read_to_end(reader) == [(0, b"0"), (1, b"late"), ("end", 3)]
@@ -134,7 +136,7 @@ def test_sent_offsets_that_timed_out_may_have_arrived(memory: World, before: boo
     nobody = memory.consumer().consumer_group_metadata()
     kafka_of(memory).fail_next("send_offsets_to_transaction", before=before)
     with memory.transaction() as producer:
-        refusal(lambda: producer.send_offsets_to_transaction([memory.place(0, 5)], nobody, 10))
+        refusal(lambda: producer.send_offsets_to_transaction([memory.topic_partition(0, 5)], nobody, 10))
         assert memory.group_offsets(0) == [OFFSET_INVALID if before else "UNSTABLE_OFFSET_COMMIT"]
         producer.abort_transaction(10)
     assert memory.group_offsets(0) == [OFFSET_INVALID]

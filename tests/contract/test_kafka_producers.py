@@ -13,7 +13,7 @@ def test_a_producer_is_fenced_by_the_next_one_with_its_id(world: World) -> None:
     old = world.producer("same")
     old.begin_transaction()
     world.write(old, b"lost")
-    old.send_offsets_to_transaction([world.place(0, 9)], world.consumer().consumer_group_metadata(), 10)
+    old.send_offsets_to_transaction([world.topic_partition(0, 9)], world.consumer().consumer_group_metadata(), 10)
     world.producer("same")
     assert world.read_to_end(world.reader()) == [("end", 2)]
     world.wait(lambda: world.group_offsets(0), [OFFSET_INVALID])
@@ -65,7 +65,7 @@ def test_calls_out_of_order_are_refused(world: World) -> None:
         lambda: shared.commit_transaction(10),
         lambda: shared.abort_transaction(10),
         lambda: shared.init_transactions(10),
-        lambda: shared.send_offsets_to_transaction([world.place(0, 1)], nobody, 10),
+        lambda: shared.send_offsets_to_transaction([world.topic_partition(0, 1)], nobody, 10),
         lambda: shared.produce(world.topic, b"x", partition=0),
     ):
         assert refusal(call).code() == KafkaError._STATE

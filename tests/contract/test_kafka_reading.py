@@ -25,7 +25,7 @@ def test_a_committed_transaction_is_read_and_its_marker_has_an_offset(world: Wor
         world.write(producer, b"a", b"b")
         producer.commit_transaction(10)
     assert world.read(reader, lambda seen: ("end", 3) in seen)[-3:] == [(0, b"a"), (1, b"b"), ("end", 3)]
-    assert reader.position([world.place()])[0].offset == 3
+    assert reader.position([world.topic_partition()])[0].offset == 3
 
 
 def test_an_aborted_transaction_is_read_only_uncommitted_and_its_marker_has_an_offset(world: World) -> None:
@@ -62,7 +62,7 @@ def test_the_end_moves_past_transactions_that_leave_nothing_to_read(world: World
     with world.transaction() as producer:
         world.write(producer, b"never seen")
     assert world.read(reader, lambda seen: ("end", 3) in seen)[-1] == ("end", 3)
-    assert reader.position([world.place()])[0].offset == 3
+    assert reader.position([world.topic_partition()])[0].offset == 3
 
 
 def test_a_message_tells_what_was_produced(world: World) -> None:
@@ -109,10 +109,13 @@ def test_watermarks_cached_are_the_logs_and_asked_for_the_last_stable_ones(world
     with world.transaction() as producer:
         world.write(producer, b"a")
         reader = world.reader()
-        assert reader.get_watermark_offsets(world.place(1), cached=True) == (OFFSET_INVALID, OFFSET_INVALID)
+        assert reader.get_watermark_offsets(world.topic_partition(1), cached=True) == (
+            OFFSET_INVALID,
+            OFFSET_INVALID,
+        )
         world.read_to_end(reader)
-        assert reader.get_watermark_offsets(world.place(), cached=True) == (0, 1)
-        assert reader.get_watermark_offsets(world.place(), timeout=10) == (0, 0)
+        assert reader.get_watermark_offsets(world.topic_partition(), cached=True) == (0, 1)
+        assert reader.get_watermark_offsets(world.topic_partition(), timeout=10) == (0, 0)
 
 
 def test_begins_and_ends_of_many_are_asked_for_at_once(world: World) -> None:
@@ -120,10 +123,16 @@ def test_begins_and_ends_of_many_are_asked_for_at_once(world: World) -> None:
     world.backend.expire(world.topic, 2)
     with world.transaction() as producer:
         world.write(producer, b"a")
-        places = [*(world.place(number) for number in (0, 1)), TopicPartition("no-such-topic", 0)]
+        topic_partitions = [
+            *(world.topic_partition(number) for number in (0, 1)),
+            TopicPartition("no-such-topic", 0),
+        ]
 
         def edges(isolation: str, at: int) -> list[int]:
-            asked = [TopicPartition(place.topic, place.partition, at) for place in places]
+            asked = [
+                TopicPartition(topic_partition.topic, topic_partition.partition, at)
+                for topic_partition in topic_partitions
+            ]
             answer = world.consumer(isolation_level=isolation).offsets_for_times(asked, timeout=10)
             return [one.offset for one in answer]
 

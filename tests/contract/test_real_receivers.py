@@ -9,15 +9,15 @@ from typing import Any
 import pytest
 
 from hypervisor_consumers.saga_spans.otel import readable_span
-from hypervisor_consumers.saga_spans.otel_environment import resource_of
-from hypervisor_consumers.saga_spans.sinks.choose import sinks_of
+from hypervisor_consumers.saga_spans.sinks.factory import sinks_of
+from hypervisor_consumers.saga_spans.sinks.otel_environment import resource_of
 from hypervisor_consumers.saga_spans.sinks.zipkin import zipkin_span
 from hypervisor_consumers.saga_spans.spans import SagaSpanRecord, SpanEvent
 from hypervisor_schemas.causal_trace import CausalTraceId
 from hypervisor_schemas.errors import OutputUnavailable
-from tests.real_receivers import Rotel, Zipkin, running_rotel, running_zipkin
-from tests.saga_records import PARENT, START, TRACE, span, spans
-from tests.services import eventually
+from tests.support.real_receivers import Rotel, Zipkin, running_rotel, running_zipkin
+from tests.support.saga_records import PARENT, START, TRACE, span, spans
+from tests.support.service_processes import eventually
 
 pytestmark = pytest.mark.full
 

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from observability.prometheus.log_owned import AGENT_JOBS, SERVICE_JOBS, log_owned, series_names
-from tests.generate_docs import DOCS
 from tests.observability.promql import names_in, vector_selectors
 from tests.observability.rules import ALERTS, FOLDER, RECORDS, RULES, Rule
+from tools.generate_docs import DOCS
 
 SEEDS = {
     "HighRingBreachRate": ("2m", "> 0.5"),

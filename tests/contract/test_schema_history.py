@@ -14,7 +14,7 @@ from importlib.resources import files
 import fastavro
 import pytest
 
-from hypervisor_schemas.codec import SINGLE_OBJECT, schema_fingerprint, schema_text
+from hypervisor_schemas.wire.codec import SINGLE_OBJECT, schema_fingerprint, schema_text
 
 HISTORY = files("hypervisor_schemas") / "avro" / "history"
 NAMES = sorted(entry.name for entry in HISTORY.iterdir())

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from tests.tools import tool
+from tests.support.go_tools import tool
 
 CHART = Path(__file__).parents[2] / "helm" / "hypervisor-telemetry"
 KUBERNETES = "1.34.1"

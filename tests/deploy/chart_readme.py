@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from tests.deploy.chart import CHART
-from tests.markdown import table
+from tools.markdown import table
 
 _KEY = re.compile(r"^( *)([A-Za-z][A-Za-z0-9]*):")
 

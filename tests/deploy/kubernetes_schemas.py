@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from tests.deploy.chart import KUBERNETES
-from tests.tools import module
+from tests.support.go_tools import module
 
 _CRDS = (
     (

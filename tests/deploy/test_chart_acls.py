@@ -21,7 +21,7 @@ from confluent_kafka.admin import (
 from hypervisor_schemas.events import EventType, HypervisorEvent
 from hypervisor_telemetry.local.broker import LocalKafka
 from tests.deploy.chart import CHART, COMMANDS, Rendered, rendered
-from tests.services import RunningService, eventually, run_command
+from tests.support.service_processes import RunningService, eventually, run_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

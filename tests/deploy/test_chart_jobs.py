@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.deploy.chart import NAME, Rendered, ci_values, rendered
-from tests.services import run_command
+from tests.support.service_processes import run_command
 
 if TYPE_CHECKING:
-    from hypervisor_telemetry.local.choose import Kafka
+    from hypervisor_telemetry.local.kafka_choice import Kafka
 
 
 def hooks(chart: Rendered) -> dict[tuple[str, str], dict[str, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hypervisor_consumers.runtime import service as runtime
+from hypervisor_consumers.runtime import process as runtime
 from tests.deploy.chart import COMMANDS, KEYS, NAME, ci_values, rendered
 
 PORTS = {"ring-metrics": 8000, "saga-spans": 8001, "event-index": 8002, "governance-metrics": 8003}

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import typer
 
-from hypervisor_consumers.saga_spans.sinks.choose import sinks_of
+from hypervisor_consumers.saga_spans.sinks.factory import sinks_of
 from hypervisor_schemas.connection import kafka_settings
 from hypervisor_schemas.settings import SETTINGS
-from hypervisor_telemetry.cli import app
+from hypervisor_telemetry.cli.app import app
 from tests.deploy.chart import COMMANDS, NAME, Rendered, ci_values, rendered
 
 BY_NAME = {setting.name: setting for setting in SETTINGS}

@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from tests.deploy.chart import CHART, KUBERNETES, ci_values, helm, rendered, text
-from tests.deploy.chart_examples import EXAMPLES, example
 from tests.deploy.kubernetes_schemas import write_schemas
-from tests.tools import tool
+from tests.support.go_tools import tool
+from tools.chart_examples import EXAMPLES, example
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -28,16 +28,16 @@ from hypervisor_consumers.saga_spans.service import DEFAULT_PORT as SAGA_SPANS_P
 from hypervisor_schemas.connection import kafka_settings
 from hypervisor_schemas.secret_files import KAFKA_SECRETS, OTHER_SECRETS, SUFFIX
 from hypervisor_schemas.settings import SETTINGS
-from hypervisor_telemetry.cli import app
+from hypervisor_telemetry.cli.app import app
 from hypervisor_telemetry.healthcheck import main as healthcheck
 from hypervisor_telemetry.local.broker import SETTINGS as BROKER
 from hypervisor_telemetry.local.broker import LocalKafka, _server_settings
 from hypervisor_telemetry.local.jars import KAFKA_VERSION
-from tests.apicurio import VERSION as APICURIO_VERSION
-from tests.apicurio import Apicurio
 from tests.deploy.image import ROOT, dockerfile, needs_engine
-from tests.services import run_command
-from tests.tools import tool
+from tests.support.apicurio import VERSION as APICURIO_VERSION
+from tests.support.apicurio import Apicurio
+from tests.support.go_tools import tool
+from tests.support.service_processes import run_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

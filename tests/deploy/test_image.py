@@ -18,12 +18,12 @@ import httpx
 import pytest
 
 from tests.deploy.image import ROOT, build, dockerfile, needs_engine, sent, stage
-from tests.services import Fleet, eventually
+from tests.support.service_processes import Fleet, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hypervisor_telemetry.local.choose import Kafka
+    from hypervisor_telemetry.local.kafka_choice import Kafka
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
 LOCKS = ROOT / "deploy" / "image"

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.services import Fleet, fleet
+from tests.support.service_processes import Fleet, fleet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from hypervisor_telemetry.local.choose import Kafka
+    from hypervisor_telemetry.local.kafka_choice import Kafka
 
 
 @pytest.fixture(scope="module")

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from hypervisor_schemas.codec import encode_event
 from hypervisor_schemas.events import EventType, HypervisorEvent, event_type_of
-from tests.services import Fleet, RunningService, eventually, run_command, sessions_in
+from hypervisor_schemas.wire.codec import encode_event
+from tests.support.service_processes import Fleet, RunningService, eventually, run_command, sessions_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -36,16 +36,16 @@ def start_both(fleet: Fleet, folder: Path) -> tuple[RunningService, RunningServi
 
 def ends(fleet: Fleet) -> list[int]:
     consumer = Consumer({"bootstrap.servers": fleet.bootstrap_servers, "group.id": "unused", "log_level": 0})
-    places = [TopicPartition(fleet.topic("ring"), partition) for partition in range(PARTITIONS)]
-    found = [consumer.get_watermark_offsets(place, timeout=30)[1] for place in places]
+    topic_partitions = [TopicPartition(fleet.topic("ring"), partition) for partition in range(PARTITIONS)]
+    found = [consumer.get_watermark_offsets(topic_partition, timeout=30)[1] for topic_partition in topic_partitions]
     consumer.close()
     return found
 
 
 def own(service: RunningService, name: str, fleet: Fleet) -> list[float | None]:
     """One of its own metrics for every partition of the ring events."""
-    places = [{"topic": fleet.topic("ring"), "partition": partition} for partition in range(PARTITIONS)]
-    return [service.value(OWN + name, **place) for place in places]
+    topic_partitions = [{"topic": fleet.topic("ring"), "partition": partition} for partition in range(PARTITIONS)]
+    return [service.value(OWN + name, **topic_partition) for topic_partition in topic_partitions]
 
 
 def is_all_accounted_for(fleet: Fleet, services: Iterable[RunningService], begins: list[int]) -> None:

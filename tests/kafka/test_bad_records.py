@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 from confluent_kafka import KafkaError, Producer
 
-from hypervisor_schemas.codec import SINGLE_OBJECT, confluent_framing, encode_event
 from hypervisor_schemas.dead_letters import read_dead_letter
 from hypervisor_schemas.events import EventType, HypervisorEvent
-from tests.raw_produce import produce_raw
-from tests.registry import Registry, free_port, running
-from tests.services import Fleet, RunningService, eventually, sessions_in
+from hypervisor_schemas.wire.codec import SINGLE_OBJECT, confluent_framing, encode_event
+from tests.support.raw_produce import produce_raw
+from tests.support.schema_registry import Registry, free_port, running
+from tests.support.service_processes import Fleet, RunningService, eventually, sessions_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -11,7 +11,7 @@ import pytest
 
 from hypervisor_schemas.events import EventType, HypervisorEvent
 from hypervisor_telemetry.local.broker import LocalKafka
-from tests.services import RunningService, eventually, fleet
+from tests.support.service_processes import RunningService, eventually, fleet
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,14 +17,14 @@ from confluent_kafka.admin import NewPartitions
 from typer.testing import CliRunner
 
 from hypervisor_schemas import errors
-from hypervisor_schemas.codec import confluent_framing, encode_event
 from hypervisor_schemas.dead_letters import REPLAY_FOR, REPLAY_OF, DeadLetter, DeadLetterId
 from hypervisor_schemas.events import EventType, HypervisorEvent
 from hypervisor_schemas.topics import TOPICS
-from hypervisor_telemetry.cli import app
-from hypervisor_telemetry.dead_letter_replay import replay
-from hypervisor_telemetry.dead_letters import DeadLetterTopic, Kept, Selection
-from tests.services import COMMAND, Fleet, eventually, run_command
+from hypervisor_schemas.wire.codec import confluent_framing, encode_event
+from hypervisor_telemetry.cli.app import app
+from hypervisor_telemetry.dead_letter_tools.dead_letters import DeadLetterTopic, Kept, Selection
+from hypervisor_telemetry.dead_letter_tools.replay import replay
+from tests.support.service_processes import COMMAND, Fleet, eventually, run_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

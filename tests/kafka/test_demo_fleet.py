@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hypervisor_schemas.events import EventType, HypervisorEvent
-from tests.services import Fleet, eventually, fleet, run_command
+from tests.support.service_processes import Fleet, eventually, fleet, run_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from hypervisor_telemetry.local.choose import Kafka
-    from tests.services import RunningService
+    from hypervisor_telemetry.local.kafka_choice import Kafka
+    from tests.support.service_processes import RunningService
 
 pytestmark = [pytest.mark.kafka, pytest.mark.timeout(180)]
 

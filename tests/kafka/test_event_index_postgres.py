@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hypervisor_schemas.events import EventType, HypervisorEvent
-from tests.postgres import Postgres, opened
-from tests.services import Fleet, RunningService, eventually
+from tests.support.postgres import Postgres, opened
+from tests.support.service_processes import Fleet, RunningService, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable

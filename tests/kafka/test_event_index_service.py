@@ -17,8 +17,8 @@ import pytest
 
 from hypervisor_producers.publisher import EventPublisher
 from hypervisor_schemas.events import EventType, GovernanceEventType, HypervisorEvent, event_type_of
-from tests.receivers import free_port
-from tests.services import COMMAND, Fleet, RunningService, eventually
+from tests.support.service_processes import COMMAND, Fleet, RunningService, eventually
+from tests.support.span_receivers import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable

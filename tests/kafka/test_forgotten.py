@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hypervisor_consumers.runtime import loop
-from hypervisor_consumers.runtime.memory_log import Kind
-from hypervisor_consumers.runtime.restore import FORGOTTEN_AFTER
-from tests.copies import DEAD_LETTERS, RINGS, STATE
+from hypervisor_consumers.runtime.partitions.restore import FORGOTTEN_AFTER
+from hypervisor_telemetry.testing.memory.log import Kind
 from tests.kafka.worlds import InMemory, event, outcomes, refused_for_good, running_copy, timed_out
+from tests.support.service_copies import DEAD_LETTERS, RINGS, STATE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.copies import Copy
+    from tests.support.service_copies import Copy
 
 GROUP = "ring-metrics"
 EVERYWHERE = ((STATE, 0), (RINGS, 0), (DEAD_LETTERS, 0))
@@ -32,11 +32,13 @@ def memory() -> InMemory:
     return InMemory()
 
 
-def forget_in_next_commit(memory: InMemory, *places: tuple[str, int], groups: tuple[str, ...] = ()) -> None:
+def forget_in_next_commit(
+    memory: InMemory, *topic_partitions: tuple[str, int], groups: tuple[str, ...] = ()
+) -> None:
     """The next commit is told to have gone through, as it is, but not in these places."""
 
     def forget(go: Callable[[], Any]) -> Any:
-        memory.memory.forget(*places, groups=groups)
+        memory.memory.forget(*topic_partitions, groups=groups)
         return go()
 
     memory.kafka.once("commit_transaction", forget)
@@ -179,10 +181,10 @@ def test_dead_letters_are_written_once_more_only_if_the_connection_was_lost(
     ],
 )
 def test_what_a_dead_copy_left_open_for_ever_is_ended_in_its_name(
-    memory: InMemory, places: list[tuple[str, int]], groups: tuple[str, ...]
+    memory: InMemory, topic_partitions: list[tuple[str, int]], groups: tuple[str, ...]
 ) -> None:
     copy = running_copy(memory)
-    forget_in_next_commit(memory, *places, groups=groups)
+    forget_in_next_commit(memory, *topic_partitions, groups=groups)
     memory.put(event(), event())
     memory.until(lambda: copy.counts()["s"] == 3, copy)
     end(memory, copy)

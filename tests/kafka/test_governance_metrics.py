@@ -11,22 +11,22 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from hypervisor_producers.bus import HypervisorEventBus
-from hypervisor_producers.governance import GovernanceMetrics
+from hypervisor_producers.governance.governance_metrics import GovernanceMetrics
 from hypervisor_producers.publisher import EventPublisher
-from hypervisor_schemas.codec import EventDecoder
 from hypervisor_schemas.events import GovernanceEventType, type_value
 from hypervisor_schemas.governance import GOVERNANCE_INSTRUMENTS, PolicyDecision, TrustScore
 from hypervisor_schemas.payloads import read_payload
 from hypervisor_schemas.topics import EVENT_PARTITIONS, partition_of
+from hypervisor_schemas.wire.codec import EventDecoder
 from hypervisor_telemetry.topic_admin import apply_topics
-from tests.services import Fleet, eventually
+from tests.support.service_processes import Fleet, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from prometheus_client.metrics_core import Metric
 
-    from hypervisor_telemetry.local.choose import Kafka
+    from hypervisor_telemetry.local.kafka_choice import Kafka
 
 pytestmark = pytest.mark.kafka
 
@@ -49,7 +49,7 @@ def arrived(settings: dict[str, str], written: dict[tuple[str, int], int]) -> li
         }
     )
     try:
-        consumer.assign([TopicPartition(*place, 0) for place in written])
+        consumer.assign([TopicPartition(*topic_partition, 0) for topic_partition in written])
         found: list[Any] = []
         while len(found) < sum(written.values()):
             found += [message for message in consumer.consume(100, 1.0) if message.error() is None]

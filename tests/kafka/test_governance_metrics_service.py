@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from hypervisor_schemas.codec import encode_event
 from hypervisor_schemas.dead_letters import read_dead_letter
 from hypervisor_schemas.events import AnyEventType, EventType, GovernanceEventType, HypervisorEvent, event_type_of
 from hypervisor_schemas.governance import GOVERNANCE_INSTRUMENTS
 from hypervisor_schemas.topics import partition_of
-from tests.services import Fleet, RunningService, eventually
+from hypervisor_schemas.wire.codec import encode_event
+from tests.support.service_processes import Fleet, RunningService, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

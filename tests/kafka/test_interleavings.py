@@ -9,14 +9,15 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+import confluent_kafka
 import pytest
-from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka import KafkaError, KafkaException
 
-from hypervisor_consumers.ring_metrics.fold import RingFold
-from hypervisor_consumers.runtime import taking
-from hypervisor_consumers.runtime.processor import Place
-from tests.copies import DEAD_LETTERS, RINGS, SOURCE, STATE, Copy
+from hypervisor_consumers.ring_metrics.fold.event_fold import RingFold
+from hypervisor_consumers.runtime import ingest as taking
+from hypervisor_consumers.runtime.processor import TopicPartition
 from tests.kafka.worlds import InMemory, Real, World, event, outcomes, refused_for_good, running_copy, timed_out
+from tests.support.service_copies import DEAD_LETTERS, RINGS, SOURCE, STATE, Copy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -174,7 +175,7 @@ class TestOwning:
         def consume_and_lose(*arguments: Any, **options: Any) -> Any:
             messages = consume(*arguments, **options)
             if messages:
-                copy.loop._on_lost(copy.consumer, [TopicPartition(SOURCE, 0)])
+                copy.loop._on_lost(copy.consumer, [confluent_kafka.TopicPartition(SOURCE, 0)])
             return messages
 
         copy.consumer.consume = consume_and_lose
@@ -198,14 +199,14 @@ class TestOwning:
         assert copy.counts() == Counter()
         memory.until(lambda: heir.processor._live, heir)
         # At once, not by reading it again.
-        assert heir.processor._live[Place(SOURCE, 0)].partition.account.next_offset == 3
+        assert heir.processor._live[TopicPartition(SOURCE, 0)].partition.account.next_offset == 3
 
     def test_a_client_that_begins_to_read_at_a_wrong_place_loses_nothing(self, world: World) -> None:
         copy = world.copy()
         assign = copy.consumer.incremental_assign
         shifted = []
 
-        def shift(partitions: list[TopicPartition]) -> None:
+        def shift(partitions: list[confluent_kafka.TopicPartition]) -> None:
             for one in partitions:
                 if one.topic.endswith(SOURCE) and not shifted:
                     shifted.append(one.offset)
@@ -273,7 +274,7 @@ class TestRestoring:
             world.until(lambda: heir.processor._restoring, heir)
             for _ in range(10):
                 heir.step()
-            assert not any(place.topic.endswith(SOURCE) for place in heir.live)
+            assert not any(topic_partition.topic.endswith(SOURCE) for topic_partition in heir.live)
             return go()
 
         world.put(event(), event())
@@ -324,7 +325,7 @@ class TestRestoring:
         world.until(lambda: heir.processor._restoring, heir)
         for _ in range(10):
             heir.step()
-        assert not any(place.topic.endswith(SOURCE) for place in heir.live)
+        assert not any(topic_partition.topic.endswith(SOURCE) for topic_partition in heir.live)
         late.abort_transaction(10)
         world.settled(heir, 1)
 

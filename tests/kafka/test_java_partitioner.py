@@ -15,12 +15,12 @@ from hypervisor_schemas.events import EventType, GovernanceEventType, Hypervisor
 from hypervisor_schemas.topics import EVENT_PARTITIONS, category_of, partition_of, record_key
 from hypervisor_telemetry.local.broker import _cache
 from hypervisor_telemetry.local.jars import KAFKA_VERSION, kafka_jars
-from tests.from_maven import maven_file
+from tests.support.maven import maven_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from tests.services import Fleet
+    from tests.support.service_processes import Fleet
 
 pytestmark = pytest.mark.kafka
 

@@ -19,10 +19,10 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from hypervisor_schemas.errors import LocalKafkaError, SettingError
 from hypervisor_telemetry.local import broker
 from hypervisor_telemetry.local.broker import LocalKafka
-from hypervisor_telemetry.local.choose import Kafka, local_kafka
 from hypervisor_telemetry.local.container import docker_kafka
 from hypervisor_telemetry.local.jars import kafka_jars
-from tests.processes import is_running, wait_until
+from hypervisor_telemetry.local.kafka_choice import Kafka, local_kafka
+from tests.support.processes import is_running, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from hypervisor_schemas.codec import EventDecoder
 from hypervisor_schemas.events import EventType, HypervisorEvent, event_type_of
-from tests.services import Fleet, run_command
+from hypervisor_schemas.wire.codec import EventDecoder
+from tests.support.service_processes import Fleet, run_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable

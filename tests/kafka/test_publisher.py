@@ -25,7 +25,6 @@ from hypervisor import observability as package
 from hypervisor_producers.bus import HypervisorEventBus
 from hypervisor_producers.publisher import EventPublisher
 from hypervisor_schemas.causal_trace import CausalTraceId
-from hypervisor_schemas.codec import SINGLE_OBJECT, SUBJECT, EventDecoder, schema_text
 from hypervisor_schemas.events import (
     EventType,
     GovernanceEventType,
@@ -34,15 +33,16 @@ from hypervisor_schemas.events import (
     event_type_of,
 )
 from hypervisor_schemas.topics import EVENT_PARTITIONS, partition_of, topic_names
+from hypervisor_schemas.wire.codec import SINGLE_OBJECT, SUBJECT, EventDecoder, schema_text
 from hypervisor_telemetry.topic_admin import apply_topics
-from tests.processes import wait_until
+from tests.support.processes import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from hypervisor_telemetry.local.broker import LocalKafka
-    from hypervisor_telemetry.local.choose import Kafka
+    from hypervisor_telemetry.local.kafka_choice import Kafka
 
 pytestmark = pytest.mark.kafka
 

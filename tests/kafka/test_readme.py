@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hypervisor_telemetry.local.choose import Kafka
+from hypervisor_telemetry.local.kafka_choice import Kafka
 from hypervisor_telemetry.topic_admin import apply_topics
 
 ROOT = Path(__file__).parent.parent.parent

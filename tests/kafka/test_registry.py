@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from hypervisor_producers.publisher import EventPublisher
-from hypervisor_schemas.codec import (
+from hypervisor_schemas.events import EventType, HypervisorEvent
+from hypervisor_schemas.wire.codec import (
     SINGLE_OBJECT,
     SUBJECT,
     confluent_framing,
@@ -19,12 +20,11 @@ from hypervisor_schemas.codec import (
     schema_fingerprint,
     schema_text,
 )
-from hypervisor_schemas.events import EventType, HypervisorEvent
-from hypervisor_schemas.registry import SchemaRegistry
-from hypervisor_telemetry.schema_registration import LEVEL, check_schema, register_schema
-from tests.apicurio import Apicurio
+from hypervisor_schemas.wire.registry import SchemaRegistry
+from hypervisor_telemetry.schema_tools.registration import LEVEL, check_schema, register_schema
 from tests.kafka.test_bad_records import letters_of
-from tests.services import Fleet, eventually, run_command, sessions_in
+from tests.support.apicurio import Apicurio
+from tests.support.service_processes import Fleet, eventually, run_command, sessions_in
 
 pytestmark = [pytest.mark.full, pytest.mark.kafka]
 

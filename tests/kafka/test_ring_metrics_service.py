@@ -10,7 +10,7 @@ import pytest
 
 from hypervisor_schemas.events import AnyEventType, EventType, HypervisorEvent, event_type_of
 from hypervisor_schemas.topics import partition_of
-from tests.services import Fleet, RunningService, eventually
+from tests.support.service_processes import Fleet, RunningService, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,8 +14,8 @@ import httpx
 import pytest
 
 from hypervisor_schemas.events import EventType, HypervisorEvent
-from tests.receivers import PROTOBUF, Reply, Request, http_receiver
-from tests.services import Fleet, eventually, run_command
+from tests.support.service_processes import Fleet, eventually, run_command
+from tests.support.span_receivers import PROTOBUF, Reply, Request, http_receiver
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hypervisor_schemas.events import EventType, HypervisorEvent
-from tests.services import RunningService, eventually, sessions_in
+from tests.support.service_processes import RunningService, eventually, sessions_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.services import Fleet
+    from tests.support.service_processes import Fleet
 
 pytestmark = pytest.mark.kafka
 

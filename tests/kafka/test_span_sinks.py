@@ -13,9 +13,9 @@ from hypervisor_consumers.saga_spans.sinks.kafka import kafka_sink
 from hypervisor_schemas.errors import OutputUnavailable
 from hypervisor_schemas.events import EventType, HypervisorEvent
 from hypervisor_schemas.topics import partition_of
-from tests.receivers import PROTOBUF, Reply, http_receiver, partly, span_names
-from tests.saga_records import span, spans
-from tests.services import Fleet, eventually
+from tests.support.saga_records import span, spans
+from tests.support.service_processes import Fleet, eventually
+from tests.support.span_receivers import PROTOBUF, Reply, http_receiver, partly, span_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

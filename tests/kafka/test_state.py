@@ -11,7 +11,7 @@ from confluent_kafka.admin import NewPartitions, NewTopic
 
 from hypervisor_schemas.events import EventType, HypervisorEvent
 from hypervisor_schemas.topics import TOPICS, partition_of
-from tests.services import Fleet, RunningService, eventually
+from tests.support.service_processes import Fleet, RunningService, eventually
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

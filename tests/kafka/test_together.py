@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 from confluent_kafka import Producer
 
-from hypervisor_consumers.runtime import taking
-from hypervisor_schemas.codec import EventDecoder, encode_event
+from hypervisor_consumers.runtime import ingest as taking
 from hypervisor_schemas.events import EventType, HypervisorEvent
-from tests.copies import SOURCE
+from hypervisor_schemas.wire.codec import EventDecoder, encode_event
 from tests.kafka.worlds import InMemory, Real, World, event, running_copy
+from tests.support.service_copies import SOURCE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

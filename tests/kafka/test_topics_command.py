@@ -9,12 +9,12 @@ import pytest
 from confluent_kafka.admin import AdminClient, ConfigResource, NewPartitions, NewTopic, ResourceType
 
 from hypervisor_schemas.topics import TOPICS
-from tests.services import COMMAND, eventually, run_command
+from tests.support.service_processes import COMMAND, eventually, run_command
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hypervisor_telemetry.local.choose import Kafka
+    from hypervisor_telemetry.local.kafka_choice import Kafka
 
 pytestmark = pytest.mark.kafka
 

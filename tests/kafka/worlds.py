@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from hypervisor_consumers.ring_metrics.fold import RingFold
-from hypervisor_consumers.runtime.kafka import RealKafka
-from hypervisor_consumers.runtime.memory_kafka import MemoryKafka
-from hypervisor_schemas.codec import encode_event
+from hypervisor_consumers.ring_metrics.fold.event_fold import RingFold
+from hypervisor_consumers.runtime.kafka.client_factory import LibrdkafkaClientFactory
 from hypervisor_schemas.events import EventType, HypervisorEvent
-from tests.copies import DEAD_LETTERS, RINGS, SOURCE, STATE, Clock, Copy, HookedKafka
+from hypervisor_schemas.wire.codec import encode_event
+from hypervisor_telemetry.testing.memory.kafka import MemoryKafka
+from tests.support.service_copies import DEAD_LETTERS, RINGS, SOURCE, STATE, Clock, Copy, HookedKafka
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hypervisor_telemetry.local.choose import Kafka
+    from hypervisor_telemetry.local.kafka_choice import Kafka
 
 TOPICS = (SOURCE, STATE, RINGS, DEAD_LETTERS)
 
@@ -142,7 +142,7 @@ class InMemory(World):
 
 class Real(World):
     def __init__(self, kafka: Kafka, prefix: str) -> None:
-        super().__init__(RealKafka(), prefix, kafka.bootstrap_servers)
+        super().__init__(LibrdkafkaClientFactory(), prefix, kafka.bootstrap_servers)
         self._own = {"bootstrap.servers": kafka.bootstrap_servers, "log_level": 0}
         admin = AdminClient(self._own)
         for future in admin.create_topics([NewTopic(prefix + topic, 1, 1) for topic in TOPICS]).values():
@@ -173,9 +173,9 @@ class Real(World):
         """The steps of the copies take it."""
 
     def end(self, topic: str) -> int:
-        asker = Consumer({**self._own, "group.id": "nobody", "isolation.level": "read_uncommitted"})
-        end: int = asker.get_watermark_offsets(TopicPartition(self.prefix + topic, 0), timeout=10)[1]
-        asker.close()
+        offset_queries = Consumer({**self._own, "group.id": "nobody", "isolation.level": "read_uncommitted"})
+        end: int = offset_queries.get_watermark_offsets(TopicPartition(self.prefix + topic, 0), timeout=10)[1]
+        offset_queries.close()
         return end
 
 
@@ -199,7 +199,7 @@ def outcomes(copy: Copy, outcome: str) -> list[float]:
     """How many transactions ended so, if any did."""
     return [
         sample.value
-        for family in copy.ledger.families(now=0, flood=False, degraded=False)
+        for family in copy.runtime_metrics.families(now=0, flood=False, degraded=False)
         for sample in family.samples
         if sample.name == "hypervisor_telemetry_transactions_total" and sample.labels["outcome"] == outcome
     ]

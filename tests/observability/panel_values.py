@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from observability.grafana.expressions import expressions
 from observability.prometheus.log_owned import SERVICE_JOBS
 from tests.observability.prometheus import CLUSTER
+from tools.dashboards.expressions import expressions
 
 if TYPE_CHECKING:
     from tests.observability.played import Played

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from observability.grafana.expressions import PanelQuery, expressions
 from observability.prometheus.log_owned import SERVICE_JOBS
 from tests.observability.prometheus import CLUSTER, Prometheus, prometheus
 from tests.observability.script import MAX_SERIES, PARTITIONS, Agent, Script
-from tests.receivers import PROTOBUF, HttpReceiver, Reply, Request, http_receiver
-from tests.services import Fleet, RunningService, eventually, fleet
+from tests.support.service_processes import Fleet, RunningService, eventually, fleet
+from tests.support.span_receivers import PROTOBUF, HttpReceiver, Reply, Request, http_receiver
+from tools.dashboards.expressions import PanelQuery, expressions
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

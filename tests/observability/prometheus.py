@@ -16,7 +16,7 @@ import yaml
 
 from hypervisor_telemetry.local.child import Child
 from tests.observability.rules import FOLDER
-from tests.services import eventually
+from tests.support.service_processes import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

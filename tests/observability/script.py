@@ -13,10 +13,10 @@ from prometheus_client import CollectorRegistry, start_http_server
 
 from hypervisor_producers.bus import HypervisorEventBus
 from hypervisor_producers.exporters import PublisherCollector
-from hypervisor_producers.governance import GovernanceMetrics
+from hypervisor_producers.governance.governance_metrics import GovernanceMetrics
 from hypervisor_producers.publisher import EventPublisher
 from hypervisor_schemas.events import EventType, HypervisorEvent
-from tests.services import sessions_in
+from tests.support.service_processes import sessions_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

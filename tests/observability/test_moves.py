@@ -16,13 +16,13 @@ import pytest
 
 from hypervisor_schemas.events import EventType, HypervisorEvent
 from tests.observability.prometheus import Prometheus, prometheus
-from tests.services import Fleet, RunningService, eventually, fleet
+from tests.support.service_processes import Fleet, RunningService, eventually, fleet
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from hypervisor_telemetry.local.choose import Kafka
+    from hypervisor_telemetry.local.kafka_choice import Kafka
 
 pytestmark = [pytest.mark.full, pytest.mark.kafka]
 

@@ -16,16 +16,16 @@ from tests.observability.panel_values import DRAWN, panel_values
 from tests.observability.played import PANELS, Played, played
 from tests.observability.rules import RULES, Rule
 from tests.observability.script import OF_A, A
-from tests.receivers import Reply
-from tests.services import eventually
+from tests.support.service_processes import eventually
+from tests.support.span_receivers import Reply
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from hypervisor_telemetry.local.choose import Kafka
-    from observability.grafana.expressions import PanelQuery
+    from hypervisor_telemetry.local.kafka_choice import Kafka
     from tests.observability.expected import Expected
     from tests.observability.prometheus import Labels
+    from tools.dashboards.expressions import PanelQuery
 
 pytestmark = [pytest.mark.full, pytest.mark.kafka]
 

@@ -8,10 +8,10 @@ import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hypervisor_consumers.ring_metrics import agent_lines
-from hypervisor_consumers.ring_metrics.agent_lines import AgentLines
-from hypervisor_consumers.ring_metrics.families import ring_families
-from hypervisor_consumers.runtime.exposition import Exposition
+from hypervisor_consumers.ring_metrics.exposition import agent_lines
+from hypervisor_consumers.ring_metrics.exposition.agent_lines import AgentLines
+from hypervisor_consumers.ring_metrics.exposition.families import ring_families
+from hypervisor_consumers.runtime.ops.exposition import Exposition
 from hypervisor_schemas.agent_rings import AgentRing
 from hypervisor_schemas.topics import partition_of
 

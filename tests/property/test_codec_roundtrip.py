@@ -10,8 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hypervisor_schemas.avro_fields import long_bytes, time_bytes
-from hypervisor_schemas.codec import (
+from hypervisor_schemas.errors import InvalidPayload, UndecodableRecord, UnknownSchema
+from hypervisor_schemas.events import EventType, GovernanceEventType, HypervisorEvent, event_type_of
+from hypervisor_schemas.timestamps import microseconds
+from hypervisor_schemas.wire.codec import (
     SINGLE_OBJECT,
     EventDecoder,
     confluent_framing,
@@ -19,10 +21,8 @@ from hypervisor_schemas.codec import (
     schema_fingerprint,
     schema_text,
 )
-from hypervisor_schemas.errors import InvalidPayload, UndecodableRecord, UnknownSchema
-from hypervisor_schemas.events import EventType, GovernanceEventType, HypervisorEvent, event_type_of
-from hypervisor_schemas.payload_json import to_json
-from hypervisor_schemas.timestamps import microseconds
+from hypervisor_schemas.wire.payload_json import to_json
+from hypervisor_schemas.wire.record_layout import long_bytes, time_bytes
 
 LAW = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
 

@@ -14,13 +14,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hypervisor_consumers.ring_metrics import column_fold, origins
-from hypervisor_consumers.ring_metrics.fold import RING_EVENT_TYPES, RingFold, RingState
-from hypervisor_consumers.runtime.changelog import tables_of
-from hypervisor_consumers.runtime.columns import columns_of, id_numbers_of, origin_of
-from hypervisor_consumers.runtime.partition import Partition
-from hypervisor_consumers.runtime.window import id_number
-from hypervisor_schemas.codec import (
+from hypervisor_consumers.ring_metrics.fold import batch_fold as column_fold
+from hypervisor_consumers.ring_metrics.fold import key_interning as origins
+from hypervisor_consumers.ring_metrics.fold.event_fold import RING_EVENT_TYPES, RingFold, RingState
+from hypervisor_consumers.runtime.decode.batch_decoder import columns_of, id_numbers_of, origin_of
+from hypervisor_consumers.runtime.partitions.changelog import tables_of
+from hypervisor_consumers.runtime.partitions.dedup_window import id_number
+from hypervisor_consumers.runtime.partitions.partition import Partition
+from hypervisor_schemas.errors import InvalidPayload, RecordError
+from hypervisor_schemas.events import EventType, HypervisorEvent, event_type_of, type_value
+from hypervisor_schemas.timestamps import datetime_of, microseconds
+from hypervisor_schemas.wire.codec import (
     ID_CHARACTERS,
     SINGLE_OBJECT,
     EventDecoder,
@@ -28,9 +32,6 @@ from hypervisor_schemas.codec import (
     encode_event,
     schema_text,
 )
-from hypervisor_schemas.errors import InvalidPayload, RecordError
-from hypervisor_schemas.events import EventType, HypervisorEvent, event_type_of, type_value
-from hypervisor_schemas.timestamps import datetime_of, microseconds
 
 LAW = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 CONFLUENT = confluent_framing(7)

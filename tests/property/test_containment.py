@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Engine, create_engine, insert, select
 
-from hypervisor_consumers.event_index.containment import contains, read_object
+from hypervisor_consumers.event_index.query.containment import contains, read_object
 from hypervisor_consumers.event_index.tables import events, metadata
-from hypervisor_schemas.payload_json import to_json
+from hypervisor_schemas.wire.payload_json import to_json
 
 KEYS = st.sampled_from(["a", "b", 'q"$.[0]\\', "ä\n", ""])
 SCALARS = st.one_of(

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import delete
 
-from hypervisor_consumers.event_index.cursors import read_cursor, write_cursor
-from hypervisor_consumers.event_index.questions import Wanted
-from hypervisor_consumers.event_index.store import EventStore, IndexRow, open_store
+from hypervisor_consumers.event_index.backends.store import EventStore, IndexRow, open_store
+from hypervisor_consumers.event_index.query.cursors import read_cursor, write_cursor
+from hypervisor_consumers.event_index.query.queries import Wanted
 from hypervisor_consumers.event_index.tables import metadata
 from hypervisor_schemas.events import EventType, HypervisorEvent, UnknownEventType, event_type_of, type_value
 from hypervisor_schemas.topics import event_topic

@@ -14,19 +14,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from hypervisor_consumers.governance_metrics.batches import FleetGovernanceFold
-from hypervisor_consumers.governance_metrics.families import governance_families
-from hypervisor_consumers.governance_metrics.fold import GOVERNANCE_EVENT_TYPES
-from hypervisor_consumers.governance_metrics.names import CHOSEN_LABELS
-from hypervisor_consumers.governance_metrics.state import GovernanceState
-from hypervisor_consumers.runtime.columns import columns_of
-from hypervisor_consumers.runtime.exposition import Exposition
-from hypervisor_consumers.runtime.partition import Partition
-from hypervisor_schemas.codec import SINGLE_OBJECT, EventDecoder, encode_event
+from hypervisor_consumers.governance_metrics.exposition import governance_families
+from hypervisor_consumers.governance_metrics.fold.batch_fold import FleetGovernanceFold
+from hypervisor_consumers.governance_metrics.fold.event_fold import GOVERNANCE_EVENT_TYPES
+from hypervisor_consumers.governance_metrics.fold.state import GovernanceState
+from hypervisor_consumers.governance_metrics.metric_defs import CHOSEN_LABELS
+from hypervisor_consumers.runtime.decode.batch_decoder import columns_of
+from hypervisor_consumers.runtime.ops.exposition import Exposition
+from hypervisor_consumers.runtime.partitions.partition import Partition
 from hypervisor_schemas.errors import InvalidPayload
 from hypervisor_schemas.events import HypervisorEvent, event_type_of
 from hypervisor_schemas.governance import LATENCY_BUCKETS_MS
 from hypervisor_schemas.topics import partition_of, record_key
+from hypervisor_schemas.wire.codec import SINGLE_OBJECT, EventDecoder, encode_event
 
 LAW = settings(deadline=None)  # a busy machine is no failure
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -10,8 +10,8 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from prometheus_client import CollectorRegistry
 
 from hypervisor_producers.bus import HypervisorEventBus
-from hypervisor_producers.governance import GovernanceMetrics
-from hypervisor_producers.governance_labels import GovernanceLabels
+from hypervisor_producers.governance.governance_metrics import GovernanceMetrics
+from hypervisor_producers.governance.labels import GovernanceLabels
 from hypervisor_schemas.events import HypervisorEvent, type_value
 from hypervisor_schemas.governance import GOVERNANCE_INSTRUMENTS, LATENCY_BUCKETS_MS
 

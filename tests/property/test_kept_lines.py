@@ -8,8 +8,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hypervisor_consumers.ring_metrics.kept_lines import NONE, KeptLines
-from hypervisor_consumers.ring_metrics.known_rows import KnownRows
+from hypervisor_consumers.ring_metrics.exposition.line_cache import NONE, KeptLines
+from hypervisor_consumers.ring_metrics.exposition.row_cache import KnownRows
 
 numbers = st.sampled_from([NONE, 0, 9, 10, 99, 100, 10**17, 10**18, 2**63 - 1]) | st.integers(0, 2000)
 steps = st.lists(

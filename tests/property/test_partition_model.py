@@ -9,12 +9,12 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hypervisor_consumers.runtime.changelog import Change, tables_of
-from hypervisor_consumers.runtime.partition import Partition
-from hypervisor_consumers.runtime.window import id_number
+from hypervisor_consumers.runtime.partitions.changelog import Change, tables_of
+from hypervisor_consumers.runtime.partitions.dedup_window import id_number
+from hypervisor_consumers.runtime.partitions.partition import Partition
 from hypervisor_schemas.errors import InvalidPayload
 from hypervisor_schemas.events import EventType, HypervisorEvent
-from tests.words import Words, WordState, said
+from tests.support.word_count_service import Words, WordState, said
 
 P = Partition[WordState, str]
 

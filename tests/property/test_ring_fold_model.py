@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.samples import Sample
 
-from hypervisor_consumers.ring_metrics.agent_rings import (
+from hypervisor_consumers.ring_metrics.exposition.families import ring_families
+from hypervisor_consumers.ring_metrics.fold.agent_rings import (
     agent_rings,
     current_rings,
     elevation_seconds,
@@ -19,9 +20,8 @@ from hypervisor_consumers.ring_metrics.agent_rings import (
     ended_durations,
     running_elevations,
 )
-from hypervisor_consumers.ring_metrics.families import ring_families
-from hypervisor_consumers.ring_metrics.fold import TRANSITION_TYPES, RingFold, RingState
-from hypervisor_consumers.ring_metrics.names import ELEVATION_BUCKETS
+from hypervisor_consumers.ring_metrics.fold.event_fold import TRANSITION_TYPES, RingFold, RingState
+from hypervisor_consumers.ring_metrics.metric_defs import ELEVATION_BUCKETS
 from hypervisor_schemas.errors import InvalidPayload
 from hypervisor_schemas.events import HypervisorEvent, event_type_of, type_value
 from hypervisor_schemas.topics import partition_of, record_key

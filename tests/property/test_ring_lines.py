@@ -8,11 +8,11 @@ import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hypervisor_consumers.ring_metrics.families import ring_families
-from hypervisor_consumers.ring_metrics.fold import OVERFLOW, RingSeries, RingState
-from hypervisor_consumers.ring_metrics.lines import CounterLines
-from hypervisor_consumers.runtime.exposition import Exposition
-from hypervisor_consumers.runtime.series import UNKNOWN
+from hypervisor_consumers.ring_metrics.exposition.families import ring_families
+from hypervisor_consumers.ring_metrics.exposition.series_lines import CounterLines
+from hypervisor_consumers.ring_metrics.fold.event_fold import OVERFLOW, RingSeries, RingState
+from hypervisor_consumers.runtime.ops.cardinality import UNKNOWN
+from hypervisor_consumers.runtime.ops.exposition import Exposition
 from hypervisor_schemas.topics import partition_of
 
 LAW = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

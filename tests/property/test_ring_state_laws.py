@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client.samples import Sample
 
-from hypervisor_consumers.ring_metrics.agent_rings import AgentRingsView, agent_rings, publish_agent_rings
-from hypervisor_consumers.ring_metrics.families import ring_families
-from hypervisor_consumers.ring_metrics.fold import OVERFLOW, RING_EVENT_TYPES, RingFold, RingState
-from hypervisor_consumers.ring_metrics.names import RING_BREACHES, RING_TRANSITIONS
-from hypervisor_consumers.runtime.contract import Home, Table
-from hypervisor_consumers.runtime.series import SERIES_OVERFLOW
+from hypervisor_consumers.ring_metrics.exposition.families import ring_families
+from hypervisor_consumers.ring_metrics.fold.agent_rings import AgentRingsView, agent_rings, publish_agent_rings
+from hypervisor_consumers.ring_metrics.fold.event_fold import OVERFLOW, RING_EVENT_TYPES, RingFold, RingState
+from hypervisor_consumers.ring_metrics.metric_defs import RING_BREACHES, RING_TRANSITIONS
+from hypervisor_consumers.runtime.ops.cardinality import SERIES_OVERFLOW
+from hypervisor_consumers.runtime.protocols import Home, Table
 from hypervisor_schemas.agent_rings import AgentRing
 from hypervisor_schemas.events import HypervisorEvent
 from hypervisor_schemas.topics import partition_of, record_key

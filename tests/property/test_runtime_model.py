@@ -9,17 +9,17 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from hypervisor_consumers.ring_metrics.agent_rings import agent_rings
-from hypervisor_consumers.runtime import taking
-from hypervisor_consumers.runtime.memory_kafka import MemoryKafka
-from hypervisor_consumers.runtime.memory_log import Kind
-from hypervisor_schemas.codec import encode_event
+from hypervisor_consumers.ring_metrics.fold.agent_rings import agent_rings
+from hypervisor_consumers.runtime import ingest as taking
 from hypervisor_schemas.events import EventType, HypervisorEvent
-from tests.copies import DEAD_LETTERS, RINGS, SOURCE, STATE, Clock, Copy
+from hypervisor_schemas.wire.codec import encode_event
+from hypervisor_telemetry.testing.memory.kafka import MemoryKafka
+from hypervisor_telemetry.testing.memory.log import Kind
+from tests.support.service_copies import DEAD_LETTERS, RINGS, SOURCE, STATE, Clock, Copy
 
 if TYPE_CHECKING:
-    from hypervisor_consumers.runtime.memory_log import Record
     from hypervisor_schemas.agent_rings import AgentRing
+    from hypervisor_telemetry.testing.memory.log import Record
 
 PARTITIONS = 2
 FAULTS = (
@@ -108,9 +108,9 @@ class Fleet(RuleBasedStateMachine):
     @rule(owners=st.lists(st.integers(0, 2), min_size=2 * PARTITIONS, max_size=2 * PARTITIONS))
     def move(self, owners: list[int]) -> None:
         target: dict[object, list[tuple[str, int]]] = {copy.consumer: [] for copy in self.copies}
-        places = [(topic, partition) for topic in (SOURCE, RINGS) for partition in range(PARTITIONS)]
-        for place, owner in zip(places, owners, strict=True):
-            target[self.copies[owner % len(self.copies)].consumer].append(place)
+        topic_partitions = [(topic, partition) for topic in (SOURCE, RINGS) for partition in range(PARTITIONS)]
+        for topic_partition, owner in zip(topic_partitions, owners, strict=True):
+            target[self.copies[owner % len(self.copies)].consumer].append(topic_partition)
         self.kafka.rebalance(target)  # type: ignore[arg-type]
 
     @rule(which=st.integers(0, 2))

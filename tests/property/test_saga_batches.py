@@ -12,15 +12,15 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hypervisor_consumers.runtime.columns import columns_of
-from hypervisor_consumers.runtime.partition import Partition
-from hypervisor_consumers.saga_spans.batches import FleetSagaFold
-from hypervisor_consumers.saga_spans.fold import SAGA_EVENT_TYPES
+from hypervisor_consumers.runtime.decode.batch_decoder import columns_of
+from hypervisor_consumers.runtime.partitions.partition import Partition
+from hypervisor_consumers.saga_spans.fold.batch_fold import FleetSagaFold
+from hypervisor_consumers.saga_spans.fold.event_fold import SAGA_EVENT_TYPES
+from hypervisor_consumers.saga_spans.fold.state import SagaState
 from hypervisor_consumers.saga_spans.spans import SagaSpanRecord
-from hypervisor_consumers.saga_spans.state import SagaState
-from hypervisor_schemas.codec import SINGLE_OBJECT, EventDecoder, encode_event
 from hypervisor_schemas.errors import InvalidPayload
 from hypervisor_schemas.events import EventType, HypervisorEvent, event_type_of
+from hypervisor_schemas.wire.codec import SINGLE_OBJECT, EventDecoder, encode_event
 
 T0 = datetime(2026, 1, 1, tzinfo=UTC)
 DECODER = EventDecoder()

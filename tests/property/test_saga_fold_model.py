@@ -12,11 +12,11 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hypervisor_consumers.runtime.contract import Table
-from hypervisor_consumers.saga_spans.fold import SAGA_LIFECYCLE, SagaFold
-from hypervisor_consumers.saga_spans.identity import saga_span_id, saga_trace_id, step_span_id
+from hypervisor_consumers.runtime.protocols import Table
+from hypervisor_consumers.saga_spans.fold.event_fold import SAGA_LIFECYCLE, SagaFold
+from hypervisor_consumers.saga_spans.fold.span_identity import saga_span_id, saga_trace_id, step_span_id
+from hypervisor_consumers.saga_spans.fold.state import SagaState
 from hypervisor_consumers.saga_spans.spans import SagaSpanRecord
-from hypervisor_consumers.saga_spans.state import SagaState
 from hypervisor_schemas.errors import InvalidPayload
 from hypervisor_schemas.events import EventType, HypervisorEvent
 

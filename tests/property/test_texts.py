@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hypervisor_consumers.ring_metrics import origins as module
-from hypervisor_consumers.ring_metrics.origins import KnownOrigins, Origins
-from hypervisor_consumers.runtime.columns import columns_of, origin_of
-from hypervisor_consumers.runtime.series import UNKNOWN
-from hypervisor_consumers.runtime.texts import LONGEST, SPARE, Texts, are_equal, bytes_at
-from hypervisor_schemas.codec import SINGLE_OBJECT, encode_event
+from hypervisor_consumers.ring_metrics.fold import key_interning as module
+from hypervisor_consumers.ring_metrics.fold.key_interning import KnownOrigins, Origins
+from hypervisor_consumers.runtime.decode.batch_decoder import columns_of, origin_of
+from hypervisor_consumers.runtime.decode.byte_columns import LONGEST, SPARE, Texts, are_equal, bytes_at
+from hypervisor_consumers.runtime.ops.cardinality import UNKNOWN
 from hypervisor_schemas.events import HypervisorEvent
+from hypervisor_schemas.wire.codec import SINGLE_OBJECT, encode_event
 
 LAW = settings(deadline=None)
 KNOWN = (b"a", b"ab", b"ring.assigned", b"x" * 32, b"x" * 33, b"y" * LONGEST, b"y" * (LONGEST + 1))

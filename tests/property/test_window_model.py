@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hypervisor_consumers.runtime.id_table import IdTable, spread, spread_one
-from hypervisor_consumers.runtime.window import IdWindow, id_number
+from hypervisor_consumers.runtime.partitions.dedup_window import DedupWindow, id_number
+from hypervisor_consumers.runtime.partitions.uint64_set import Uint64Set, spread, spread_one
 
 LAW = settings(deadline=None)
 SEED = 0xDA942042E4DD58B5
@@ -41,7 +41,7 @@ class Model:
     """A table, and the same as a set."""
 
     def __init__(self) -> None:
-        self.table, self.known = IdTable(), set[int]()
+        self.table, self.known = Uint64Set(), set[int]()
 
     def has_room_for(self, more: int) -> None:
         if self.table.room < more:
@@ -121,7 +121,7 @@ class TestTable:
         model.check(numbers)
 
     def test_is_no_larger_than_was_asked_for_and_never_more_than_half_full(self):
-        table = IdTable()
+        table = Uint64Set()
         for count in range(0, 5000, 50):
             if table.room < 50:
                 table = table.grown(50, 10_000)
@@ -132,7 +132,7 @@ class TestTable:
         assert table.room == 0
 
     def test_a_row_that_is_full_leads_to_the_next_and_the_last_to_the_first(self):
-        table, last = IdTable(), range(2**64 - 3 * ROW, 2**64)
+        table, last = Uint64Set(), range(2**64 - 3 * ROW, 2**64)
         assert table.add(np.array(last, np.uint64)) is not None
         assert all(number in table for number in last)
         assert 2**64 - 3 * ROW - 1 not in table
@@ -141,7 +141,7 @@ class TestTable:
         assert table.add_one(last[0]) < 0
 
     def test_a_batch_is_looked_for_beyond_the_last_row_too(self):
-        table = IdTable()
+        table = Uint64Set()
         for number in range(2**64 - ROW - 1, 2**64):
             table.add_one(number)
         others = [*range(2**64 - 100, 2**64 - 60)]
@@ -149,7 +149,7 @@ class TestTable:
         assert table.has_any(np.array([*others, 2**64 - 1], np.uint64))
 
     def test_what_was_taken_out_leaves_its_slot_free(self):
-        table = IdTable()
+        table = Uint64Set()
         position = table.add_one(5)
         table.take_out_one(position)
         assert table.add_one(6) == position
@@ -173,7 +173,7 @@ def test_ids_that_are_chosen_in_steps_fill_rows_as_random_ones_do(step: int):
 
 
 class SetWindow:
-    """What `IdWindow` promises, without memory or speed."""
+    """What `DedupWindow` promises, without memory or speed."""
 
     def __init__(self, size: int) -> None:
         self.size, self.stretch = size, -1
@@ -233,7 +233,7 @@ happenings = st.one_of(
 @LAW
 @given(st.lists(happenings, max_size=25), st.integers(1, 300), st.lists(anything, max_size=20))
 def test_a_window_is_two_sets(happened: list[tuple[str, object, int]], size: int, later: list[int]):
-    window, model = IdWindow(size, SEED), SetWindow(size)
+    window, model = DedupWindow(size, SEED), SetWindow(size)
     offset = marked = 0
     for kind, what, more in happened:
         if kind == "mark":

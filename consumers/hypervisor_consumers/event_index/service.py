@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from hypervisor_consumers.event_index.api import create_router
-from hypervisor_consumers.event_index.housekeeping import Housekeeping
+from hypervisor_consumers.event_index.api.routes import create_router
+from hypervisor_consumers.event_index.backends.store import EventStore, open_store
 from hypervisor_consumers.event_index.indexer import Indexer
-from hypervisor_consumers.event_index.names import index_families
-from hypervisor_consumers.event_index.store import EventStore, open_store
-from hypervisor_consumers.runtime.access import require_token_off_loopback
-from hypervisor_consumers.runtime.asker import Asker
-from hypervisor_consumers.runtime.client import writer_settings
-from hypervisor_consumers.runtime.dead_letter_writer import DeadLetterWriter
-from hypervisor_consumers.runtime.freshness import IndexFreshness
-from hypervisor_consumers.runtime.service import Parts, Runtime, Service
+from hypervisor_consumers.event_index.metric_defs import index_families
+from hypervisor_consumers.event_index.retention import Housekeeping
+from hypervisor_consumers.runtime.commit.dead_letters import DeadLetterWriter
+from hypervisor_consumers.runtime.kafka.client_config import writer_settings
+from hypervisor_consumers.runtime.kafka.offset_queries import OffsetQueries
+from hypervisor_consumers.runtime.ops.auth import require_token_off_loopback
+from hypervisor_consumers.runtime.ops.freshness import IndexFreshness
+from hypervisor_consumers.runtime.process import Parts, Runtime, Service
 from hypervisor_schemas.errors import SettingError
 from hypervisor_schemas.settings import Settings
 from hypervisor_schemas.topics import DEAD_LETTERS, topic_names
@@ -58,13 +58,13 @@ class _IndexService:
         dead_letters = runtime.prefix + DEAD_LETTERS
         indexer = Indexer(
             self.store,
-            asker=Asker(kafka, consumer),
+            offset_queries=OffsetQueries(kafka, consumer),
             dead_letters=DeadLetterWriter(kafka, writer_settings(consumer), service=self.name, topic=dead_letters),
-            ledger=runtime.ledger,
+            runtime_metrics=runtime.runtime_metrics,
             now=runtime.now,
             clock=runtime.clock,
         )
-        router = create_router(self.store, IndexFreshness(runtime.ledger, runtime.now), self.token)
+        router = create_router(self.store, IndexFreshness(runtime.runtime_metrics, runtime.now), self.token)
         topics = topic_names(runtime.prefix)
         return Parts(
             indexer,

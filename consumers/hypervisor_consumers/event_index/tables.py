@@ -13,10 +13,10 @@ from sqlalchemy import BigInteger, Column, Index, Integer, MetaData, Row, Table,
 from sqlalchemy.engine import Dialect
 from sqlalchemy.types import TypeEngine
 
-from hypervisor_consumers.event_index.stores.texts import key_text
+from hypervisor_consumers.event_index.key_text import key_text
 from hypervisor_schemas.events import HypervisorEvent, event_type_of, type_value
-from hypervisor_schemas.payload_json import to_json
 from hypervisor_schemas.timestamps import datetime_of, microseconds
+from hypervisor_schemas.wire.payload_json import to_json
 
 __all__ = ["IndexRow", "KeyText", "event_of", "events", "metadata", "offsets", "type_counts", "values_of"]
 

@@ -7,12 +7,12 @@ from typing import Never
 
 from prometheus_client.metrics_core import Metric
 
-from hypervisor_consumers.governance_metrics.batches import FleetGovernanceFold
-from hypervisor_consumers.governance_metrics.families import governance_families
-from hypervisor_consumers.governance_metrics.state import GovernanceState
-from hypervisor_consumers.runtime.series_families import limit_family
-from hypervisor_consumers.runtime.service import StatefulService
-from hypervisor_consumers.runtime.stateful import EXPIRE_EVERY, Shown
+from hypervisor_consumers.governance_metrics.exposition import governance_families
+from hypervisor_consumers.governance_metrics.fold.batch_fold import FleetGovernanceFold
+from hypervisor_consumers.governance_metrics.fold.state import GovernanceState
+from hypervisor_consumers.runtime.commit.stateful import EXPIRY_INTERVAL_SECONDS, Shown
+from hypervisor_consumers.runtime.ops.cardinality_families import limit_family
+from hypervisor_consumers.runtime.process import StatefulService
 from hypervisor_schemas.settings import Settings
 
 __all__ = ["DEFAULT_PORT", "governance_metrics_service"]
@@ -45,5 +45,5 @@ def governance_metrics_service(environ: Mapping[str, str]) -> StatefulService[Go
         ),
         families=families,
         # An agent that is gone should not count for a minute more where agents are given seconds.
-        expire_every=max(0.5, min(EXPIRE_EVERY, agent_ttl / 10)),
+        expire_every=max(0.5, min(EXPIRY_INTERVAL_SECONDS, agent_ttl / 10)),
     )

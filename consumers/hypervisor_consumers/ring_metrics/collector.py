@@ -11,28 +11,28 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol, TypeVar
 
-from hypervisor_consumers.ring_metrics.agent_rings import (
+from hypervisor_consumers.ring_metrics.fold.agent_rings import (
     agent_rings,
     current_rings,
     elevation_seconds,
     ended_durations,
 )
-from hypervisor_consumers.ring_metrics.fold import (
+from hypervisor_consumers.ring_metrics.fold.event_fold import (
     RING_EVENT_TYPES,
     TRANSITION_TYPES,
     AgentSession,
     RingFold,
     RingSeries,
 )
-from hypervisor_consumers.ring_metrics.names import (
+from hypervisor_consumers.ring_metrics.metric_defs import (
     CURRENT_RING,
     ELEVATION_DURATION,
     RING_BREACHES,
     RING_TRANSITIONS,
 )
-from hypervisor_consumers.runtime.declared import DeclaredMetric
+from hypervisor_consumers.runtime.ops.metric_defs import MetricDef
 from hypervisor_schemas.events import HypervisorEvent, type_value
-from hypervisor_schemas.limited_log import LimitedLog
+from hypervisor_schemas.rate_limited_log import RateLimitedLog
 
 __all__ = ["PrometheusExporterProtocol", "RingMetricsCollector", "Subscribable"]
 
@@ -90,7 +90,7 @@ class RingMetricsCollector:
         self._lock = threading.RLock()
         # Held while exporters are called, and taken first: a slow one keeps nobody from emitting.
         self._export_lock = threading.RLock()
-        self._log = LimitedLog(_log)
+        self._log = RateLimitedLog(_log)
 
     @property
     def events_rejected(self) -> int:
@@ -186,7 +186,7 @@ def _breaches(series: Iterable[tuple[AgentSession, RingSeries]]) -> dict[AgentSe
 def _export_increases(
     exporter: PrometheusExporterProtocol,
     exported: dict[tuple[str, ...], int],
-    metric: DeclaredMetric,
+    metric: MetricDef,
     counts: Mapping[Series, int],
 ) -> None:
     for series, count in counts.items():
@@ -198,9 +198,7 @@ def _export_increases(
             exported[series] = count
 
 
-def _export_gauges(
-    exporter: PrometheusExporterProtocol, metric: DeclaredMetric, values: Mapping[str, float]
-) -> None:
+def _export_gauges(exporter: PrometheusExporterProtocol, metric: MetricDef, values: Mapping[str, float]) -> None:
     for agent, value in values.items():
         exporter.set_gauge(metric.name, float(value), labels=metric.labelled([agent]), help_text=metric.help)
 

@@ -8,15 +8,15 @@ from typing import Never
 
 from prometheus_client.metrics_core import Metric
 
-from hypervisor_consumers.ring_metrics.agent_lines import AgentLines
-from hypervisor_consumers.ring_metrics.agent_rings import AgentRingsView, publish_agent_rings
-from hypervisor_consumers.ring_metrics.families import ring_families
-from hypervisor_consumers.ring_metrics.fold import RingFold, RingState
-from hypervisor_consumers.ring_metrics.lines import CounterLines
-from hypervisor_consumers.ring_metrics.names import RING_TRANSITIONS
-from hypervisor_consumers.runtime.series_families import limit_family
-from hypervisor_consumers.runtime.service import StatefulService
-from hypervisor_consumers.runtime.stateful import Shown
+from hypervisor_consumers.ring_metrics.exposition.agent_lines import AgentLines
+from hypervisor_consumers.ring_metrics.exposition.families import ring_families
+from hypervisor_consumers.ring_metrics.exposition.series_lines import CounterLines
+from hypervisor_consumers.ring_metrics.fold.agent_rings import AgentRingsView, publish_agent_rings
+from hypervisor_consumers.ring_metrics.fold.event_fold import RingFold, RingState
+from hypervisor_consumers.ring_metrics.metric_defs import RING_TRANSITIONS
+from hypervisor_consumers.runtime.commit.stateful import Shown
+from hypervisor_consumers.runtime.ops.cardinality_families import limit_family
+from hypervisor_consumers.runtime.process import StatefulService
 from hypervisor_schemas.settings import Settings
 
 __all__ = ["DEFAULT_PORT", "ring_metrics_service"]

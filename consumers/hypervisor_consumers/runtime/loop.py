@@ -9,19 +9,19 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import confluent_kafka
-from confluent_kafka import KafkaException, TopicPartition
+from confluent_kafka import KafkaException
 
-from hypervisor_consumers.runtime.backoff import Backoff
-from hypervisor_consumers.runtime.batches import by_place, each
-from hypervisor_consumers.runtime.flood import FloodWatch
-from hypervisor_consumers.runtime.health import Health
-from hypervisor_consumers.runtime.kafka import Kafka
-from hypervisor_consumers.runtime.metrics import Ledger
-from hypervisor_consumers.runtime.processor import Place, Processor
-from hypervisor_consumers.runtime.taking import Taker
-from hypervisor_consumers.runtime.watch import BrokerWatch
+from hypervisor_consumers.runtime.ingest import RecordIngest
+from hypervisor_consumers.runtime.kafka.broker_monitor import BrokerMonitor
+from hypervisor_consumers.runtime.kafka.client_factory import ClientFactory
+from hypervisor_consumers.runtime.kafka.message_grouping import by_topic_partition, each
+from hypervisor_consumers.runtime.ops.dead_letter_rate import DeadLetterRate
+from hypervisor_consumers.runtime.ops.health import Health
+from hypervisor_consumers.runtime.ops.runtime_metrics import RuntimeMetrics
+from hypervisor_consumers.runtime.processor import Processor, TopicPartition
+from hypervisor_schemas.backoff import Backoff
 from hypervisor_schemas.errors import KafkaError, OutputUnavailable
-from hypervisor_schemas.limited_log import LimitedLog
+from hypervisor_schemas.rate_limited_log import RateLimitedLog
 
 __all__ = ["HELD_BACK", "ConsumerLoop"]
 
@@ -60,17 +60,17 @@ class ConsumerLoop:
     def __init__(
         self,
         *,
-        kafka: Kafka,
+        kafka: ClientFactory,
         settings: Mapping[str, Any],
         topics: Sequence[str],
         row_topics: Collection[str] = (),
         needed: Sequence[str] = (),
         processor: Processor,
-        taker: Taker,
+        ingest: RecordIngest,
         health: Health,
-        ledger: Ledger,
-        flood: FloodWatch,
-        watch: BrokerWatch,
+        runtime_metrics: RuntimeMetrics,
+        dead_letter_rate: DeadLetterRate,
+        broker_monitor: BrokerMonitor,
         commit_interval: float,
         clock: Callable[[], float] = time.monotonic,
         chance: Callable[[], float] = random.random,
@@ -82,18 +82,18 @@ class ConsumerLoop:
         self._row_topics = frozenset(row_topics)
         self._needed = [*topics, *needed]
         self._processor = processor
-        self._taker = taker
+        self._ingest = ingest
         self._health = health
-        self._ledger = ledger
-        self._flood = flood
+        self._runtime_metrics = runtime_metrics
+        self._dead_letter_rate = dead_letter_rate
         self._commit_interval = commit_interval
         self._clock = clock
         self._chance = chance
         self._between_turns = between_turns
-        self._limited = LimitedLog(log)
-        self._watch = watch
-        self._assigned: set[Place] = set()
-        self._live: set[Place] = set()
+        self._limited = RateLimitedLog(log)
+        self._broker_monitor = broker_monitor
+        self._assigned: set[TopicPartition] = set()
+        self._live: set[TopicPartition] = set()
         """The assigned partitions that are read; the others are being restored."""
         self._commit_wait: Backoff | None = None
         self._next_commit = 0.0
@@ -117,7 +117,7 @@ class ConsumerLoop:
             while not should_stop():
                 self.turn()
                 self._between_turns()
-            if self._watch.answers:
+            if self._broker_monitor.answers:
                 self._commit(is_last=True)
         finally:
             self.close()
@@ -126,7 +126,7 @@ class ConsumerLoop:
         """Make the consumer; it joins no group yet."""
         self._consumer = self._kafka.consumer({**self._settings, "error_cb": self._connection_trouble})
         self._processor.start(self._consumer)
-        self._taker.start(self._consumer)
+        self._ingest.start(self._consumer)
 
     def subscribe(self) -> None:
         """Join the group."""
@@ -138,7 +138,7 @@ class ConsumerLoop:
     def close(self) -> None:
         """Leave the group."""
         # With nobody there to tell, leaving the group, as the commit before, would wait for its own timeout.
-        if self._watch.answers:
+        if self._broker_monitor.answers:
             self._consumer.close()
         self._processor.close()
 
@@ -150,9 +150,9 @@ class ConsumerLoop:
                 known = self._consumer.list_topics(timeout=2).topics
             except KafkaException as error:
                 self._consumer.poll(0)  # lets it say what its connections met
-                self._watch.lost(error)
+                self._broker_monitor.lost(error)
                 continue
-            self._watch.found()
+            self._broker_monitor.found()
             missing = [topic for topic in self._needed if topic not in known]
             if not missing:
                 self._health.better("topics")
@@ -169,14 +169,14 @@ class ConsumerLoop:
         self._health.turned()
         if any(each("error", messages)):
             messages = [message for message in messages if self._is_read(message)]
-        for place, batch in by_place(messages).items():
-            if place in self._live:
-                self._taker.take(place, batch)
+        for topic_partition, batch in by_topic_partition(messages).items():
+            if topic_partition in self._live:
+                self._ingest.take(topic_partition, batch)
         self._begin_reading(self._processor.ready())
-        due = self._taker.due()
+        due = self._ingest.due()
         # While commits are waited for too, resuming is left to them.
         if due and self._commit_wait is None:
-            self._consumer.resume([TopicPartition(*place) for place in due])
+            self._consumer.resume([confluent_kafka.TopicPartition(*topic_partition) for topic_partition in due])
         if self._clock() >= self._next_commit:
             self._commit()
         self._look_around()
@@ -219,25 +219,30 @@ class ConsumerLoop:
         now = self._clock()
         if self._commit_wait is None:
             self._commit_wait = Backoff(now)
-            self._consumer.pause([TopicPartition(*place) for place in self._live])
+            self._consumer.pause(
+                [confluent_kafka.TopicPartition(*topic_partition) for topic_partition in self._live]
+            )
         self._commit_wait.again(now, at_least=at_least, spread=self._chance())
 
-    def _read_again(self, places: Mapping[Place, int | None]) -> None:
-        for place, offset in places.items():
+    def _read_again(self, topic_partitions: Mapping[TopicPartition, int | None]) -> None:
+        for topic_partition, offset in topic_partitions.items():
             if offset is None:
-                self._taker.forget(place)
-                self._live.discard(place)
-                self._consumer.incremental_unassign([TopicPartition(*place)])
+                self._ingest.forget(topic_partition)
+                self._live.discard(topic_partition)
+                self._consumer.incremental_unassign([confluent_kafka.TopicPartition(*topic_partition)])
             else:
-                self._taker.read_again(place, offset)
+                self._ingest.read_again(topic_partition, offset)
 
-    def _begin_reading(self, restored: Mapping[Place, int]) -> None:
+    def _begin_reading(self, restored: Mapping[TopicPartition, int]) -> None:
         if restored:
-            starts = [TopicPartition(*place, offset) for place, offset in restored.items()]
+            starts = [
+                confluent_kafka.TopicPartition(*topic_partition, offset)
+                for topic_partition, offset in restored.items()
+            ]
             self._consumer.incremental_assign(starts)
             self._live.update(restored)
-            for place, offset in restored.items():
-                self._taker.begin(place, offset)
+            for topic_partition, offset in restored.items():
+                self._ingest.begin(topic_partition, offset)
             # A partition that was paused when it went comes back so.
             if self._commit_wait is None:
                 self._consumer.resume(starts)
@@ -245,14 +250,19 @@ class ConsumerLoop:
                 self._consumer.pause(starts)
             log.info("%d of %d partitions are restored", len(self._live), len(self._assigned))
 
-    def _readable(self) -> list[TopicPartition]:
-        return [TopicPartition(*place) for place in self._live - self._taker.waiting]
+    def _readable(self) -> list[confluent_kafka.TopicPartition]:
+        return [
+            confluent_kafka.TopicPartition(*topic_partition)
+            for topic_partition in self._live - self._ingest.waiting
+        ]
 
     def _look_around(self) -> None:
-        self._watch.places = [place for place in self._live if place.topic not in self._row_topics]
+        self._broker_monitor.topic_partitions = [
+            topic_partition for topic_partition in self._live if topic_partition.topic not in self._row_topics
+        ]
         self._say("restore", self._processor.trouble)
-        self._say("flood", self._flood.sentence)
-        if not self._watch.answers:
+        self._say("flood", self._dead_letter_rate.sentence)
+        if not self._broker_monitor.answers:
             self._waiting_since = self._clock()
         elif not self._joined:
             # With KIP-848 a member that gets nothing is told nothing.
@@ -267,41 +277,53 @@ class ConsumerLoop:
         else:
             self._health.better(subject)
 
-    def _on_assign(self, consumer: Any, partitions: list[TopicPartition]) -> None:
-        places = [Place(one.topic, one.partition) for one in partitions]
+    def _on_assign(self, consumer: Any, partitions: list[confluent_kafka.TopicPartition]) -> None:
+        topic_partitions = [TopicPartition(one.topic, one.partition) for one in partitions]
         # Each is assigned to the client when it is restored and its offset known. Assigned at once, paused, and
         # sought later, one in some hundred began at the end of its log instead.
         consumer.incremental_assign([])
-        self._assigned.update(places)
-        self._ledger.rebalanced(came=[place for place in places if place.topic not in self._row_topics])
-        self._processor.assigned(places)
+        self._assigned.update(topic_partitions)
+        self._runtime_metrics.rebalanced(
+            came=[
+                topic_partition
+                for topic_partition in topic_partitions
+                if topic_partition.topic not in self._row_topics
+            ]
+        )
+        self._processor.assigned(topic_partitions)
         self._joined = True
         self._health.better("group")
-        log.info("%d partitions came, %d in all", len(places), len(self._assigned))
+        log.info("%d partitions came, %d in all", len(topic_partitions), len(self._assigned))
 
-    def _on_revoke(self, consumer: Any, partitions: list[TopicPartition]) -> None:
+    def _on_revoke(self, consumer: Any, partitions: list[confluent_kafka.TopicPartition]) -> None:
         self._commit(is_last=True)
         self._on_lost(consumer, partitions)
 
-    def _on_lost(self, consumer: Any, partitions: list[TopicPartition]) -> None:
-        places = [Place(one.topic, one.partition) for one in partitions]
-        self._processor.revoked(places)
-        consumer.incremental_unassign([TopicPartition(*place) for place in places if place in self._live])
-        for place in places:
-            self._assigned.discard(place)
-            self._live.discard(place)
-            self._taker.forget(place)
-        self._ledger.rebalanced(went=places)
-        log.info("%d partitions went, %d left", len(places), len(self._assigned))
+    def _on_lost(self, consumer: Any, partitions: list[confluent_kafka.TopicPartition]) -> None:
+        topic_partitions = [TopicPartition(one.topic, one.partition) for one in partitions]
+        self._processor.revoked(topic_partitions)
+        consumer.incremental_unassign(
+            [
+                confluent_kafka.TopicPartition(*topic_partition)
+                for topic_partition in topic_partitions
+                if topic_partition in self._live
+            ]
+        )
+        for topic_partition in topic_partitions:
+            self._assigned.discard(topic_partition)
+            self._live.discard(topic_partition)
+            self._ingest.forget(topic_partition)
+        self._runtime_metrics.rebalanced(went=topic_partitions)
+        log.info("%d partitions went, %d left", len(topic_partitions), len(self._assigned))
 
     def _connection_trouble(self, error: Any) -> None:
         """What a connection met. librdkafka connects again by itself; whether Kafka answers, the watch says."""
         self._limited.log(logging.INFO, error.name(), "Kafka: %s", error.str())
         if error.code() == confluent_kafka.KafkaError._ALL_BROKERS_DOWN:
             # Also said when the only connection was closed because nobody used it.
-            self._watch.look()
+            self._broker_monitor.look()
         else:
-            self._watch.heard(error.str())
+            self._broker_monitor.heard(error.str())
 
     def _reading_trouble(self, topic: str | None, error: Any) -> None:
         """What came in place of a record."""

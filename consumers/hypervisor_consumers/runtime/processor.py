@@ -9,14 +9,14 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from hypervisor_consumers.runtime.columns import EventColumns
+from hypervisor_consumers.runtime.decode.batch_decoder import EventColumns
 from hypervisor_schemas.errors import RecordError
 from hypervisor_schemas.events import HypervisorEvent
 
-__all__ = ["Place", "Processor", "Record", "Result"]
+__all__ = ["Processor", "Record", "Result", "TopicPartition"]
 
 
-class Place(NamedTuple):
+class TopicPartition(NamedTuple):
     """A partition of a topic, its full name."""
 
     topic: str
@@ -34,7 +34,7 @@ class Result(str, Enum):  # noqa: UP042 - alike to the event types
 class Record(NamedTuple):
     """One record as it came."""
 
-    place: Place
+    topic_partition: TopicPartition
     offset: int
     key: bytes | None
     value: bytes | None
@@ -50,11 +50,11 @@ class Processor(Protocol):
         """Called once, with the consumer that will read; it has joined no group yet."""
         ...
 
-    def assigned(self, places: Collection[Place]) -> None:
+    def assigned(self, topic_partitions: Collection[TopicPartition]) -> None:
         """Partitions came. They are not read before `ready` names them. Returns at once."""
         ...
 
-    def ready(self) -> Mapping[Place, int]:
+    def ready(self) -> Mapping[TopicPartition, int]:
         """The partitions that can be read now, and from which offset; each is named once.
 
         Raises:
@@ -62,7 +62,7 @@ class Processor(Protocol):
         """
         ...
 
-    def revoked(self, places: Collection[Place]) -> None:
+    def revoked(self, topic_partitions: Collection[TopicPartition]) -> None:
         """Partitions went, after a last `commit` if they were given back in peace: forget them."""
         ...
 
@@ -88,7 +88,12 @@ class Processor(Protocol):
         ...
 
     def apply_columns(
-        self, place: Place, first_offset: int, columns: EventColumns, published: npt.NDArray[np.int64], /
+        self,
+        topic_partition: TopicPartition,
+        first_offset: int,
+        columns: EventColumns,
+        published: npt.NDArray[np.int64],
+        /,
     ) -> bool:
         """Take events of consecutive offsets at once; `published` as in `Record`, none of them 0.
 
@@ -112,15 +117,15 @@ class Processor(Protocol):
         """
         ...
 
-    def advanced(self, place: Place, next_offset: int) -> None:
+    def advanced(self, topic_partition: TopicPartition, next_offset: int) -> None:
         """The log goes on at `next_offset`; from the last record to there it holds none."""
         ...
 
-    def lost(self, place: Place, next_offset: int) -> None:
+    def lost(self, topic_partition: TopicPartition, next_offset: int) -> None:
         """Retention has deleted what would come next, up to `next_offset`."""
         ...
 
-    def commit(self, *, is_last: bool = False) -> Mapping[Place, int | None]:
+    def commit(self, *, is_last: bool = False) -> Mapping[TopicPartition, int | None]:
         """Make safe what was taken, if it is time for it. `is_last`: partitions are about to go.
 
         Returns:
@@ -131,7 +136,7 @@ class Processor(Protocol):
         """
         ...
 
-    def keep(self) -> Mapping[Place, int | None]:
+    def keep(self) -> Mapping[TopicPartition, int | None]:
         """Called over and over while a commit that was put off is waited for; returns as `commit` does."""
         ...
 

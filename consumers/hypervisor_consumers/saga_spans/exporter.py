@@ -9,12 +9,12 @@ from collections import deque
 from typing import Any, Protocol, TypeAlias
 from weakref import WeakSet
 
-from hypervisor_consumers.saga_spans.fold import SAGA_LIFECYCLE, SagaFold
-from hypervisor_consumers.saga_spans.handover import hand_over
+from hypervisor_consumers.saga_spans.fold.event_fold import SAGA_LIFECYCLE, SagaFold
+from hypervisor_consumers.saga_spans.sinks.sink_adapter import hand_over
 from hypervisor_consumers.saga_spans.spans import SagaSpanRecord, SpanSink
 from hypervisor_schemas.errors import RecordError
 from hypervisor_schemas.events import HypervisorEvent, type_value
-from hypervisor_schemas.limited_log import LimitedLog
+from hypervisor_schemas.rate_limited_log import RateLimitedLog
 
 __all__ = ["EventSource", "SagaSpanExporter"]
 
@@ -72,7 +72,7 @@ class SagaSpanExporter:
         self._lock = threading.RLock()
         self._waiting: deque[HypervisorEvent] = deque()
         self._folding = False
-        self._limited = LimitedLog(log)
+        self._limited = RateLimitedLog(log)
 
     def reset(self) -> None:
         """Forget every span, open saga and count; the subscription and the sink stay."""

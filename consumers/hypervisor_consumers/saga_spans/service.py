@@ -7,17 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 
 import fastapi
 
-from hypervisor_consumers.runtime.access import require_token_off_loopback
-from hypervisor_consumers.runtime.contract import Output
-from hypervisor_consumers.runtime.freshness import Freshness
-from hypervisor_consumers.runtime.service import StatefulService
-from hypervisor_consumers.runtime.stateful import EXPIRE_EVERY, Shown
-from hypervisor_consumers.saga_spans.batches import FleetSagaFold
-from hypervisor_consumers.saga_spans.dead_letters import SpanCodec
-from hypervisor_consumers.saga_spans.families import saga_families
-from hypervisor_consumers.saga_spans.live import create_router
+from hypervisor_consumers.runtime.commit.stateful import EXPIRY_INTERVAL_SECONDS, Shown
+from hypervisor_consumers.runtime.ops.auth import require_token_off_loopback
+from hypervisor_consumers.runtime.ops.freshness import Freshness
+from hypervisor_consumers.runtime.process import StatefulService
+from hypervisor_consumers.runtime.protocols import Output
+from hypervisor_consumers.saga_spans.exposition import saga_families
+from hypervisor_consumers.saga_spans.fold.batch_fold import FleetSagaFold
+from hypervisor_consumers.saga_spans.fold.state import SagaState
+from hypervisor_consumers.saga_spans.routes import create_router
+from hypervisor_consumers.saga_spans.sinks.span_codec import SpanCodec
 from hypervisor_consumers.saga_spans.spans import SagaSpanRecord
-from hypervisor_consumers.saga_spans.state import SagaState
 from hypervisor_schemas.settings import Settings
 
 __all__ = ["DEFAULT_PORT", "saga_spans_service"]
@@ -48,6 +48,6 @@ def saga_spans_service(
         output=sink,
         output_codec=SpanCodec(),
         # An end that is due should not come a minute late where sagas are given seconds.
-        expire_every=max(0.5, min(EXPIRE_EVERY, timeout / 10, (grace or EXPIRE_EVERY) / 2)),
+        expire_every=max(0.5, min(EXPIRY_INTERVAL_SECONDS, timeout / 10, (grace or EXPIRY_INTERVAL_SECONDS) / 2)),
         routers=routers,
     )

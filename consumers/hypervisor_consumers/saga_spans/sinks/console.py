@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TextIO
 
-from hypervisor_consumers.runtime.contract import Refused
+from hypervisor_consumers.runtime.protocols import Refused
 from hypervisor_consumers.saga_spans.spans import SagaSpanRecord
 
 __all__ = ["ConsoleSink"]

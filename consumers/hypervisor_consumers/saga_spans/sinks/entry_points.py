@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from importlib.metadata import entry_points
 from typing import Any
 
-from hypervisor_consumers.runtime.contract import Refused
-from hypervisor_consumers.saga_spans.handover import hand_over
+from hypervisor_consumers.runtime.protocols import Refused
+from hypervisor_consumers.saga_spans.sinks.sink_adapter import hand_over
 from hypervisor_consumers.saga_spans.spans import SagaSpanRecord, SpanSink
 from hypervisor_schemas.errors import OutputUnavailable, SettingError
-from hypervisor_schemas.limited_log import LimitedLog
+from hypervisor_schemas.rate_limited_log import RateLimitedLog
 
 __all__ = ["GROUP", "EntryPointSink", "installed_sink", "installed_sinks"]
 
@@ -62,7 +62,7 @@ class EntryPointSink:
     def __init__(self, name: str, sink: SpanSink) -> None:
         self._name = name
         self._sink = sink
-        self._limited = LimitedLog(log)
+        self._limited = RateLimitedLog(log)
 
     def deliver(self, outputs: Sequence[SagaSpanRecord]) -> Sequence[Refused]:
         """Hand over all.

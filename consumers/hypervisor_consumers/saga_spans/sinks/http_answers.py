@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
-from hypervisor_consumers.saga_spans.sinks.halving import NotAll
+from hypervisor_consumers.saga_spans.sinks.bisect_rejects import NotAll
 from hypervisor_consumers.saga_spans.sinks.http_post import Answer, retry_after
 from hypervisor_schemas.errors import OutputUnavailable
 

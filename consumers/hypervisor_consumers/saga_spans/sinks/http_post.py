@@ -14,8 +14,8 @@ import urllib3
 from urllib3.exceptions import HTTPError, LocationParseError, SSLError
 
 from hypervisor_consumers.saga_spans.otel import our_version
-from hypervisor_consumers.saga_spans.sinks.one_line import in_one_line
 from hypervisor_consumers.saga_spans.sinks.otlp_settings import TlsFiles
+from hypervisor_consumers.saga_spans.sinks.sanitize import in_one_line
 from hypervisor_schemas.errors import OutputUnavailable, SettingError
 
 __all__ = ["Answer", "HttpPoster", "retry_after", "tls_context"]

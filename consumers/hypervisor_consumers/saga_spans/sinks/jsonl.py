@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from hypervisor_consumers.runtime.contract import Refused
+from hypervisor_consumers.runtime.protocols import Refused
 from hypervisor_consumers.saga_spans.spans import SagaSpanRecord
 
 __all__ = ["JsonlSink"]

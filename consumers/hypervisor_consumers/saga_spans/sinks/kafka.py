@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 from confluent_kafka import KafkaError, KafkaException
 from opentelemetry.sdk.resources import Resource
 
-from hypervisor_consumers.runtime.client import consumer_settings, writer_settings
-from hypervisor_consumers.runtime.contract import Refused
-from hypervisor_consumers.runtime.kafka import Kafka, RealKafka
-from hypervisor_consumers.saga_spans.otel_environment import resource_of
-from hypervisor_consumers.saga_spans.sinks.halving import NotAll, send_in_parts
+from hypervisor_consumers.runtime.kafka.client_config import consumer_settings, writer_settings
+from hypervisor_consumers.runtime.kafka.client_factory import ClientFactory, LibrdkafkaClientFactory
+from hypervisor_consumers.runtime.protocols import Refused
+from hypervisor_consumers.saga_spans.sinks.bisect_rejects import NotAll, send_in_parts
+from hypervisor_consumers.saga_spans.sinks.otel_environment import resource_of
 from hypervisor_consumers.saga_spans.sinks.otlp_messages import request_of
 from hypervisor_consumers.saga_spans.spans import SagaSpanRecord
 from hypervisor_schemas.connection import kafka_settings
@@ -48,7 +48,7 @@ def kafka_sink(environ: Mapping[str, str], bootstrap_servers: str | None, topic:
         raise SettingError("--sink kafka:TOPIC", "must be letters, digits, '.', '_' or '-', at most 249 of them.")
     group = Settings.TOPIC_PREFIX.of(environ) + "saga-spans"
     consumer = consumer_settings(kafka_settings(environ, bootstrap_servers), group)
-    return KafkaSink(RealKafka(), writer_settings(consumer), topic, resource_of(environ))
+    return KafkaSink(LibrdkafkaClientFactory(), writer_settings(consumer), topic, resource_of(environ))
 
 
 class KafkaSink:
@@ -63,7 +63,7 @@ class KafkaSink:
         resource: What the spans belong to.
     """
 
-    def __init__(self, kafka: Kafka, settings: Mapping[str, Any], topic: str, resource: Resource) -> None:
+    def __init__(self, kafka: ClientFactory, settings: Mapping[str, Any], topic: str, resource: Resource) -> None:
         self._kafka = kafka
         self._settings = {**settings, "partitioner": "murmur2_random", "message.max.bytes": _LARGEST}
         self._topic = topic

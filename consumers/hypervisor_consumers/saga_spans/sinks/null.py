@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from hypervisor_consumers.runtime.contract import Refused
+from hypervisor_consumers.runtime.protocols import Refused
 from hypervisor_consumers.saga_spans.spans import SagaSpanRecord
 
 __all__ = ["NullSink"]

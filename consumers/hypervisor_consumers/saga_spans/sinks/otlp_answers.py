@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import logging
 
-from hypervisor_consumers.saga_spans.sinks.halving import NotAll
-from hypervisor_consumers.saga_spans.sinks.one_line import in_one_line
+from hypervisor_consumers.saga_spans.sinks.bisect_rejects import NotAll
 from hypervisor_consumers.saga_spans.sinks.otlp_messages import partial_success
-from hypervisor_schemas.limited_log import LimitedLog
+from hypervisor_consumers.saga_spans.sinks.sanitize import in_one_line
+from hypervisor_schemas.rate_limited_log import RateLimitedLog
 
 __all__ = ["partly"]
 
 
-def partly(body: bytes, receiver: str, limited: LimitedLog) -> NotAll | None:
+def partly(body: bytes, receiver: str, limited: RateLimitedLog) -> NotAll | None:
     """None: it has taken all. What it only mentions, and an answer that isn't OTLP's, is logged.
 
     The specification has a partial success end the matter, with nothing sent again. Which spans were refused it

@@ -10,11 +10,10 @@ import grpc
 from google.rpc.status_pb2 import Status
 from opentelemetry.sdk.resources import Resource
 
-from hypervisor_consumers.runtime.contract import Refused
+from hypervisor_consumers.runtime.protocols import Refused
 from hypervisor_consumers.saga_spans.otel import our_version
-from hypervisor_consumers.saga_spans.sinks.halving import NotAll, send_in_parts
+from hypervisor_consumers.saga_spans.sinks.bisect_rejects import NotAll, send_in_parts
 from hypervisor_consumers.saga_spans.sinks.http_post import tls_context
-from hypervisor_consumers.saga_spans.sinks.one_line import in_one_line
 from hypervisor_consumers.saga_spans.sinks.otlp_answers import partly
 from hypervisor_consumers.saga_spans.sinks.otlp_messages import (
     REQUEST_BYTES,
@@ -25,9 +24,10 @@ from hypervisor_consumers.saga_spans.sinks.otlp_messages import (
     status_in,
 )
 from hypervisor_consumers.saga_spans.sinks.otlp_settings import OtlpSettings
+from hypervisor_consumers.saga_spans.sinks.sanitize import in_one_line
 from hypervisor_consumers.saga_spans.spans import SagaSpanRecord
 from hypervisor_schemas.errors import OutputUnavailable
-from hypervisor_schemas.limited_log import LimitedLog
+from hypervisor_schemas.rate_limited_log import RateLimitedLog
 
 __all__ = ["OtlpGrpcSink"]
 
@@ -72,7 +72,7 @@ class OtlpGrpcSink:
         self._channel = _channel(settings)
         # Bytes in, bytes out: the messages are made and read elsewhere.
         self._export = self._channel.unary_unary(_METHOD)
-        self._limited = LimitedLog(log)
+        self._limited = RateLimitedLog(log)
 
     def deliver(self, outputs: Sequence[SagaSpanRecord]) -> Sequence[Refused]:
         """Send, in requests of at most 512 spans and 2 MiB, and in halves where some are refused.

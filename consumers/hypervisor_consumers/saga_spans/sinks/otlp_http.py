@@ -9,11 +9,10 @@ from collections.abc import Sequence
 
 from opentelemetry.sdk.resources import Resource
 
-from hypervisor_consumers.runtime.contract import Refused
-from hypervisor_consumers.saga_spans.sinks.halving import NotAll, send_in_parts
+from hypervisor_consumers.runtime.protocols import Refused
+from hypervisor_consumers.saga_spans.sinks.bisect_rejects import NotAll, send_in_parts
 from hypervisor_consumers.saga_spans.sinks.http_answers import refusal
 from hypervisor_consumers.saga_spans.sinks.http_post import Answer, HttpPoster, tls_context
-from hypervisor_consumers.saga_spans.sinks.one_line import in_one_line
 from hypervisor_consumers.saga_spans.sinks.otlp_answers import partly
 from hypervisor_consumers.saga_spans.sinks.otlp_messages import (
     REQUEST_BYTES,
@@ -23,8 +22,9 @@ from hypervisor_consumers.saga_spans.sinks.otlp_messages import (
     status_in,
 )
 from hypervisor_consumers.saga_spans.sinks.otlp_settings import OtlpSettings
+from hypervisor_consumers.saga_spans.sinks.sanitize import in_one_line
 from hypervisor_consumers.saga_spans.spans import SagaSpanRecord
-from hypervisor_schemas.limited_log import LimitedLog
+from hypervisor_schemas.rate_limited_log import RateLimitedLog
 
 __all__ = ["OtlpHttpSink"]
 
@@ -51,7 +51,7 @@ class OtlpHttpSink:
             timeout=settings.timeout,
             context=tls_context(settings.tls) if settings.is_secure else None,
         )
-        self._limited = LimitedLog(log)
+        self._limited = RateLimitedLog(log)
 
     def deliver(self, outputs: Sequence[SagaSpanRecord]) -> Sequence[Refused]:
         """Send, in requests of at most 512 spans and 2 MiB, and in halves where some are refused.

@@ -15,7 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 from opentelemetry.sdk.resources import Resource
 
 from hypervisor_consumers.saga_spans.otel import readable_span
-from hypervisor_consumers.saga_spans.sinks.halving import NotAll
+from hypervisor_consumers.saga_spans.sinks.bisect_rejects import NotAll
 from hypervisor_consumers.saga_spans.spans import SagaSpanRecord
 
 __all__ = ["REQUEST_BYTES", "REQUEST_SPANS", "TOO_LARGE", "delay_of", "partial_success", "request_of", "status_in"]

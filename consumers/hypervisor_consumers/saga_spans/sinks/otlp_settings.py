@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from hypervisor_consumers.saga_spans.otel_environment import read_pairs
-from hypervisor_consumers.saga_spans.sinks.addresses import Address, read_address
+from hypervisor_consumers.saga_spans.sinks.endpoints import Address, read_address
+from hypervisor_consumers.saga_spans.sinks.otel_environment import read_pairs
 from hypervisor_schemas.errors import SettingError
 from hypervisor_schemas.secret_files import secret_text
 

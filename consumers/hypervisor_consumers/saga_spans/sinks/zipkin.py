@@ -16,15 +16,15 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.trace import StatusCode, format_span_id, format_trace_id
 
-from hypervisor_consumers.runtime.contract import Refused
+from hypervisor_consumers.runtime.protocols import Refused
 from hypervisor_consumers.saga_spans.otel import readable_span
-from hypervisor_consumers.saga_spans.otel_environment import SERVICE_NAME, resource_of
-from hypervisor_consumers.saga_spans.sinks.addresses import read_address
-from hypervisor_consumers.saga_spans.sinks.halving import NotAll, send_in_parts
+from hypervisor_consumers.saga_spans.sinks.bisect_rejects import NotAll, send_in_parts
+from hypervisor_consumers.saga_spans.sinks.endpoints import read_address
 from hypervisor_consumers.saga_spans.sinks.http_answers import refusal
 from hypervisor_consumers.saga_spans.sinks.http_post import HttpPoster, tls_context
-from hypervisor_consumers.saga_spans.sinks.one_line import in_one_line
+from hypervisor_consumers.saga_spans.sinks.otel_environment import SERVICE_NAME, resource_of
 from hypervisor_consumers.saga_spans.sinks.otlp_settings import TlsFiles, milliseconds
+from hypervisor_consumers.saga_spans.sinks.sanitize import in_one_line
 from hypervisor_consumers.saga_spans.spans import SagaSpanRecord
 
 __all__ = ["ZipkinSink", "zipkin_sink", "zipkin_span"]

@@ -1,0 +1,253 @@
+"""The query parameters of the event index's API: each bounded, and no other taken."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal, TypeVar
+
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, BeforeValidator, Field
+
+from hypervisor_consumers.event_index.query.containment import (
+    MAX_OBJECT_CHARACTERS,
+    MAX_OBJECT_DEPTH,
+    MAX_OBJECT_VALUES,
+    read_object,
+)
+from hypervisor_consumers.event_index.query.cursors import MAX_CURSOR_CHARACTERS, MAX_GROUP_CURSOR_CHARACTERS
+from hypervisor_consumers.event_index.query.queries import Wanted
+from hypervisor_consumers.runtime.processor import TopicPartition
+from hypervisor_schemas.read_token import MAX_TOKEN_CHARACTERS, read_token
+from hypervisor_schemas.timestamps import microseconds
+
+__all__ = [
+    "MAX_ID_CHARACTERS",
+    "Asked",
+    "EventFilter",
+    "EventPage",
+    "EventStats",
+    "EventStream",
+    "SessionFilter",
+    "only",
+    "read_or_refuse",
+    "refused",
+]
+
+P = TypeVar("P")
+
+MAX_ID_CHARACTERS = 1024
+_MAX_TYPES = 50
+
+# A client that forgot to write "+" as "%2B" sends "2025-01-15T10:30:00 00:00".
+_LOST_PLUS = re.compile(r"(.+T.+) (\d\d:?\d\d)")
+
+
+def _instant(text: Any) -> datetime:
+    try:
+        moment = datetime.fromisoformat(_LOST_PLUS.sub(r"\1+\2", text))
+        microseconds(moment)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{text!r} is not a time in ISO 8601, such as 2025-01-15T10:30:00Z") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+_SIZE = re.compile(r"([1-9][0-9]{0,8})([smhd]?)")
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+def _bucket(text: Any) -> int:
+    read = _SIZE.fullmatch(text) if isinstance(text, str) else None
+    seconds = int(read[1]) * _SECONDS[read[2]] if read else 0
+    if not 0 < seconds <= _LONGEST_BUCKET:
+        raise ValueError(f"{text!r} is not a size from a second to ten years, such as 60, 5m, 1h or 1d")
+    return seconds
+
+
+_LONGEST_BUCKET = 3660 * 86400
+_Bucket = Annotated[int, BeforeValidator(_bucket, json_schema_input_type=str)]
+_Instant = Annotated[datetime, BeforeValidator(_instant)]
+_Id = Annotated[str, Field(max_length=MAX_ID_CHARACTERS)]
+
+
+class Asked(BaseModel):
+    """What everything that is asked may say: which writes the answer has to include."""
+
+    after: str | None = Field(
+        None,
+        max_length=MAX_TOKEN_CHARACTERS,
+        description="A read token, from a publisher's flush(): answer once the index includes it.",
+        examples=["hypervisor.events.ring:0.15:3.4"],
+    )
+    wait: float = Field(5, ge=0, le=30, description="Seconds to wait for that, at most.")
+
+    def awaited(self) -> dict[TopicPartition, int]:
+        """The offsets to wait for.
+
+        Raises:
+            RequestValidationError: `after` is no token.
+        """
+        try:
+            return {
+                TopicPartition(*topic_partition): offset
+                for topic_partition, offset in read_token(self.after or "").items()
+            }
+        except ValueError as error:
+            raise refused("after", str(error)) from None
+
+
+class Fitting(BaseModel):
+    """Which events; all that is given has to fit."""
+
+    event_type: list[_Id] | None = Field(
+        None,
+        max_length=_MAX_TYPES,
+        description="The type's value, such as ring.elevated, or a category, such as ring; may be given several "
+        "times for any of them.",
+        examples=[["ring.elevated"], ["ring", "saga.step_failed"]],
+    )
+    session_id: _Id | None = Field(None, examples=["session-001"])
+    agent_did: _Id | None = Field(None, examples=["did:mesh:rogue-bot"])
+    trace_id: _Id | None = Field(
+        None, description="The first part of the causal trace id.", examples=["a1b2c3d4e5f6"]
+    )
+    start: _Instant | None = Field(
+        None,
+        description="Not before this time: ISO 8601, UTC if it names no zone.",
+        examples=["2025-01-15T10:30:00Z"],
+    )
+    end: _Instant | None = Field(None, description="Not after this time.", examples=["2025-01-15T11:00:00Z"])
+    payload: str | None = Field(
+        None,
+        max_length=MAX_OBJECT_CHARACTERS,
+        description="A JSON object that the payload contains: objects by their keys, arrays whatever their order, "
+        f"scalars equal. At most {MAX_OBJECT_VALUES} values, {MAX_OBJECT_DEPTH} deep. No index helps with it: give "
+        "it beside other filters.",
+        examples=['{"to_ring":0}'],
+    )
+    subtree: _Id | None = Field(
+        None,
+        description="With trace_id: a span of that trace, and all that are below it, by the causal trace ids and, "
+        "where one names no parent, by parent_event_id.",
+        examples=["89abcdef"],
+    )
+
+    def wanted(self) -> Wanted:
+        """The filter, with categories and subtree as they were given.
+
+        Raises:
+            RequestValidationError: The payload is no object, or the subtree is of no trace.
+        """
+        if self.subtree is not None and self.trace_id is None:
+            raise refused("subtree", "A subtree is of a trace; give its trace_id, too.")
+        try:
+            payload = None if self.payload is None else read_object(self.payload)
+        except ValueError as error:
+            raise refused("payload", str(error)) from None
+        return Wanted(
+            *(self.event_type, self.session_id, self.agent_did, self.trace_id, self.start, self.end),
+            payload=payload,
+            subtree=self.subtree,
+        )
+
+
+class EventFilter(Fitting, Asked):
+    """Which events, and which writes the answer has to include."""
+
+
+class EventPage(EventFilter):
+    """Which of them, and in what order."""
+
+    limit: int = Field(100, ge=1, le=1000, description="The last so many.")
+    order: Literal["asc", "desc"] = Field("asc", description="Of the events of an answer: oldest or latest first.")
+    cursor: str | None = Field(
+        None,
+        max_length=MAX_CURSOR_CHARACTERS,
+        description="The `next` of an answer to the same filter: the events before those.",
+    )
+
+
+class EventStats(EventFilter):
+    """Of which events, and in spans of which size."""
+
+    bucket: _Bucket | None = Field(
+        None,
+        description="Count also in spans of time of this size: seconds, or a number with s, m, h or d. At most "
+        "1,000 of them.",
+        examples=["60", "5m", "1h"],
+    )
+
+
+class EventStream(Fitting):
+    """Which events, and from where on."""
+
+    limit: int = Field(0, ge=0, le=1000, description="Begin with the last so many; then come the new ones.")
+    last_event_id: str | None = Field(
+        None,
+        max_length=MAX_TOKEN_CHARACTERS,
+        description="The id of a message of this stream: go on behind it. The header Last-Event-ID says the same.",
+    )
+
+
+class SessionFilter(Asked):
+    """Which sessions, by their events; all that is given has to fit."""
+
+    agent_did: _Id | None = Field(None, examples=["did:mesh:rogue-bot"])
+    start: _Instant | None = Field(
+        None, description="Of the events: not before this time.", examples=["2025-01-15T10:30:00Z"]
+    )
+    end: _Instant | None = Field(None, description="Not after this time.", examples=["2025-01-15T11:00:00Z"])
+    limit: int = Field(100, ge=1, le=1000, description="At most so many.")
+    cursor: str | None = Field(
+        None,
+        max_length=MAX_GROUP_CURSOR_CHARACTERS,
+        description="The `next` of an answer to the same filter: the sessions behind those.",
+    )
+
+
+def only(*models: type[BaseModel]) -> Callable[[Request], Awaitable[None]]:
+    """A dependency that refuses other parameters: a mistyped filter must not answer with everything.
+
+    None of them may be given twice, except lists.
+    """
+    fields = {name: field for model in models for name, field in model.model_fields.items()}
+    lists = {name for name, field in fields.items() if field.annotation == list[_Id] | None}
+    # Of a class and its base, pydantic names the base's fields first; they are the least of it.
+    takes = f"This takes {', '.join(sorted(fields, key=lambda name: name in Asked.model_fields))}"
+
+    async def check(request: Request) -> None:
+        given = Counter(name for name, _ in request.query_params.multi_items())
+        errors = [
+            {"type": "unknown_parameter", "loc": ("query", name), "msg": f"{takes}; {name!r} is not among them."}
+            for name in given
+            if name not in fields
+        ]
+        errors += [
+            {"type": "repeated_parameter", "loc": ("query", name), "msg": f"Give {name!r} once, not {times} times."}
+            for name, times in given.items()
+            if name in fields.keys() - lists and times > 1
+        ]
+        if errors:
+            raise RequestValidationError(errors)
+
+    return check
+
+
+def refused(parameter: str, sentence: str) -> RequestValidationError:
+    """The error to raise for a parameter whose value is found wrong only later: 422 with the sentence."""
+    return RequestValidationError([{"type": "value_error", "loc": ("query", parameter), "msg": sentence}])
+
+
+def read_or_refuse(read: Callable[[str, Wanted], P], cursor: str, wanted: Wanted) -> P:
+    """What `read` reads from the cursor.
+
+    Raises:
+        RequestValidationError: It is none, or one of another filter.
+    """
+    try:
+        return read(cursor, wanted)
+    except ValueError as error:
+        raise refused("cursor", str(error)) from None

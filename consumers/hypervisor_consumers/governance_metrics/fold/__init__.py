@@ -1,0 +1,1 @@
+"""Governance events to counts and scores. Pure."""

@@ -1,0 +1,1 @@
+"""The state of rings as Prometheus families."""

@@ -1,0 +1,1 @@
+"""Ring events to counts, rings and elevations. Pure."""

@@ -1,0 +1,1 @@
+"""Clients of Kafka, the questions they ask, and the messages they give."""

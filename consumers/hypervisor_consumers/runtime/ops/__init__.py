@@ -1,0 +1,1 @@
+"""Health, HTTP, metrics and what else people and probes look at."""

@@ -1,0 +1,1 @@
+"""Saga events to spans and open sagas. Pure."""

@@ -1,0 +1,1 @@
+"""The contract as files, and schemas in a registry."""

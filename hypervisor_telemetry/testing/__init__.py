@@ -1,0 +1,1 @@
+"""Tests of agents without Kafka: what the fleet would see of them."""

@@ -1,0 +1,1 @@
+"""A Kafka in memory, with the clients and errors of confluent_kafka."""

@@ -1,4 +1,0 @@
-"""The Grafana dashboards, built from code. `python -m observability.grafana` writes `dashboards/*.json`.
-
-The JSON is Grafana's classic form, which older versions read too; the newer schema is for Grafana 13 alone.
-"""

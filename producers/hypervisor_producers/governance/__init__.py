@@ -1,0 +1,1 @@
+"""GovernanceMetrics: decisions, scores and agents under governance, to Kafka, OpenTelemetry and Prometheus."""

@@ -1,0 +1,79 @@
+"""Which labels the governance metrics of an agent's process have, and how many series that may make. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from hypervisor_producers.governance.inputs import read_text
+
+__all__ = ["ALLOW", "DENY", "OVERFLOW", "Ceiling", "GovernanceLabels", "LabelValues"]
+
+ALLOW, DENY = "allow", "deny"
+"""The values of the label `decision`."""
+
+OVERFLOW = "__overflow__"
+"""Stands for what found no series of its own."""
+
+LabelValues: TypeAlias = tuple[str, ...]
+"""Values of the labels that were chosen besides `decision`, in their order."""
+
+
+@dataclass(frozen=True, slots=True)
+class GovernanceLabels:
+    """Labels besides `decision`, which every metric of decisions has. By default there are none.
+
+    A label makes series: with both, one of each counter and 22 of the histogram for every decision, agent and tool
+    that meet. Choose one with True, or with a function that puts ids together, `lambda did: did.split(":")[1]` for
+    instance. What comes after `max_series` different values shares one series whose labels are `__overflow__`. At
+    most `max_series` trust scores are shown; they have the agent as a label in any case.
+
+    Raises:
+        ValueError: `max_series` is below 1.
+    """
+
+    agent_id: bool | Callable[[str], str] = False
+    tool_name: bool | Callable[[str], str] = False
+    max_series: int = 1000
+
+    def __post_init__(self) -> None:
+        if self.max_series < 1:
+            raise ValueError(f"max_series must be 1 or more, not {self.max_series}.")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The labels that were chosen."""
+        return ("agent_id",) * bool(self.agent_id) + ("tool_name",) * bool(self.tool_name)
+
+    def values(self, agent_id: str, tool_name: str) -> LabelValues:
+        """The values of these labels.
+
+        Raises:
+            Exception: What a function raised; ValueError where it returned no text that can be a label.
+        """
+        chosen = [_value("agent_id", self.agent_id, agent_id)] if self.agent_id else []
+        if self.tool_name:
+            chosen.append(_value("tool_name", self.tool_name, tool_name))
+        return tuple(chosen)
+
+
+def _value(name: str, choice: bool | Callable[[str], str], text: str) -> str:
+    return read_text(f"the label {name}", choice(text)) if callable(choice) else text
+
+
+class Ceiling:
+    """The first `most` different values get a series of their own. Whoever calls holds a lock."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._known: set[LabelValues] = set()
+
+    def admit(self, values: LabelValues) -> LabelValues:
+        """The same values, or those of the overflow."""
+        if values in self._known:
+            return values
+        if len(self._known) >= self._most:
+            return (OVERFLOW,) * len(values)
+        self._known.add(values)
+        return values

@@ -1,0 +1,1 @@
+"""The publisher's client of Kafka: framing, batching, delivery reports."""

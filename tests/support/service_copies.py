@@ -1,0 +1,184 @@
+"""Copies of a stateful service in this process, stepped by hand, on a Kafka in memory or on a real one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from hypervisor_consumers.ring_metrics.fold.agent_rings import AgentRingsView, publish_agent_rings
+from hypervisor_consumers.ring_metrics.fold.event_fold import RingFold, RingState
+from hypervisor_consumers.runtime.commit.stateful import StatefulProcessor
+from hypervisor_consumers.runtime.ingest import RecordIngest
+from hypervisor_consumers.runtime.kafka.broker_monitor import BrokerMonitor
+from hypervisor_consumers.runtime.kafka.client_config import consumer_settings
+from hypervisor_consumers.runtime.kafka.offset_queries import OffsetQueries
+from hypervisor_consumers.runtime.loop import ConsumerLoop
+from hypervisor_consumers.runtime.ops.dead_letter_rate import DeadLetterRate
+from hypervisor_consumers.runtime.ops.health import Health
+from hypervisor_consumers.runtime.ops.runtime_metrics import RuntimeMetrics
+from hypervisor_consumers.runtime.process import Runtime, StatefulService
+from hypervisor_schemas.wire.codec import EventDecoder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Never
+
+    from hypervisor_consumers.runtime.kafka.client_factory import ClientFactory
+    from hypervisor_consumers.runtime.processor import TopicPartition
+
+SOURCE, STATE, RINGS, DEAD_LETTERS = "events.ring", "state.ring-metrics", "agent-rings", "dead-letters"
+
+
+@dataclass
+class Clock:
+    """All clocks at once: goes on when told."""
+
+    time: float = 1_800_000_000.0
+
+    def __call__(self) -> float:
+        return self.time
+
+    def advance(self, seconds: float) -> None:
+        self.time += seconds
+
+
+class HookedKafka:
+    """A Kafka whose transactional producers call `hooks[operation](proceed)` in place of an operation."""
+
+    def __init__(self, kafka: ClientFactory) -> None:
+        self._kafka = kafka
+        self.hooks: dict[str, Callable[[Callable[[], Any]], Any]] = {}
+        self.calls: list[str] = []
+
+    def consumer(self, settings: Mapping[str, Any]) -> Any:
+        return self._kafka.consumer(settings)
+
+    def admin(self, settings: Mapping[str, Any]) -> Any:
+        return self._kafka.admin(settings)
+
+    def producer(self, settings: Mapping[str, Any]) -> Any:
+        return _HookedProducer(self._kafka.producer(settings), self)
+
+    def once(self, operation: str, hook: Callable[[Callable[[], Any]], Any]) -> None:
+        """Hook the next call only."""
+
+        def hook_once(proceed: Callable[[], Any]) -> Any:
+            del self.hooks[operation]
+            return hook(proceed)
+
+        self.hooks[operation] = hook_once
+
+
+@dataclass
+class _HookedProducer:
+    producer: Any
+    kafka: HookedKafka
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self.producer, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            if name != "produce":
+                self.kafka.calls.append(name)
+            hook = self.kafka.hooks.get(name)
+            if hook is None:
+                return method(*arguments, **options)
+            return hook(lambda: method(*arguments, **options))
+
+        return call
+
+
+@dataclass
+class Copy:
+    """One copy of ring-metrics."""
+
+    kafka: ClientFactory
+    prefix: str = ""
+    bootstrap_servers: str = "memory"
+    clock: Clock | None = None
+    """None: the machine's clocks."""
+    environ: Mapping[str, str] = field(default_factory=dict)
+    fold: RingFold = field(default_factory=RingFold)
+
+    def __post_init__(self) -> None:
+        service: StatefulService[RingState, Never] = StatefulService(
+            name="ring-metrics",
+            source=SOURCE,
+            fold=self.fold,
+            publish=publish_agent_rings,
+            view=AgentRingsView(),
+        )
+        settings = consumer_settings({"bootstrap.servers": self.bootstrap_servers}, f"{self.prefix}ring-metrics")
+        environ = {"TELEMETRY_LEASE": "5", **self.environ}
+        clocks = {} if self.clock is None else dict.fromkeys(("clock", "now", "lease_clock"), self.clock)
+        loop_clock = {} if self.clock is None else {"clock": self.clock}
+        decoder, self.runtime_metrics, self.health = EventDecoder(), RuntimeMetrics(), Health(**loop_clock)
+        parts = service.parts(
+            Runtime(self.kafka, settings, self.prefix, decoder, self.runtime_metrics, environ, **clocks)
+        )
+        assert isinstance(parts.processor, StatefulProcessor)
+        assert parts.restorer is not None
+        self.processor: StatefulProcessor[RingState, Never] = parts.processor
+        self.restorer = parts.restorer
+        self.broker_monitor = BrokerMonitor(
+            OffsetQueries(self.kafka, settings), self.bootstrap_servers, self.health, self.runtime_metrics
+        )
+        dead_letter_rate = DeadLetterRate(0.5, 1000)
+        ingest = RecordIngest(
+            service="ring-metrics",
+            row_topics=parts.row_topics,
+            processor=parts.processor,
+            decoder=decoder,
+            health=self.health,
+            dead_letter_rate=dead_letter_rate,
+            broker_monitor=self.broker_monitor,
+            **loop_clock,
+        )
+        self.loop = ConsumerLoop(
+            kafka=self.kafka,
+            settings=settings,
+            topics=parts.topics,
+            row_topics=parts.row_topics,
+            needed=parts.needed,
+            processor=parts.processor,
+            ingest=ingest,
+            health=self.health,
+            runtime_metrics=self.runtime_metrics,
+            dead_letter_rate=dead_letter_rate,
+            broker_monitor=self.broker_monitor,
+            commit_interval=0.0,
+            **loop_clock,
+        )
+        self.loop.open()
+        self.loop.subscribe()
+
+    @property
+    def consumer(self) -> Any:
+        return self.loop._consumer
+
+    @property
+    def live(self) -> set[TopicPartition]:
+        """The partitions that are read."""
+        return self.loop._live
+
+    def step(self) -> None:
+        self.loop.turn()
+        while self.restorer.step():
+            pass
+
+    def counts(self) -> Counter[str]:
+        """Events by session, as shown."""
+        counts: Counter[str] = Counter()
+        for state in self.processor.shown().states.values():
+            for (_, session), series in state.series.present():
+                counts[session] += sum(series.transitions) + series.breaches
+        return counts
+
+    def results(self) -> Counter[str]:
+        """What became of the offsets, over the partitions this copy has."""
+        results: Counter[str] = Counter()
+        for live in self.processor._live.values():
+            results.update(live.partition.account.results)
+            assert live.partition.account.difference == 0
+        return results

@@ -1,0 +1,186 @@
+"""Filters of the event index that look into events: what a payload contains, what is below a span."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import parse_qsl, quote
+
+import pytest
+from fastapi import FastAPI
+
+from hypervisor_consumers.event_index.api.routes import create_router
+from hypervisor_consumers.event_index.backends.store import EventStore, IndexRow, open_store
+from hypervisor_consumers.event_index.query import reader
+from hypervisor_consumers.event_index.query.cursors import read_cursor, write_cursor
+from hypervisor_consumers.event_index.query.queries import Position, Wanted
+from hypervisor_consumers.event_index.query.subtrees import subtree_of
+from hypervisor_consumers.runtime.ops.freshness import IndexFreshness
+from hypervisor_consumers.runtime.ops.http import HttpServer
+from hypervisor_consumers.runtime.ops.runtime_metrics import RuntimeMetrics
+from hypervisor_schemas.events import EventType, HypervisorEvent
+from hypervisor_telemetry.index_client.client import IndexClient
+from tests.support.app_client import Client
+
+NOON = datetime(2025, 1, 15, 12, tzinfo=UTC)
+
+
+def event(number: int, trace: str | None = None, parent: int | None = None, **payload: Any) -> HypervisorEvent:
+    return HypervisorEvent(
+        event_id=f"{number:016x}",
+        event_type=EventType.RING_ELEVATED,
+        timestamp=NOON + timedelta(seconds=number),
+        session_id=f"s{number % 2}",
+        causal_trace_id=trace,
+        parent_event_id=None if parent is None else f"{parent:016x}",
+        payload={"number": number, **payload},
+    )
+
+
+EVENTS = [
+    event(0, "t/root", to_ring=0, tools=["shell", {"name": "git"}]),
+    event(1, "t/child/root", to_ring=1),
+    event(2, "t/grandchild/child", to_ring=0),
+    event(3, "t/other/root", to_ring=False),
+    event(4, "t/by-event", parent=1),  # of the child, by the event that caused it
+    event(5, "t/below-it/by-event"),
+    event(6, "u/child/root", to_ring=0),  # of another trace
+    event(7, "t/elsewhere/other", parent=1),  # its causal trace id says where it stands
+    event(8, "t", parent=1),
+    event(9, "t/round/about", to_ring="0"),
+    event(10, "t/about/round"),
+    event(11, None, parent=1),
+    event(12, "t/child/root", parent=4),
+]
+
+
+@pytest.fixture
+def store(database_url: str) -> Iterator[EventStore]:
+    with closing(open_store(database_url)) as opened:
+        rows = [IndexRow("t", 0, number, one) for number, one in enumerate(EVENTS)]
+        opened.write(rows, {("t", 0): (None, len(rows))})
+        yield opened
+
+
+@pytest.fixture
+def app(store: EventStore) -> FastAPI:
+    app = FastAPI()
+    app.include_router(create_router(store, IndexFreshness(RuntimeMetrics(), time.time), None))
+    return app
+
+
+@pytest.fixture
+def client(app: FastAPI) -> Client:
+    return Client(app)
+
+
+def answer(client: Client, path: str) -> dict[str, Any]:
+    response = client.get(path)
+    assert response.status_code == 200, response.text
+    return dict(response.json())
+
+
+def numbers(answered: dict[str, Any]) -> list[int]:
+    return [one["payload"]["number"] for one in answered["events"]]
+
+
+def refusal(client: Client, path: str) -> tuple[list[str], str]:
+    response = client.get(path)
+    assert response.status_code == 422, response.text
+    [error] = response.json()["detail"]
+    return error["loc"], error["msg"]
+
+
+def payload(wanted: Any) -> str:
+    return f"payload={quote(json.dumps(wanted))}"
+
+
+FILTERS = [
+    (payload({"to_ring": 0}), [0, 2, 6]),
+    (payload({"to_ring": 0.0}), [0, 2, 6]),
+    (payload({"to_ring": False}), [3]),
+    (payload({"tools": [{"name": "git"}]}), [0]),
+    (payload({"tools": ["shell", "shell"], "number": 0}), [0]),
+    (payload({}), list(range(13))),
+    (payload({"to_ring": 0}) + "&session_id=s0&event_type=ring&end=2025-01-15T12:00:05Z", [0, 2]),
+    ("trace_id=t&subtree=root", [0, 1, 2, 3, 4, 5, 7, 12]),
+    ("trace_id=t&subtree=child", [1, 2, 4, 5, 12]),
+    ("trace_id=t&subtree=by-event", [4, 5]),
+    ("trace_id=t&subtree=other", [3, 7]),
+    ("trace_id=t&subtree=about", [9, 10]),  # in a circle
+    ("trace_id=t&subtree=nobody", []),
+    ("trace_id=u&subtree=root", [6]),
+    ("trace_id=t&subtree=child&" + payload({"to_ring": 0}), [2]),
+]
+
+
+@pytest.mark.parametrize(("query", "expected"), FILTERS)
+def test_events_and_counts_are_of_what_fits(client: Client, query: str, expected: list[int]) -> None:
+    assert numbers(answer(client, f"/v1/events?{query}")) == expected
+    assert numbers(answer(client, f"/v1/events?{query}&limit=1")) == expected[-1:]
+    assert answer(client, f"/v1/stats?{query}")["event_count"] == len(expected)
+
+
+@pytest.mark.parametrize(("query", "expected"), FILTERS)
+def test_a_stream_brings_what_fits(app: FastAPI, query: str, expected: list[int]) -> None:
+    with closing(HttpServer(app, "127.0.0.1", 0)) as server:
+        got: list[int] = []
+        given = {**dict(parse_qsl(query)), "last_event_id": "none"}
+        for message in IndexClient(server.url).stream("/v1/events/stream", given):
+            if message.event is not None:
+                got.append(message.event["payload"]["number"])
+            if message.id == "t:0.13":
+                break
+    assert got == expected
+
+
+@pytest.mark.parametrize(
+    "query", [payload({"to_ring": 0}), payload({"to_ring": 0, "number": 2}), "trace_id=t&subtree=child"]
+)
+def test_a_cursor_belongs_to_them(client: Client, query: str) -> None:
+    page = answer(client, f"/v1/events?{payload({'to_ring': 0})}&limit=1")
+    path = f"/v1/events?{query}&limit=1&cursor={page['next']}"
+    if query == payload({"to_ring": 0}):
+        assert numbers(answer(client, path)) == [2]
+    else:
+        assert refusal(client, path)[0] == ["query", "cursor"]
+
+
+def test_the_order_of_keys_makes_no_other_filter() -> None:
+    position = Position(1, "t", 0, 1)
+    cursor = write_cursor(position, Wanted(payload={"a": 1, "b": {"c": 2, "d": 3}}))
+    assert read_cursor(cursor, Wanted(payload={"b": {"d": 3, "c": 2}, "a": 1})) == position
+
+
+@pytest.mark.parametrize(
+    ("query", "parameter", "says"),
+    [
+        ("payload=5", "payload", "This is not a JSON object"),
+        ("payload=" + "x" * 4097, "payload", "at most 4096 characters"),
+        ("subtree=root", "subtree", "A subtree is of a trace; give its trace_id, too."),
+        ("trace_id=t&subtree=" + "x" * 1025, "subtree", "at most 1024 characters"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(client: Client, query: str, parameter: str, says: str) -> None:
+    for path in ("/v1/events", "/v1/stats", "/v1/events/stream"):
+        place, sentence = refusal(client, f"{path}?{query}")
+        assert place == ["query", parameter]
+        assert says in sentence
+
+
+def test_a_trace_of_too_many_spans_is_refused(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reader, "MAX_SPANS", 3)
+    for path in ("/v1/events", "/v1/stats", "/v1/events/stream"):
+        place, sentence = refusal(client, f"{path}?trace_id=t&subtree=root")
+        assert place == ["query", "subtree"]
+        assert sentence.startswith("This trace has more than 5000 spans")
+
+
+def test_a_tree_of_any_depth_is_walked() -> None:
+    ids = [f"t/{number + 1}/{number}" for number in range(4000)]
+    assert len(subtree_of("1", ids, [])) == 4000
+    assert subtree_of("3999", ids, []) == ["t/3999/3998", "t/4000/3999"]

@@ -1,0 +1,33 @@
+"""The dashboards as the JSON that is committed. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from itertools import count
+from types import MappingProxyType
+
+from grafana_foundation_sdk.builders.dashboard import Dashboard
+from grafana_foundation_sdk.cog.encoder import JSONEncoder
+from grafana_foundation_sdk.models.dashboard import RowPanel
+
+from tools.dashboards.agents import agents_dashboard
+from tools.dashboards.pipeline import pipeline_dashboard
+
+__all__ = ["FILES", "text"]
+
+FILES: Mapping[str, Callable[[], Dashboard]] = MappingProxyType(
+    {"agent-observability.json": agents_dashboard, "telemetry-pipeline.json": pipeline_dashboard}
+)
+"""The files of `dashboards/`, and what makes each."""
+
+
+def text(name: str) -> str:
+    """The content of the file `name` of `FILES`."""
+    made = FILES[name]().build()
+    ids = count(1)
+    for panel in made.panels or []:
+        panel.id_val = next(ids)
+        for inner in panel.panels if isinstance(panel, RowPanel) else []:
+            inner.id_val = next(ids)
+    return json.dumps(made, cls=JSONEncoder, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
