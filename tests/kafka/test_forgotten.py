@@ -172,7 +172,7 @@ def test_dead_letters_are_written_once_more_only_if_the_connection_was_lost(
 
 
 @pytest.mark.parametrize(
-    ("places", "groups"),
+    ("topic_partitions", "groups"),
     [
         pytest.param([(STATE, 0)], (), id="the state"),
         pytest.param([(RINGS, 0)], (), id="the public table"),

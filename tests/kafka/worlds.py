@@ -199,7 +199,7 @@ def outcomes(copy: Copy, outcome: str) -> list[float]:
     """How many transactions ended so, if any did."""
     return [
         sample.value
-        for family in copy.runtime_metrics.families(now=0, flood=False, degraded=False)
+        for family in copy.runtime_metrics.families(now=0, dead_letter_rate=False, degraded=False)
         for sample in family.samples
         if sample.name == "hypervisor_telemetry_transactions_total" and sample.labels["outcome"] == outcome
     ]
