@@ -174,13 +174,13 @@ class Ours:
         return events
 
     def _rows_behind(self) -> bool:
-        offsets = self._copy.processor._row_offsets
-        return any(offset < len(self._kafka.log(*place)) - 1 for place, offset in offsets.items())
+        tables = [(one.topic_partition, one.content) for one in self._copy.assignment.read() if one.is_table]
+        return any(rows.next_offset < len(self._kafka.log(*table)) - 1 for table, rows in tables)
 
     def scrape(self) -> bytes:
         """What `/metrics` answers."""
         own = self._service.families(self._copy.processor.shown())
-        of_runtime = self._copy.runtime_metrics.families(now=time.time(), flood=False, degraded=False)
+        of_runtime = self._copy.runtime_metrics.families(now=time.time(), dead_letter_rate=False, degraded=False)
         text, _ = self._exposition.write([*own, *of_runtime], "")
         return text
 

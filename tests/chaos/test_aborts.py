@@ -51,7 +51,7 @@ def test_state_rolls_back_to_what_was_committed_whenever_a_transaction_is_aborte
     kafka.hooks = {"send_offsets_to_transaction": sometimes_refused, "flush": sometimes_too_late}
     Load.of_events(fleet, events, per_second=2_000).start()
     copy = Copy(kafka, fleet.prefix, fleet.bootstrap_servers)
-    copy.loop._commit_interval = 0.1
+    copy.loop._schedule.interval = 0.1
     shown: dict[str, int] = {}
     try:
         while sum(shown.values()) < len(events):

@@ -118,7 +118,7 @@ def test_a_copy_has_the_time_to_drain_before_it_is_killed():
         before = chart.container(command)["lifecycle"]["preStop"]
         # A sleep of Kubernetes' own: the image needs no shell.
         assert before == {"sleep": {"seconds": 5}}
-        assert chart.pod(command)["terminationGracePeriodSeconds"] > 5 + runtime.STOP_WITHIN + 2
+        assert chart.pod(command)["terminationGracePeriodSeconds"] > 5 + runtime.STOP_SECONDS + 2
 
 
 def test_a_new_copy_is_ready_before_an_old_one_stops():

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hypervisor_consumers.runtime import loop
-from hypervisor_consumers.runtime.partitions.restore import FORGOTTEN_AFTER
+from hypervisor_consumers.runtime.partitions.restore import HANGING_AFTER_SECONDS
 from hypervisor_telemetry.testing.memory.log import Kind
 from tests.kafka.worlds import InMemory, event, outcomes, refused_for_good, running_copy, timed_out
 from tests.support.service_copies import DEAD_LETTERS, RINGS, STATE
@@ -122,7 +122,7 @@ def test_who_gets_the_partition_then_shows_nothing_lower_than_was_shown(
     memory.until(lambda: copy.counts()["s"] == 3, copy)
     shown = [3]
     memory.until(lambda: sum(outcomes(copy, "unknown")), copy)
-    copy.processor._transactions.prepare()  # the new producer ends what lies open
+    copy.processor.committer.transactions.prepare()  # the new producer ends what lies open
     end(memory, copy)
     heir = memory.copy()
     memory.give_to(heir)
@@ -162,7 +162,7 @@ def test_dead_letters_are_written_once_more_only_if_the_connection_was_lost(
 
     def fail(go: Callable[[], Any]) -> None:
         go()
-        copy.processor._transactions._connection_trouble(None) if was_cut_off else None
+        copy.processor.committer.transactions._connection_trouble(None) if was_cut_off else None
         raise timed_out()
 
     memory.kafka.once("send_offsets_to_transaction", fail)
@@ -194,7 +194,7 @@ def test_what_a_dead_copy_left_open_for_ever_is_ended_in_its_name(
     for _ in range(40):
         heir.step()
     assert not heir.processor.is_serving
-    for _ in range(int(FORGOTTEN_AFTER) * 2):
+    for _ in range(int(HANGING_AFTER_SECONDS) * 2):
         memory.clock.advance(1)
         heir.step()
     assert heir.processor.is_serving
@@ -216,7 +216,7 @@ def test_what_nobody_is_known_to_have_written_is_said_and_how_to_end_it(
 
     heir = memory.copy()
     memory.give_to(heir)
-    for _ in range(int(FORGOTTEN_AFTER) * 2):
+    for _ in range(int(HANGING_AFTER_SECONDS) * 2):
         memory.clock.advance(1)
         heir.step()
     assert heir.live == {(RINGS, 0)}
@@ -249,7 +249,7 @@ def test_the_first_record_of_each_partition_says_who_wrote_it(memory: InMemory) 
     copy = running_copy(memory)
     memory.put(event("t"), event("u"))
     memory.settled(copy, 1, "u")
-    name = copy.processor._transactions._settings["transactional.id"].encode()
+    name = copy.processor.committer.transactions._settings["transactional.id"].encode()
     for topic in (STATE, RINGS):
         records = [record for record in memory.memory.log(topic, 0) if not record.kind.is_marker]
         named = [record.headers == [("transactional.id", name)] for record in records]

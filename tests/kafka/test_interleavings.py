@@ -15,7 +15,6 @@ from confluent_kafka import KafkaError, KafkaException
 
 from hypervisor_consumers.ring_metrics.fold.event_fold import RingFold
 from hypervisor_consumers.runtime import ingest as taking
-from hypervisor_consumers.runtime.processor import TopicPartition
 from tests.kafka.worlds import InMemory, Real, World, event, outcomes, refused_for_good, running_copy, timed_out
 from tests.support.service_copies import DEAD_LETTERS, RINGS, SOURCE, STATE, Copy
 
@@ -143,7 +142,7 @@ class TestCommitting:
 
     def test_a_fenced_producer_is_replaced_and_its_partitions_are_restored(self, world: World) -> None:
         copy = running_copy(world)
-        settings = copy.processor._transactions._settings
+        settings = copy.processor.committer.transactions._settings
         usurper = world.kafka._kafka.producer(settings)
         usurper.init_transactions(10)
         world.put(event(), event())
@@ -160,9 +159,9 @@ class TestCommitting:
         memory.settled(copy, 1)
         memory.expel(copy)
         memory.clock.advance(200)
-        live = next(iter(copy.processor._live.values()))
+        [fold] = copy.folds()
         assert copy.processor.commit() != {}  # the series is idle; its removal is refused
-        assert live.partition.committed.series.size == 1
+        assert fold.partition.committed.series.size == 1
         assert memory.kafka.calls[-1] == "abort_transaction"
 
 
@@ -190,16 +189,16 @@ class TestOwning:
 
     def test_what_was_read_is_committed_before_a_partition_is_given_back(self, memory: InMemory) -> None:
         copy = running_copy(memory)
-        copy.loop._commit_interval = copy.loop._next_commit = 1e12
+        copy.loop._schedule.interval = copy.loop._schedule.next_commit = 1e12
         memory.put(event(), event())
         copy.step()
         heir = memory.copy()
         memory.give_to(heir)
         copy.step()
         assert copy.counts() == Counter()
-        memory.until(lambda: heir.processor._live, heir)
+        memory.until(heir.folds, heir)
         # At once, not by reading it again.
-        assert heir.processor._live[TopicPartition(SOURCE, 0)].partition.account.next_offset == 3
+        assert [fold.partition.account.next_offset for fold in heir.folds()] == [3]
 
     def test_a_client_that_begins_to_read_at_a_wrong_place_loses_nothing(self, world: World) -> None:
         copy = world.copy()
@@ -271,7 +270,7 @@ class TestRestoring:
             heir = world.copy()
             heirs.append(heir)
             world.give_to(heir)
-            world.until(lambda: heir.processor._restoring, heir)
+            world.until(lambda: not heir.assignment.is_restored, heir)
             for _ in range(10):
                 heir.step()
             assert not any(topic_partition.topic.endswith(SOURCE) for topic_partition in heir.live)
@@ -322,7 +321,7 @@ class TestRestoring:
         late.flush(10)
         heir = world.copy()
         world.give_to(heir)
-        world.until(lambda: heir.processor._restoring, heir)
+        world.until(lambda: not heir.assignment.is_restored, heir)
         for _ in range(10):
             heir.step()
         assert not any(topic_partition.topic.endswith(SOURCE) for topic_partition in heir.live)
@@ -349,8 +348,8 @@ class TestRestoring:
 
 def restored_at(copy: Copy) -> int:
     """Up to where that counted which was restored."""
-    [live] = copy.processor._live.values()
-    return live.came_at
+    [fold] = copy.folds()
+    return fold.catch_up.restored_to
 
 
 class _Proxy:

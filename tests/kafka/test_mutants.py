@@ -38,7 +38,7 @@ MUTANTS = (
     Mutant(
         "flush before the offsets are sent",
         "commit/transactions",
-        "left = _call(producer.flush, CALL_TIMEOUT)",
+        "left = call(producer.flush, CALL_TIMEOUT_SECONDS)",
         "left = 0",
         "TestCommitting::test_offsets_are_sent_when_the_changelog_has_arrived_not_before[memory]",
     ),
@@ -52,39 +52,38 @@ MUTANTS = (
     Mutant(
         "a timed-out sending of offsets is aborted",
         "commit/transactions",
-        "            return self._abort(_text(error))\n",
-        "            self._phase = _Phase.COMMITTING\n            return self._go_on_committing()\n",
+        "            return self._abort(text_of(error))\n",
+        "            self._move(Step.OFFSETS_SENT)\n            return self._go_on_committing()\n",
         "TestCommitting::test_offsets_that_timed_out_are_aborted_never_committed[memory]",
     ),
     Mutant(
         "a timed-out commit is called again",
         "commit/transactions",
         "                return Outcome.UNFINISHED\n            return self._unknown()\n",
-        "                return self._abort(_text(error))\n            return self._unknown()\n",
+        "                self._phase = Phase.OPEN\n                return self._abort(text_of(error))\n"
+        "            return self._unknown()\n",
         "TestCommitting::test_a_commit_that_timed_out_is_called_again_never_aborted[memory]",
     ),
     Mutant(
         "reading waits for an outcome",
         "loop",
-        "            self._consumer.pause(\n"
-        "                [confluent_kafka.TopicPartition(*topic_partition) for topic_partition in self._live]\n"
-        "            )\n",
+        "            self._consumer.pause(_for_client(self._assignment.read()))\n",
         "            pass\n",
         "TestCommitting::test_nothing_is_read_on_while_a_commit_has_no_outcome[memory]",
     ),
     Mutant(
         "an unknown outcome is looked up: it was committed",
-        "commit/stateful",
+        "commit/committer",
         "        if outcome is Outcome.ABORTED:\n",
         "        if outcome is not Outcome.COMMITTED:\n",
         "TestCommitting::test_a_commit_with_an_unknown_outcome_is_looked_up_in_the_changelog[memory-True]",
     ),
     Mutant(
         "an unknown outcome is looked up: it was not committed",
-        "commit/stateful",
-        "            raise OutputUnavailable(self._transactions.reason)\n        published",
-        "            raise OutputUnavailable(self._transactions.reason)\n"
-        "        if outcome is Outcome.UNKNOWN:\n            outcome = Outcome.COMMITTED\n        published",
+        "commit/committer",
+        "            raise OutputUnavailable(self.transactions.reason)\n        took",
+        "            raise OutputUnavailable(self.transactions.reason)\n"
+        "        if outcome is Outcome.UNKNOWN:\n            outcome = Outcome.COMMITTED\n        took",
         "TestCommitting::test_a_commit_with_an_unknown_outcome_is_looked_up_in_the_changelog[memory-False]",
     ),
     Mutant(
@@ -111,15 +110,15 @@ MUTANTS = (
     Mutant(
         "an abort seeks back",
         "loop",
-        "                self._ingest.read_again(topic_partition, offset)\n",
+        "                self._ingest.read_again(partition, offset)\n",
         "                pass\n",
         "TestCommitting::test_an_aborted_transaction_leaves_no_trace_in_counts_and_known_ids[memory]",
     ),
     Mutant(
         "a fenced producer is replaced",
         "commit/transactions",
-        "        self._producer = None\n        self._phase = _Phase.NEW\n",
-        "        self._phase = _Phase.READY\n",
+        "        self._producer = None\n        self._move(Step.GIVEN_UP)\n",
+        "        self._phase = Phase.READY\n",
         "TestCommitting::test_a_fenced_producer_is_replaced_and_its_partitions_are_restored[memory]",
     ),
     Mutant(
@@ -131,44 +130,44 @@ MUTANTS = (
     ),
     Mutant(
         "a copy that is behind what was shown shows nothing",
-        "commit/stateful",
-        "account.next_offset >= job.counted_to",
+        "partitions/fold_partition",
+        "offset >= goal.counted_to",
         "True",
         "test_a_commit_that_was_shown_and_undone_is_counted_again_from_the_log_and_nothing_lower_is_shown[groups0]",
     ),
     Mutant(
         "a partition with more to read is shown after its next commit",
-        "commit/stateful",
-        "now + MAX_HIDDEN_SECONDS if job.has_more else now",
+        "commit/stateful_processor",
+        "now + MAX_HIDDEN_SECONDS if restored.has_more else now",
         "now",
         "test_who_gets_the_partition_then_shows_nothing_lower_than_was_shown[groups1]",
     ),
     Mutant(
         "what the commit before an abort wrote is written once more",
-        "commit/stateful",
-        "            live.sent = [*live.again, *self._batches_of(topic_partition, live)]\n",
-        "            live.sent = [*self._batches_of(topic_partition, live)]\n",
+        "commit/changeset",
+        "            batches += one.rewrite.with_earlier(own)\n",
+        "            batches += own\n",
         "test_an_abort_that_undoes_the_commit_before_it_is_made_good_by_the_next_commit",
     ),
     Mutant(
         "its dead letters, too, if the connection was lost",
-        "commit/stateful",
-        "batch.topic_partition.topic != letters or self._transactions.was_cut_off",
-        "batch.topic_partition.topic != letters",
+        "commit/committer",
+        "None if self.transactions.was_cut_off else self._builder.topics.dead_letters",
+        "self._builder.topics.dead_letters",
         "test_dead_letters_are_written_once_more_only_if_the_connection_was_lost[True]",
     ),
     Mutant(
         "its dead letters not, if it was not",
-        "commit/stateful",
-        "batch.topic_partition.topic != letters or self._transactions.was_cut_off",
-        "True",
+        "commit/committer",
+        "None if self.transactions.was_cut_off else self._builder.topics.dead_letters",
+        "None",
         "test_dead_letters_are_written_once_more_only_if_the_connection_was_lost[False]",
     ),
     Mutant(
         "what a dead copy left open is ended in its name",
-        "commit/stateful",
-        "            self._transactions.end(forgotten, letters)\n",
-        "            pass\n",
+        "commit/committer",
+        "                self._hanging.end_found(self._builder.dead_letter_partitions())\n",
+        "                pass\n",
         "test_what_a_dead_copy_left_open_for_ever_is_ended_in_its_name[the state]",
     ),
     Mutant(
@@ -181,22 +180,23 @@ MUTANTS = (
     Mutant(
         "a transaction is left to Kafka as long as it may end by itself",
         "partitions/restore",
-        " and now - job.asked_at > FORGOTTEN_AFTER",
+        " and now - one.asked_at > HANGING_AFTER_SECONDS",
         "",
         "test_a_transaction_is_left_to_kafka_as_long_as_it_may_end_by_itself",
     ),
     Mutant(
         "a transaction names the offsets of what it writes for, also when they did not move",
         "commit/transactions",
-        "            _call(producer.send_offsets_to_transaction, positions, member, CALL_TIMEOUT)\n        except",
+        "            call(producer.send_offsets_to_transaction, positions, member, CALL_TIMEOUT_SECONDS)\n"
+        "        except",
         "        except",
         "TestCommitting::test_a_transaction_of_tombstones_alone_is_refused_to_one_who_is_no_member",
     ),
     Mutant(
         "records are folded while their partition is owned",
         "loop",
-        "            self._live.discard(topic_partition)\n            self._ingest.forget(topic_partition)",
-        "            self._ingest.forget(topic_partition)",
+        "        gone = self._assignment.revoke(topic_partitions)\n",
+        "        gone: list[AssignedPartition[Any]] = []\n",
         "TestOwning::test_records_that_came_with_the_loss_of_their_partition_are_not_folded",
     ),
     Mutant(
@@ -209,8 +209,8 @@ MUTANTS = (
     Mutant(
         "a gap is believed when the log was asked twice",
         "ingest",
-        "        if offset > expected and self._doubted.pop(topic_partition, None) != expected:\n",
-        "        if False:\n",
+        "(offset > expected and partition.is_gap_believed())",
+        "offset > expected",
         "TestOwning::test_a_client_that_begins_to_read_at_a_wrong_place_loses_nothing[memory]",
     ),
     Mutant(
@@ -222,15 +222,15 @@ MUTANTS = (
     ),
     Mutant(
         "a lease counts from the beginning of its transaction",
-        "commit/stateful",
-        "                self._lease.renew(self._began)\n",
-        "                self._lease.renew(self._lease.now())\n",
+        "commit/committer",
+        "            self._visibility.lease.renew(self._began)\n",
+        "            self._visibility.lease.renew(self._visibility.lease.now())\n",
         "TestOwning::test_a_lease_counts_from_the_beginning_of_its_transaction",
     ),
     Mutant(
         "known ids are restored",
         "partitions/restore",
-        "            self._know(job.into, records)\n",
+        "            self._window_reader.read(one.into, records)\n",
         "            pass\n",
         "TestRestoring::test_a_restarted_copy_goes_on_with_the_same_counts_and_known_ids[memory]",
     ),
@@ -244,8 +244,8 @@ MUTANTS = (
     Mutant(
         "only what was committed is restored",
         "partitions/restore",
-        '            "group.id": self._group,\n',
-        '            "group.id": self._group,\n            "isolation.level": "read_uncommitted",\n',
+        "reader_settings(consumer)\n        self._limited",
+        '{**reader_settings(consumer), "isolation.level": "read_uncommitted"}\n        self._limited',
         "TestRestoring::test_an_aborted_transaction_in_the_changelog_is_not_restored[memory]",
     ),
 )

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from hypervisor_consumers.runtime.kafka.hanging_transactions import HangingTransactions
+from hypervisor_consumers.runtime.partitions.assignment import Assignment
 from hypervisor_consumers.runtime.partitions.partition import Partition
-from hypervisor_consumers.runtime.partitions.restore import Restoration, Restorer
+from hypervisor_consumers.runtime.partitions.restoration import Restoration, TableRows
+from hypervisor_consumers.runtime.partitions.restore import Restorer
 from hypervisor_schemas.errors import StateError
 from hypervisor_schemas.wire.codec import EventDecoder
 from tests.support.word_count_service import HERE, SETTINGS, STATE, Words, WordState, World, started, times
 
 if TYPE_CHECKING:
-    from hypervisor_consumers.runtime.processor import TopicPartition
+    from hypervisor_consumers.runtime.records import TopicPartition
 
 P = Partition[WordState, str]
 
@@ -28,13 +31,24 @@ class Workshop:
             service="words",
             state_topic=STATE,
             decoder=decoder or EventDecoder(),
+            hanging=HangingTransactions(world.kafka, SETTINGS, {}),
             clock=world.clock,
         )
+        self.assignment: Assignment[Any] = Assignment()
         self.done: dict[TopicPartition, Restoration] = {}
 
     def begin(self, *topic_partitions: TopicPartition) -> None:
         for topic_partition in topic_partitions:
-            self.restorer.begin(topic_partition, Partition(topic_partition.partition, Words(), self.window))
+            self.begin_into(topic_partition, Partition(topic_partition.partition, Words(), self.window))
+
+    def begin_into(self, topic_partition: TopicPartition, into: P | TableRows) -> None:
+        self.assignment.assign([topic_partition])
+        self.restorer.begin(self.assignment[topic_partition], into)
+
+    def cancel(self, *topic_partitions: TopicPartition) -> None:
+        """The partitions went."""
+        self.assignment.revoke(topic_partitions)
+        self.restorer.wake()
 
     def step(self, times: int = 1) -> None:
         for _ in range(times):

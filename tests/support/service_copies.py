@@ -8,16 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from hypervisor_consumers.ring_metrics.fold.agent_rings import AgentRingsView, publish_agent_rings
 from hypervisor_consumers.ring_metrics.fold.event_fold import RingFold, RingState
-from hypervisor_consumers.runtime.commit.stateful import StatefulProcessor
-from hypervisor_consumers.runtime.ingest import RecordIngest
-from hypervisor_consumers.runtime.kafka.broker_monitor import BrokerMonitor
+from hypervisor_consumers.runtime.commit.stateful_processor import StatefulProcessor
 from hypervisor_consumers.runtime.kafka.client_config import consumer_settings
-from hypervisor_consumers.runtime.kafka.offset_queries import OffsetQueries
-from hypervisor_consumers.runtime.loop import ConsumerLoop
-from hypervisor_consumers.runtime.ops.dead_letter_rate import DeadLetterRate
-from hypervisor_consumers.runtime.ops.health import Health
 from hypervisor_consumers.runtime.ops.runtime_metrics import RuntimeMetrics
-from hypervisor_consumers.runtime.process import Runtime, StatefulService
+from hypervisor_consumers.runtime.partitions.assignment import Assignment
+from hypervisor_consumers.runtime.service_copy import Runtime, StatefulService, copy_of
 from hypervisor_schemas.wire.codec import EventDecoder
 
 if TYPE_CHECKING:
@@ -25,7 +20,8 @@ if TYPE_CHECKING:
     from typing import Never
 
     from hypervisor_consumers.runtime.kafka.client_factory import ClientFactory
-    from hypervisor_consumers.runtime.processor import TopicPartition
+    from hypervisor_consumers.runtime.partitions.fold_partition import FoldPartition
+    from hypervisor_consumers.runtime.records import TopicPartition
 
 SOURCE, STATE, RINGS, DEAD_LETTERS = "events.ring", "state.ring-metrics", "agent-rings", "dead-letters"
 
@@ -110,46 +106,27 @@ class Copy:
             view=AgentRingsView(),
         )
         settings = consumer_settings({"bootstrap.servers": self.bootstrap_servers}, f"{self.prefix}ring-metrics")
-        environ = {"TELEMETRY_LEASE": "5", **self.environ}
+        environ = {"TELEMETRY_LEASE": "5", "TELEMETRY_COMMIT_INTERVAL": "0.05", **self.environ}
         clocks = {} if self.clock is None else dict.fromkeys(("clock", "now", "lease_clock"), self.clock)
-        loop_clock = {} if self.clock is None else {"clock": self.clock}
-        decoder, self.runtime_metrics, self.health = EventDecoder(), RuntimeMetrics(), Health(**loop_clock)
-        parts = service.parts(
-            Runtime(self.kafka, settings, self.prefix, decoder, self.runtime_metrics, environ, **clocks)
+        self.assignment: Assignment[Any] = Assignment()
+        self.runtime_metrics = RuntimeMetrics(self.assignment)
+        runtime = Runtime(
+            self.kafka,
+            settings,
+            self.prefix,
+            EventDecoder(),
+            self.assignment,
+            self.runtime_metrics,
+            environ,
+            **clocks,
         )
-        assert isinstance(parts.processor, StatefulProcessor)
-        assert parts.restorer is not None
-        self.processor: StatefulProcessor[RingState, Never] = parts.processor
-        self.restorer = parts.restorer
-        self.broker_monitor = BrokerMonitor(
-            OffsetQueries(self.kafka, settings), self.bootstrap_servers, self.health, self.runtime_metrics
-        )
-        dead_letter_rate = DeadLetterRate(0.5, 1000)
-        ingest = RecordIngest(
-            service="ring-metrics",
-            row_topics=parts.row_topics,
-            processor=parts.processor,
-            decoder=decoder,
-            health=self.health,
-            dead_letter_rate=dead_letter_rate,
-            broker_monitor=self.broker_monitor,
-            **loop_clock,
-        )
-        self.loop = ConsumerLoop(
-            kafka=self.kafka,
-            settings=settings,
-            topics=parts.topics,
-            row_topics=parts.row_topics,
-            needed=parts.needed,
-            processor=parts.processor,
-            ingest=ingest,
-            health=self.health,
-            runtime_metrics=self.runtime_metrics,
-            dead_letter_rate=dead_letter_rate,
-            broker_monitor=self.broker_monitor,
-            commit_interval=0.0,
-            **loop_clock,
-        )
+        copy = copy_of(service, runtime)
+        assert isinstance(copy.parts.processor, StatefulProcessor)
+        assert copy.parts.restorer is not None
+        self.processor: StatefulProcessor[RingState, Never] = copy.parts.processor
+        self.restorer = copy.parts.restorer
+        self.health, self.broker_monitor, self.loop = copy.health, copy.broker_monitor, copy.loop
+        self.loop._schedule.interval = 0.0
         self.loop.open()
         self.loop.subscribe()
 
@@ -160,7 +137,11 @@ class Copy:
     @property
     def live(self) -> set[TopicPartition]:
         """The partitions that are read."""
-        return self.loop._live
+        return {one.topic_partition for one in self.assignment.read()}
+
+    def folds(self) -> list[FoldPartition[RingState, Never]]:
+        """The partitions of events that are read."""
+        return [one.content for one in self.assignment.events_read()]
 
     def step(self) -> None:
         self.loop.turn()
@@ -178,7 +159,8 @@ class Copy:
     def results(self) -> Counter[str]:
         """What became of the offsets, over the partitions this copy has."""
         results: Counter[str] = Counter()
-        for live in self.processor._live.values():
-            results.update(live.partition.account.results)
-            assert live.partition.account.difference == 0
+        for fold in self.folds():
+            account = fold.partition.account
+            results.update(account.results)
+            assert account.difference == 0
         return results

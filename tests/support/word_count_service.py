@@ -10,15 +10,18 @@ from typing import Any
 import confluent_kafka
 import msgspec
 
+from hypervisor_consumers.runtime.commit.changeset import ServiceTopics
 from hypervisor_consumers.runtime.commit.lease import Lease
-from hypervisor_consumers.runtime.commit.stateful import StatefulProcessor, StatefulTopics
+from hypervisor_consumers.runtime.commit.stateful_processor import FoldService, StatefulProcessor
 from hypervisor_consumers.runtime.commit.transactions import Transactions
 from hypervisor_consumers.runtime.kafka.client_config import consumer_settings, transaction_settings
+from hypervisor_consumers.runtime.kafka.hanging_transactions import HangingTransactions
 from hypervisor_consumers.runtime.ops.runtime_metrics import RuntimeMetrics
+from hypervisor_consumers.runtime.partitions.assignment import Assignment
 from hypervisor_consumers.runtime.partitions.restore import Restorer
-from hypervisor_consumers.runtime.processor import Record as TakenRecord
-from hypervisor_consumers.runtime.processor import TopicPartition
 from hypervisor_consumers.runtime.protocols import Home, OutputCodec, PublicRecord, Refused, Table, View
+from hypervisor_consumers.runtime.records import Record as TakenRecord
+from hypervisor_consumers.runtime.records import TopicPartition
 from hypervisor_schemas.dead_letters import replay_for, replays_output
 from hypervisor_schemas.errors import InvalidPayload, OutputUnavailable, RecordError, UndecodableRecord
 from hypervisor_schemas.events import EventType, HypervisorEvent
@@ -225,22 +228,26 @@ class Copy:
         self.world = world
         kafka, clock = world.kafka, world.clock
         self.decoder = decoder or EventDecoder()
+        producer = transaction_settings(SETTINGS, f"{GROUP}-{name}")
+        hanging = HangingTransactions(kafka, SETTINGS, producer)
         self.restorer = Restorer(
-            kafka, SETTINGS, service="words", state_topic=STATE, decoder=self.decoder, clock=clock
+            kafka, SETTINGS, service="words", state_topic=STATE, decoder=self.decoder, hanging=hanging, clock=clock
         )
-        self.transactions = Transactions(kafka, transaction_settings(SETTINGS, f"{GROUP}-{name}"))
-        self.runtime_metrics = RuntimeMetrics()
+        self.transactions = Transactions(kafka, producer, hanging)
+        self.assignment: Assignment[Any] = Assignment()
+        self.runtime_metrics = RuntimeMetrics(self.assignment)
+        find_lease = parts.pop("find_lease", lambda: 10.0)
         self.processor: StatefulProcessor[WordState, str] = StatefulProcessor(
-            Words(),
-            service="words",
-            topics=StatefulTopics("t.", SOURCE, STATE, DEAD_LETTERS),
+            FoldService("words", Words(), window=window, **parts),
+            topics=ServiceTopics("t.", SOURCE, STATE, DEAD_LETTERS),
+            assignment=self.assignment,
             transactions=self.transactions,
+            hanging=hanging,
             restorer=self.restorer,
             lease=lease or Lease(10.0, clock),
+            find_lease=find_lease,
             runtime_metrics=self.runtime_metrics,
-            window=window,
             now=clock,
-            **{"find_lease": lambda: 10.0, **parts},
         )
         self.positions: dict[TopicPartition, int] = {}
         self.consumer = kafka.consumer(SETTINGS)
@@ -252,7 +259,8 @@ class Copy:
     def _on_assign(self, consumer: Any, partitions: Iterable[confluent_kafka.TopicPartition]) -> None:
         consumer.incremental_assign([])
         topic_partitions = [TopicPartition(one.topic, one.partition) for one in partitions]
-        self.runtime_metrics.rebalanced(came=topic_partitions)
+        self.assignment.assign(topic_partitions, tables=[TABLE])
+        self.runtime_metrics.rebalanced()
         self.processor.assigned(topic_partitions)
 
     def _on_revoke(self, consumer: Any, partitions: list[confluent_kafka.TopicPartition]) -> None:
@@ -263,8 +271,13 @@ class Copy:
         topic_partitions = [TopicPartition(one.topic, one.partition) for one in partitions]
         for topic_partition in topic_partitions:
             self.positions.pop(topic_partition, None)
+        self.lose(*topic_partitions)
+        self.runtime_metrics.rebalanced()
+
+    def lose(self, *topic_partitions: TopicPartition) -> None:
+        """The partitions went."""
+        self.assignment.revoke(topic_partitions)
         self.processor.revoked(topic_partitions)
-        self.runtime_metrics.rebalanced(went=topic_partitions)
 
     def restore(self, steps: int = 10) -> None:
         """Let the restorer work; what it brought back is read from now on."""

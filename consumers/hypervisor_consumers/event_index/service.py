@@ -15,7 +15,7 @@ from hypervisor_consumers.runtime.kafka.client_config import writer_settings
 from hypervisor_consumers.runtime.kafka.offset_queries import OffsetQueries
 from hypervisor_consumers.runtime.ops.auth import require_token_off_loopback
 from hypervisor_consumers.runtime.ops.freshness import IndexFreshness
-from hypervisor_consumers.runtime.process import Parts, Runtime, Service
+from hypervisor_consumers.runtime.service_copy import Parts, Runtime, Service
 from hypervisor_schemas.errors import SettingError
 from hypervisor_schemas.settings import Settings
 from hypervisor_schemas.topics import DEAD_LETTERS, topic_names
@@ -54,12 +54,15 @@ class _IndexService:
 
     def parts(self, runtime: Runtime) -> Parts:
         """All event topics into the store."""
-        kafka, consumer = runtime.kafka, runtime.consumer
+        clients, consumer = runtime.clients, runtime.consumer
         dead_letters = runtime.prefix + DEAD_LETTERS
         indexer = Indexer(
             self.store,
-            offset_queries=OffsetQueries(kafka, consumer),
-            dead_letters=DeadLetterWriter(kafka, writer_settings(consumer), service=self.name, topic=dead_letters),
+            offset_queries=OffsetQueries(clients, consumer),
+            dead_letters=DeadLetterWriter(
+                clients, writer_settings(consumer), service=self.name, topic=dead_letters
+            ),
+            assignment=runtime.assignment,
             runtime_metrics=runtime.runtime_metrics,
             now=runtime.now,
             clock=runtime.clock,

@@ -10,9 +10,10 @@ from prometheus_client.metrics_core import Metric
 from hypervisor_consumers.governance_metrics.exposition import governance_families
 from hypervisor_consumers.governance_metrics.fold.batch_fold import FleetGovernanceFold
 from hypervisor_consumers.governance_metrics.fold.state import GovernanceState
-from hypervisor_consumers.runtime.commit.stateful import EXPIRY_INTERVAL_SECONDS, Shown
+from hypervisor_consumers.runtime.commit.stateful_processor import EXPIRY_INTERVAL_SECONDS
+from hypervisor_consumers.runtime.commit.visibility import Shown
 from hypervisor_consumers.runtime.ops.cardinality_families import limit_family
-from hypervisor_consumers.runtime.process import StatefulService
+from hypervisor_consumers.runtime.service_copy import StatefulService
 from hypervisor_schemas.settings import Settings
 
 __all__ = ["DEFAULT_PORT", "governance_metrics_service"]

@@ -14,9 +14,9 @@ from hypervisor_consumers.ring_metrics.exposition.series_lines import CounterLin
 from hypervisor_consumers.ring_metrics.fold.agent_rings import AgentRingsView, publish_agent_rings
 from hypervisor_consumers.ring_metrics.fold.event_fold import RingFold, RingState
 from hypervisor_consumers.ring_metrics.metric_defs import RING_TRANSITIONS
-from hypervisor_consumers.runtime.commit.stateful import Shown
+from hypervisor_consumers.runtime.commit.visibility import Shown
 from hypervisor_consumers.runtime.ops.cardinality_families import limit_family
-from hypervisor_consumers.runtime.process import StatefulService
+from hypervisor_consumers.runtime.service_copy import StatefulService
 from hypervisor_schemas.settings import Settings
 
 __all__ = ["DEFAULT_PORT", "ring_metrics_service"]

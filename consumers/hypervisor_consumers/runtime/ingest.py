@@ -1,10 +1,10 @@
-"""Taking what was read: batches at once where they can be, else record by record, in the order of the offsets."""
+"""Handing what was read to the processor: batches at once where they can be, else record by record, in order."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -12,15 +12,17 @@ import confluent_kafka
 import numpy as np
 
 from hypervisor_consumers.runtime.decode.batch_decoder import columns_of
-from hypervisor_consumers.runtime.kafka.broker_monitor import BrokerMonitor
 from hypervisor_consumers.runtime.kafka.client_factory import any_headers, headers_of
+from hypervisor_consumers.runtime.kafka.client_types import Consumer, Message
 from hypervisor_consumers.runtime.kafka.message_grouping import each
 from hypervisor_consumers.runtime.ops.dead_letter_rate import DeadLetterRate
 from hypervisor_consumers.runtime.ops.health import Health
-from hypervisor_consumers.runtime.processor import Processor, Record, TopicPartition
+from hypervisor_consumers.runtime.partitions.assignment import AssignedPartition, Assignment
+from hypervisor_consumers.runtime.processor import BatchProcessor, Processor, Roles
+from hypervisor_consumers.runtime.records import Record, TopicPartition
 from hypervisor_schemas.backoff import Backoff
 from hypervisor_schemas.dead_letters import replay_for, replays_output
-from hypervisor_schemas.errors import RecordError, RegistryUnavailable
+from hypervisor_schemas.errors import RecordError, RegistryUnavailable, UndecodableRecord
 from hypervisor_schemas.rate_limited_log import RateLimitedLog
 from hypervisor_schemas.wire.codec import EventDecoder
 
@@ -33,101 +35,88 @@ WORTH_IT = 20
 
 
 class RecordIngest:
-    """Decodes what was read of live partitions, and hands it to the processor.
+    """Decodes what was read of a partition, and hands it to the processor.
 
     A record that can't be used goes there as a dead letter, is logged (the first of each kind at once, with its
-    place), and stops nothing. For a registry that doesn't answer, the partition is paused and sought back.
+    position), and stops nothing. For a registry that doesn't answer, the partition is paused and sought back.
 
     Args:
         service: The service's name, as replayed dead letters know it.
-        row_topics: Topics that hold rows of public tables, not events.
+        processor: Takes events.
+        roles: The roles that the service has besides.
+        assignment: The partitions of this copy.
     """
 
     def __init__(
         self,
         *,
         service: str,
-        row_topics: Collection[str],
         processor: Processor,
+        roles: Roles,
+        assignment: Assignment[Any],
         decoder: EventDecoder,
         health: Health,
         dead_letter_rate: DeadLetterRate,
-        broker_monitor: BrokerMonitor,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._service = service
-        self._row_topics = frozenset(row_topics)
         self._processor = processor
+        self._roles = roles
+        self._assignment = assignment
         self._decoder = decoder
         self._health = health
         self._dead_letter_rate = dead_letter_rate
-        self._broker_monitor = broker_monitor
         self._clock = clock
         self._limited = RateLimitedLog(log)
-        self._consumer: Any = None
-        self._positions: dict[TopicPartition, int] = {}
-        """Of the live partitions with events: the offset that has to come next."""
-        self._doubted: dict[TopicPartition, int] = {}
-        self._waits: dict[TopicPartition, Backoff] = {}
+        self._consumer: Consumer | None = None
 
-    def start(self, consumer: Any) -> None:
-        """Remember who reads."""
+    def start(self, consumer: Consumer) -> None:
+        """Seek and pause by this consumer."""
         self._consumer = consumer
 
-    def begin(self, topic_partition: TopicPartition, offset: int) -> None:
-        """The partition is read from here on."""
-        self._positions[topic_partition] = offset
+    def forget(self, partitions: Iterable[AssignedPartition[Any]]) -> None:
+        """Wait for nothing any more of partitions that are not read now."""
+        for partition in partitions:
+            self._end_wait(partition)
 
-    def forget(self, topic_partition: TopicPartition) -> None:
-        """The partition went."""
-        self._positions.pop(topic_partition, None)
-        self._doubted.pop(topic_partition, None)
-        self._end_wait(topic_partition)
-
-    def read_again(self, topic_partition: TopicPartition, offset: int) -> None:
+    def read_again(self, partition: AssignedPartition[Any], offset: int) -> None:
         """Go back to an offset."""
-        self._end_wait(topic_partition)
-        self._positions[topic_partition] = offset
-        self._consumer.seek(confluent_kafka.TopicPartition(*topic_partition, offset))
+        self._end_wait(partition)
+        partition.position = offset
+        self._seek(partition)
 
-    @property
-    def waiting(self) -> set[TopicPartition]:
-        """The partitions that are paused for the registry."""
-        return {topic_partition for topic_partition, wait in self._waits.items() if wait.is_pausing}
-
-    def due(self) -> list[TopicPartition]:
-        """Those of them that are to be tried again now; they are not waiting any more."""
+    def due(self) -> list[AssignedPartition[Any]]:
+        """The partitions that waited for the registry and are to be tried again now; they wait no more."""
         now = self._clock()
-        topic_partitions = [
-            topic_partition
-            for topic_partition, wait in self._waits.items()
-            if wait.is_pausing and now >= wait.until
+        due = [
+            one for one in self._assignment if (wait := one.schema_wait) and wait.is_pausing and now >= wait.until
         ]
-        for topic_partition in topic_partitions:
-            self._waits[topic_partition].is_pausing = False
-        return topic_partitions
+        for one in due:
+            if one.schema_wait is not None:
+                one.schema_wait.is_pausing = False
+        return due
 
-    def take(self, topic_partition: TopicPartition, messages: Sequence[Any]) -> None:
-        """Take what was read of one live partition, its end included."""
-        self._take_each(topic_partition, self._take_together(topic_partition, messages))
+    def take(self, partition: AssignedPartition[Any], messages: Sequence[Message]) -> None:
+        """Take what was read of one partition, its end included."""
+        self._take_each(partition, self._take_together(partition, messages))
 
-    def _take_together(self, topic_partition: TopicPartition, messages: Sequence[Any]) -> Sequence[Any]:
+    def _take_together(self, partition: AssignedPartition[Any], messages: Sequence[Message]) -> Sequence[Message]:
         """Take the events of a batch at once, if it can be done; several times as fast. Returns what is left."""
-        can_be = (
-            self._processor.takes_columns
-            and topic_partition in self._positions
-            and topic_partition not in self._waits
-        )
+        batches = self._roles.batches
         batch = messages if messages[-1].error() is None else messages[:-1]  # without the log's end
-        if not can_be or len(batch) < WORTH_IT or not self._take_batch(topic_partition, batch):
+        if batches is None or partition.is_table or partition.schema_wait or len(batch) < WORTH_IT:
             return messages
-        self._health.better(topic_partition.topic)
-        self._positions[topic_partition] += len(batch)
+        if not self._take_batch(batches, partition, batch):
+            return messages
+        self._health.better(partition.topic_partition.topic)
+        partition.position += len(batch)
         self._dead_letter_rate.batch(len(batch), 0, 0)
         return messages[len(batch) :]
 
-    def _take_batch(self, topic_partition: TopicPartition, batch: Sequence[Any]) -> bool:
-        first = self._positions[topic_partition]
+    def _take_batch(
+        self, batches: BatchProcessor, partition: AssignedPartition[Any], batch: Sequence[Message]
+    ) -> bool:
+        first = partition.position
         if batch[0].offset() != first or batch[-1].offset() != first + len(batch) - 1:
             return False
         # An event of the client in between has a value, too, but none that begins as a record does.
@@ -140,58 +129,57 @@ class RecordIngest:
         if columns is None or any_headers(batch):
             return False
         published = np.fromiter(map(_second, each("timestamp", batch)), np.int64, len(batch))
-        return bool((published > 0).all()) and self._processor.apply_columns(
-            topic_partition, first, columns, published
-        )
+        if not (published > 0).all():
+            return False
+        return batches.apply_columns(partition.topic_partition, first, columns, published)
 
-    def _take_each(self, topic_partition: TopicPartition, batch: Sequence[Any]) -> None:
+    def _take_each(self, partition: AssignedPartition[Any], batch: Sequence[Message]) -> None:
         if not batch:
             return
-        self._health.better(topic_partition.topic)
+        self._health.better(partition.topic_partition.topic)
         taken = bad = bad_at_end = 0
-        is_row = topic_partition.topic in self._row_topics
         for message in batch:
             offset = message.offset()
-            if not is_row and not self._follows(topic_partition, offset):
+            if not partition.is_table and not self._follows(partition, offset):
                 break
             if message.error() is not None:
-                self._processor.advanced(topic_partition, offset)
+                self._processor.advanced(partition.topic_partition, offset)
                 continue
-            record = _record_of(topic_partition, message)
+            record = _record_of(partition.topic_partition, message)
             try:
-                is_bad = not (self._take_row(record) if is_row else self._take_event(record))
+                is_bad = not (self._take_row(record) if partition.is_table else self._take_event(record))
             except RegistryUnavailable as error:
-                self._wait_with(topic_partition, record.offset, error)
+                self._wait_with(partition, error)
                 break
             taken += 1
-            if not is_row:
-                self._positions[topic_partition] = offset + 1
+            partition.position = offset + 1
             bad += is_bad
             bad_at_end = bad_at_end + 1 if is_bad else 0
-            if self._waits:
-                self._end_wait(topic_partition)
-        if taken and not is_row:
+            if partition.schema_wait is not None:
+                self._end_wait(partition)
+        if taken and not partition.is_table:
             self._dead_letter_rate.batch(taken, bad, bad_at_end)
 
-    def _follows(self, topic_partition: TopicPartition, offset: int) -> bool:
-        """Whether this is what has to come next. A gap is believed when the log was asked twice.
+    def _follows(self, partition: AssignedPartition[Any], offset: int) -> bool:
+        """Whether this offset has to come next. A gap is believed when the log was asked twice.
 
         Offsets without a record are rare: markers of transactions, what retention took away. A client that began to
-        read at a wrong place looks the same, and its records would be lost without a trace in the account.
+        read at a wrong offset looks the same, and its records would be lost without a trace in the account.
         """
-        expected = self._positions[topic_partition]
-        if offset > expected and self._doubted.pop(topic_partition, None) != expected:
-            self._doubted[topic_partition] = expected
-        elif offset >= expected:
-            begin = self._broker_monitor.begins.get(topic_partition, 0)
+        expected = partition.position
+        if offset == expected or (offset > expected and partition.is_gap_believed()):
+            begin = partition.log_start
             if begin > expected:
-                self._processor.lost(topic_partition, min(begin, offset))
-            self._positions[topic_partition] = offset
+                self._processor.lost(partition.topic_partition, min(begin, offset))
+            partition.position = offset
             return True
         log.info(
-            "%s %d goes on at offset %d, %d was expected; it is read again", *topic_partition, offset, expected
+            "%s %d goes on at offset %d, %d was expected; it is read again",
+            *partition.topic_partition,
+            offset,
+            expected,
         )
-        self._consumer.seek(confluent_kafka.TopicPartition(*topic_partition, expected))
+        self._seek(partition)
         return False
 
     def _take_event(self, record: Record) -> bool:
@@ -202,7 +190,7 @@ class RecordIngest:
             return True
         try:
             if receiver is not None and replays_output(record.headers):
-                self._processor.redeliver(record)
+                self._redeliver(record)
             else:
                 self._processor.apply(record, self._decoder.decode(record.value))
         except RecordError as error:
@@ -211,9 +199,16 @@ class RecordIngest:
             return False
         return True
 
+    def _redeliver(self, record: Record) -> None:
+        if self._roles.outputs is None:
+            raise UndecodableRecord("This service has no outputs that could be delivered again.")
+        self._roles.outputs.redeliver(record)
+
     def _take_row(self, record: Record) -> bool:
+        if self._roles.table is None:
+            raise AssertionError(f"{record.topic_partition} is read, and nobody takes its rows")
         try:
-            self._processor.row(record)
+            self._roles.table.row(record)
         except RecordError as error:
             self._say_bad(record, error, "A row was passed over")
             return False
@@ -231,25 +226,36 @@ class RecordIngest:
             what,
         )
 
-    def _wait_with(self, topic_partition: TopicPartition, offset: int, error: Exception) -> None:
-        """Stop at this record and try it again after a while."""
+    def _wait_with(self, partition: AssignedPartition[Any], error: Exception) -> None:
+        """Stop at the record that comes next, and try it again after a while."""
         sentence = f"{error} Partitions with records that need it wait."
         self._health.trouble("registry", sentence)
         self._limited.log(logging.WARNING, "registry", "%s", sentence)
-        wait = self._waits.setdefault(topic_partition, Backoff(self._clock()))
-        wait.again(self._clock())
-        self._consumer.seek(confluent_kafka.TopicPartition(*topic_partition, offset))
-        self._consumer.pause([confluent_kafka.TopicPartition(*topic_partition)])
+        if partition.schema_wait is None:
+            partition.schema_wait = Backoff(self._clock())
+        partition.schema_wait.again(self._clock())
+        self._seek(partition)
+        self._reader().pause([confluent_kafka.TopicPartition(*partition.topic_partition)])
 
-    def _end_wait(self, topic_partition: TopicPartition) -> None:
-        if self._waits.pop(topic_partition, None) is not None and not self._waits:
-            self._health.better("registry")
+    def _end_wait(self, partition: AssignedPartition[Any]) -> None:
+        if partition.schema_wait is not None:
+            partition.schema_wait = None
+            if not any(one.schema_wait for one in self._assignment):
+                self._health.better("registry")
+
+    def _seek(self, partition: AssignedPartition[Any]) -> None:
+        self._reader().seek(confluent_kafka.TopicPartition(*partition.topic_partition, partition.position))
+
+    def _reader(self) -> Consumer:
+        if self._consumer is None:
+            raise AssertionError("start() comes first")
+        return self._consumer
 
 
 _second = itemgetter(1)
 
 
-def _record_of(topic_partition: TopicPartition, message: Any) -> Record:
+def _record_of(topic_partition: TopicPartition, message: Message) -> Record:
     return Record(
         topic_partition,
         message.offset(),

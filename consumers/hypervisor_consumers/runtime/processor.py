@@ -1,57 +1,36 @@
-"""What the consumer loop drives: the part of a service that takes records and makes them safe."""
+"""The roles of a service that the loop and the ingest drive. All are called by the loop's one thread.
+
+Every service has a `Processor`. The other roles are for services that need them: batches by column, replayed
+outputs, public tables, a lease.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from enum import Enum
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from hypervisor_consumers.runtime.decode.batch_decoder import EventColumns
+from hypervisor_consumers.runtime.kafka.client_types import Consumer
+from hypervisor_consumers.runtime.records import Record, Result, TopicPartition
 from hypervisor_schemas.errors import RecordError
 from hypervisor_schemas.events import HypervisorEvent
 
-__all__ = ["Processor", "Record", "Result", "TopicPartition"]
-
-
-class TopicPartition(NamedTuple):
-    """A partition of a topic, its full name."""
-
-    topic: str
-    partition: int
-
-
-class Result(str, Enum):  # noqa: UP042 - alike to the event types
-    """What became of a good record. A bad one is counted by its `RecordError.reason`."""
-
-    APPLIED = "applied"
-    IGNORED = "ignored"
-    DUPLICATE = "duplicate"
-
-
-class Record(NamedTuple):
-    """One record as it came."""
-
-    topic_partition: TopicPartition
-    offset: int
-    key: bytes | None
-    value: bytes | None
-    headers: Sequence[tuple[str, bytes | None]] | None
-    published: int
-    """Kafka's time of the record, in milliseconds since 1970; 0 where it has none."""
+__all__ = ["BatchProcessor", "LeaseRenewal", "OutputReplay", "Processor", "Roles", "TableReader"]
 
 
 class Processor(Protocol):
-    """Driven by the loop's one thread; no method takes longer than a few seconds."""
+    """Takes events and makes them safe. No method takes longer than a few seconds."""
 
-    def start(self, consumer: Any) -> None:
-        """Called once, with the consumer that will read; it has joined no group yet."""
+    def start(self, consumer: Consumer) -> None:
+        """Get the consumer that will read. Called once, before it joins a group."""
         ...
 
     def assigned(self, topic_partitions: Collection[TopicPartition]) -> None:
-        """Partitions came. They are not read before `ready` names them. Returns at once."""
+        """Begin to restore partitions that were assigned; they are not read before `ready` names them."""
         ...
 
     def ready(self) -> Mapping[TopicPartition, int]:
@@ -63,29 +42,61 @@ class Processor(Protocol):
         ...
 
     def revoked(self, topic_partitions: Collection[TopicPartition]) -> None:
-        """Partitions went, after a last `commit` if they were given back in peace: forget them."""
+        """Forget partitions. A last `commit` came before if they were given back in peace."""
         ...
 
     def apply(self, record: Record, event: HypervisorEvent) -> Result:
         """Take one event, in the order of its partition.
 
         Raises:
-            RecordError: The event doesn't fit its type and was not taken; the loop calls `reject`.
+            RecordError: The event doesn't fit its type and was not taken; the ingest calls `reject`.
         """
         ...
 
-    def redeliver(self, record: Record) -> None:
-        """Take a replayed output in place of an event.
+    def reject(self, record: Record, error: RecordError) -> None:
+        """Keep a record that can't be used as a dead letter."""
+        ...
+
+    def ignore(self, record: Record) -> None:
+        """Pass over a record that is for another service."""
+        ...
+
+    def advanced(self, topic_partition: TopicPartition, next_offset: int) -> None:
+        """Move on to `next_offset`: between the last record and there the log holds none."""
+        ...
+
+    def lost(self, topic_partition: TopicPartition, next_offset: int) -> None:
+        """Move on to `next_offset`: retention has deleted what would come before it."""
+        ...
+
+    def commit(self, *, is_last: bool = False) -> Mapping[TopicPartition, int | None]:
+        """Make safe what was taken, if it is time for it. `is_last`: partitions are about to be given back.
+
+        Returns:
+            What has to be read again: per partition from which offset; None: when `ready` names it.
 
         Raises:
-            RecordError: It is none of this service's; the loop calls `reject`.
+            OSError, OutputUnavailable: Not now; the loop stops reading and calls again after a while.
         """
         ...
 
     @property
-    def takes_columns(self) -> bool:
-        """Whether `apply_columns` is worth calling."""
+    def is_serving(self) -> bool:
+        """Whether all partitions of this copy are in what it shows and answers."""
         ...
+
+    @property
+    def trouble(self) -> str:
+        """A sentence that says what holds `ready` up; empty if nothing does."""
+        ...
+
+    def close(self) -> None:
+        """Let go of everything. Called once, at the end."""
+        ...
+
+
+class BatchProcessor(Protocol):
+    """Takes many events in one step."""
 
     def apply_columns(
         self,
@@ -97,59 +108,48 @@ class Processor(Protocol):
     ) -> bool:
         """Take events of consecutive offsets at once; `published` as in `Record`, none of them 0.
 
-        False: nothing was taken, `apply` is to be called for each.
+        False: nothing was taken, `Processor.apply` is to be called for each.
         """
         ...
 
-    def reject(self, record: Record, error: RecordError) -> None:
-        """Take a record that can't be used; it is kept as a dead letter."""
+
+class OutputReplay(Protocol):
+    """Takes outputs that were refused once and are replayed from the dead letters."""
+
+    def redeliver(self, record: Record) -> None:
+        """Take a replayed output in place of an event.
+
+        Raises:
+            RecordError: It is none of this service's; the ingest calls `reject`.
+        """
         ...
 
-    def ignore(self, record: Record) -> None:
-        """Pass over a record that is for another service."""
-        ...
+
+class TableReader(Protocol):
+    """Takes the rows of a public table."""
 
     def row(self, record: Record) -> None:
-        """Take one record of a public table.
+        """Take one record of the table.
 
         Raises:
             RecordError: It can't be used.
         """
         ...
 
-    def advanced(self, topic_partition: TopicPartition, next_offset: int) -> None:
-        """The log goes on at `next_offset`; from the last record to there it holds none."""
-        ...
 
-    def lost(self, topic_partition: TopicPartition, next_offset: int) -> None:
-        """Retention has deleted what would come next, up to `next_offset`."""
-        ...
-
-    def commit(self, *, is_last: bool = False) -> Mapping[TopicPartition, int | None]:
-        """Make safe what was taken, if it is time for it. `is_last`: partitions are about to go.
-
-        Returns:
-            What has to be read again: per partition from which offset; None: when `ready` names it.
-
-        Raises:
-            OSError, OutputUnavailable: Not now; the loop stops reading and calls again after a while.
-        """
-        ...
+class LeaseRenewal(Protocol):
+    """Keeps the lease while a commit is put off."""
 
     def keep(self) -> Mapping[TopicPartition, int | None]:
-        """Called over and over while a commit that was put off is waited for; returns as `commit` does."""
+        """Renew the lease if it is due. Called over and over; returns as `Processor.commit` does."""
         ...
 
-    @property
-    def is_serving(self) -> bool:
-        """Whether all partitions of this copy are in what it shows and answers."""
-        ...
 
-    @property
-    def trouble(self) -> str:
-        """What holds `ready` up, as a sentence; empty if nothing does."""
-        ...
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """The roles that a service has beside its `Processor`; None: it has no such."""
 
-    def close(self) -> None:
-        """Called once, at the end."""
-        ...
+    batches: BatchProcessor | None = None
+    outputs: OutputReplay | None = None
+    table: TableReader | None = None
+    lease: LeaseRenewal | None = None

@@ -9,7 +9,7 @@ import msgspec
 from fastapi import APIRouter, Depends, HTTPException, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
-from hypervisor_consumers.runtime.commit.stateful import Shown
+from hypervisor_consumers.runtime.commit.visibility import Shown
 from hypervisor_consumers.runtime.ops.auth import bearer_access
 from hypervisor_consumers.runtime.ops.freshness import Freshness
 from hypervisor_consumers.saga_spans.fold.state import EndedSaga, OpenFanOut, OpenSaga, OpenStep, SagaKey, SagaState

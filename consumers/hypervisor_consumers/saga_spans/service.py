@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import fastapi
 
-from hypervisor_consumers.runtime.commit.stateful import EXPIRY_INTERVAL_SECONDS, Shown
+from hypervisor_consumers.runtime.commit.stateful_processor import EXPIRY_INTERVAL_SECONDS
+from hypervisor_consumers.runtime.commit.visibility import Shown
 from hypervisor_consumers.runtime.ops.auth import require_token_off_loopback
 from hypervisor_consumers.runtime.ops.freshness import Freshness
-from hypervisor_consumers.runtime.process import StatefulService
 from hypervisor_consumers.runtime.protocols import Output
+from hypervisor_consumers.runtime.service_copy import StatefulService
 from hypervisor_consumers.saga_spans.exposition import saga_families
 from hypervisor_consumers.saga_spans.fold.batch_fold import FleetSagaFold
 from hypervisor_consumers.saga_spans.fold.state import SagaState

@@ -18,7 +18,7 @@ from hypervisor_consumers.event_index.errors import StoreUnavailable
 from hypervisor_consumers.runtime.ops.freshness import IndexFreshness
 from hypervisor_consumers.runtime.ops.runtime_metrics import RuntimeMetrics
 from hypervisor_consumers.runtime.partitions.offset_accounting import Account
-from hypervisor_consumers.runtime.processor import TopicPartition
+from hypervisor_consumers.runtime.records import TopicPartition
 from hypervisor_schemas.events import HypervisorEvent
 from tests.support.app_client import Client
 
@@ -110,9 +110,9 @@ def test_the_last_record_of_a_partition_that_this_copy_reads_tells_more_exactly(
     client: Client, store: EventStore, runtime_metrics: RuntimeMetrics
 ) -> None:
     move(store, RING, 7)
-    runtime_metrics.rebalanced(came=[RING])
+    runtime_metrics.assignment.assign([RING])
     runtime_metrics.log_ends.saw({RING: (0, 10)}, NOW)
-    runtime_metrics.committed(RING, Account(0, 7, {}, int(NOW * 1000) - 9000))
+    runtime_metrics.assignment[RING].accounting.committed(Account(0, 7, {}, int(NOW * 1000) - 9000))
     assert lag(client) == (3, 9)
 
 
@@ -162,7 +162,7 @@ def test_an_answer_is_partial_until_every_partition_is_in_the_index(
     assert answer(client)["is_partial"] is True, "no copy has written anything of it"
     move(store, SAGA, 6)
     assert answer(client)["is_partial"] is False
-    runtime_metrics.rebalanced(came=[TopicPartition(SAGA.topic, 0)])
+    runtime_metrics.assignment.assign([TopicPartition(SAGA.topic, 0)])
     assert answer(client)["is_partial"] is True, "one that this copy reads"
 
 

@@ -10,13 +10,14 @@ from confluent_kafka import KafkaError
 from sqlalchemy import delete, update
 
 from hypervisor_consumers.event_index.backends.store import EventStore, StoreUnavailable, open_store
-from hypervisor_consumers.event_index.indexer import Indexer
+from hypervisor_consumers.event_index.indexer import IndexedPartition, Indexer
 from hypervisor_consumers.event_index.tables import IndexRow, events, offsets, type_counts
 from hypervisor_consumers.runtime.commit.dead_letters import DeadLetterWriter
 from hypervisor_consumers.runtime.kafka.client_config import consumer_settings
 from hypervisor_consumers.runtime.kafka.offset_queries import OffsetQueries
 from hypervisor_consumers.runtime.ops.runtime_metrics import RuntimeMetrics
-from hypervisor_consumers.runtime.processor import Record, Result, TopicPartition
+from hypervisor_consumers.runtime.partitions.assignment import Assignment
+from hypervisor_consumers.runtime.records import Record, Result, TopicPartition
 from hypervisor_schemas.errors import OutputUnavailable, UndecodableRecord
 from hypervisor_schemas.events import HypervisorEvent
 from hypervisor_telemetry.testing.memory.consumer import MemoryConsumer
@@ -65,9 +66,11 @@ class Copy:
 
     def __init__(self, world: World, store: EventStore) -> None:
         self.world = world
-        self.runtime_metrics = RuntimeMetrics()
+        self.assignment: Assignment[IndexedPartition] = Assignment()
+        self.runtime_metrics = RuntimeMetrics(self.assignment)
         self.indexer = Indexer(
             store,
+            assignment=self.assignment,
             offset_queries=OffsetQueries(world.kafka, SETTINGS),
             dead_letters=DeadLetterWriter(world.kafka, {}, service="event-index", topic=DEAD_LETTERS),
             runtime_metrics=self.runtime_metrics,
@@ -78,9 +81,16 @@ class Copy:
         self.indexer.start(self.consumer)
 
     def get(self, *topic_partitions: TopicPartition) -> dict[TopicPartition, int]:
-        self.runtime_metrics.rebalanced(came=topic_partitions)
-        self.indexer.assigned(topic_partitions)
+        self.assign(*topic_partitions)
         return dict(self.indexer.ready())
+
+    def assign(self, *topic_partitions: TopicPartition) -> None:
+        self.assignment.assign(topic_partitions)
+        self.indexer.assigned(topic_partitions)
+
+    def lose(self, *topic_partitions: TopicPartition) -> None:
+        self.assignment.revoke(topic_partitions)
+        self.indexer.revoked(topic_partitions)
 
     def take(self, topic_partition: TopicPartition, offset: int, event: HypervisorEvent | None = None) -> None:
         assert (
@@ -127,7 +137,7 @@ def test_it_goes_on_where_the_database_says_and_not_where_the_group_stands(
 
 
 def test_each_partition_is_named_once_and_what_waits_is_told(copy: Copy):
-    copy.indexer.assigned([HERE])
+    copy.assign(HERE)
     assert not copy.indexer.is_serving
     assert copy.indexer.ready() == {HERE: 0}
     assert copy.indexer.is_serving
@@ -149,8 +159,8 @@ def test_a_kafka_that_does_not_say_where_a_log_begins_is_asked_again(world: Worl
 
 
 def test_a_partition_that_went_before_it_was_read_is_not_read(copy: Copy):
-    copy.indexer.assigned([HERE, THERE])
-    copy.indexer.revoked([HERE])
+    copy.assign(HERE, THERE)
+    copy.lose(HERE)
     assert copy.indexer.ready() == {THERE: 0}
 
 
@@ -220,7 +230,7 @@ def test_a_partition_that_went_is_not_written_any_more(copy: Copy, store: EventS
     for topic_partition in (HERE, THERE):
         copy.take(topic_partition, 0)
 
-    copy.indexer.revoked([HERE])
+    copy.lose(HERE)
     copy.indexer.commit()
 
     assert store.event_count() == 1
@@ -246,7 +256,7 @@ def test_a_process_that_lost_its_partition_writes_nothing_until_it_is_told_so(
         with pytest.raises(OutputUnavailable, match="another process writes it"):
             copy.indexer.commit()
     assert other.event_count() == 2
-    copy.indexer.revoked([HERE])
+    copy.lose(HERE)
     copy.indexer.commit()
     assert other.event_count() == 3
     other.close()
@@ -387,11 +397,6 @@ class TestADeadLetter:
         other.close()
         with pytest.raises(OutputUnavailable):
             copy.indexer.commit()
-        copy.indexer.revoked([THERE])
+        copy.lose(THERE)
         copy.indexer.commit()
         assert len(self.headers(world)) == 1
-
-
-def test_there_are_no_public_tables(copy: Copy):
-    with pytest.raises(AssertionError):
-        copy.indexer.row(copy.record(HERE, 0))

@@ -20,7 +20,7 @@ from hypervisor_consumers.event_index.query.cursors import read_cursor, write_cu
 from hypervisor_consumers.event_index.query.queries import Position, Wanted
 from hypervisor_consumers.runtime.ops.freshness import IndexFreshness
 from hypervisor_consumers.runtime.ops.runtime_metrics import RuntimeMetrics
-from hypervisor_consumers.runtime.processor import TopicPartition
+from hypervisor_consumers.runtime.records import TopicPartition
 from hypervisor_schemas.events import HypervisorEvent, event_type_of
 from tests.support.app_client import Client
 

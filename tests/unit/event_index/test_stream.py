@@ -21,7 +21,7 @@ from hypervisor_consumers.event_index.query.offset_vector import Vector
 from hypervisor_consumers.runtime.ops.freshness import IndexFreshness
 from hypervisor_consumers.runtime.ops.http import HttpServer
 from hypervisor_consumers.runtime.ops.runtime_metrics import RuntimeMetrics
-from hypervisor_consumers.runtime.processor import TopicPartition
+from hypervisor_consumers.runtime.records import TopicPartition
 from hypervisor_schemas.errors import IndexRefused, IndexUnavailable
 from hypervisor_schemas.events import EventType, HypervisorEvent
 from hypervisor_telemetry.index_client.client import IndexClient, Message

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 
-from hypervisor_consumers.runtime.commit.stateful import Shown
+from hypervisor_consumers.runtime.commit.visibility import Shown
 from hypervisor_consumers.runtime.ops.freshness import Freshness
 from hypervisor_consumers.runtime.ops.runtime_metrics import RuntimeMetrics
 from hypervisor_consumers.runtime.partitions.offset_accounting import Account
-from hypervisor_consumers.runtime.processor import TopicPartition
+from hypervisor_consumers.runtime.records import TopicPartition
 from hypervisor_consumers.saga_spans.fold.event_fold import SagaFold
 from hypervisor_consumers.saga_spans.fold.state import SagaState
 from hypervisor_consumers.saga_spans.routes import create_router
@@ -66,9 +66,9 @@ class App:
         )
         self.runtime_metrics = RuntimeMetrics()
         topic_partitions = [TopicPartition(TOPIC, 0), TopicPartition(TOPIC, 1)]
-        self.runtime_metrics.rebalanced(came=topic_partitions)
-        self.runtime_metrics.ended(topic_partitions[0], 33)
-        self.runtime_metrics.ended(topic_partitions[1], 10)
+        self.runtime_metrics.assignment.assign(topic_partitions)
+        self.runtime_metrics.assignment[topic_partitions[0]].accounting.log_end = 33
+        self.runtime_metrics.assignment[topic_partitions[1]].accounting.log_end = 10
         app = FastAPI()
         freshness = Freshness(TOPIC, self.runtime_metrics, lambda: NOW)
         app.include_router(create_router(lambda: self.shown, freshness, lambda: NOW, token))
@@ -133,7 +133,7 @@ def test_an_answer_of_one_copy_of_several_is_partial(app: App) -> None:
 
 
 def test_a_lag_that_isnt_known_is_null(app: App) -> None:
-    app.runtime_metrics.rebalanced(went=[TopicPartition(TOPIC, 1)])
+    app.runtime_metrics.assignment.revoke([TopicPartition(TOPIC, 1)])
     assert app.client.get("/v1/sagas").json()["freshness"]["lag_records"] is None
 
 

@@ -20,7 +20,7 @@ from hypervisor_consumers.event_index.query.containment import (
 )
 from hypervisor_consumers.event_index.query.cursors import MAX_CURSOR_CHARACTERS, MAX_GROUP_CURSOR_CHARACTERS
 from hypervisor_consumers.event_index.query.queries import Wanted
-from hypervisor_consumers.runtime.processor import TopicPartition
+from hypervisor_consumers.runtime.records import TopicPartition
 from hypervisor_schemas.read_token import MAX_TOKEN_CHARACTERS, read_token
 from hypervisor_schemas.timestamps import microseconds
 

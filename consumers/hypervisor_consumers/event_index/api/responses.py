@@ -16,7 +16,7 @@ from hypervisor_consumers.event_index.backends.store import EventStore, StoreUna
 from hypervisor_consumers.event_index.query.reader import Snapshot
 from hypervisor_consumers.event_index.query.subtrees import TooManySpans
 from hypervisor_consumers.runtime.ops.freshness import IndexFreshness
-from hypervisor_consumers.runtime.processor import TopicPartition
+from hypervisor_consumers.runtime.records import TopicPartition
 
 __all__ = ["Answers", "told_to_the_client"]
 

@@ -31,7 +31,7 @@ from hypervisor_consumers.event_index.query.offset_vector import Vector
 from hypervisor_consumers.event_index.query.queries import Wanted
 from hypervisor_consumers.event_index.query.subtrees import TooManySpans
 from hypervisor_consumers.runtime.ops.http import is_closing
-from hypervisor_consumers.runtime.processor import TopicPartition
+from hypervisor_consumers.runtime.records import TopicPartition
 from hypervisor_schemas.events import HypervisorEvent
 from hypervisor_schemas.read_token import read_token
 

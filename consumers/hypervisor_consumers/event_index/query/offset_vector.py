@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hypervisor_consumers.runtime.processor import TopicPartition
+from hypervisor_consumers.runtime.records import TopicPartition
 from hypervisor_schemas.read_token import write_token
 
 __all__ = ["Vector"]

@@ -27,7 +27,7 @@ from sqlalchemy import (
 
 from hypervisor_consumers.event_index.query.containment import contains
 from hypervisor_consumers.event_index.tables import events, type_counts
-from hypervisor_consumers.runtime.processor import TopicPartition
+from hypervisor_consumers.runtime.records import TopicPartition
 from hypervisor_schemas.timestamps import microseconds
 
 __all__ = [

@@ -30,7 +30,7 @@ from hypervisor_consumers.event_index.query.queries import (
 )
 from hypervisor_consumers.event_index.query.subtrees import MAX_SPANS, TooManySpans, subtree_of
 from hypervisor_consumers.event_index.tables import event_of, events, offsets
-from hypervisor_consumers.runtime.processor import TopicPartition
+from hypervisor_consumers.runtime.records import TopicPartition
 from hypervisor_schemas.events import HypervisorEvent
 from hypervisor_schemas.timestamps import datetime_of
 

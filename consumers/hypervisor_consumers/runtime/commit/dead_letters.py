@@ -8,7 +8,8 @@ from typing import Any
 from confluent_kafka import KafkaException
 
 from hypervisor_consumers.runtime.kafka.client_factory import ClientFactory
-from hypervisor_consumers.runtime.processor import Record
+from hypervisor_consumers.runtime.kafka.client_types import Producer
+from hypervisor_consumers.runtime.records import Record
 from hypervisor_schemas.dead_letters import DeadLetter
 from hypervisor_schemas.errors import OutputUnavailable, RecordError
 
@@ -20,12 +21,12 @@ _WITHIN = 5.0
 class DeadLetterWriter:
     """Writes to the dead-letters topic, idempotently. Connects when the first one comes."""
 
-    def __init__(self, kafka: ClientFactory, settings: Mapping[str, Any], *, service: str, topic: str) -> None:
-        self._kafka = kafka
+    def __init__(self, clients: ClientFactory, settings: Mapping[str, Any], *, service: str, topic: str) -> None:
+        self._clients = clients
         self._settings = settings
         self._service = service
         self._topic = topic
-        self._producer: Any = None
+        self._producer: Producer | None = None
         self._partitions = 0
         self._waiting: list[DeadLetter] = []
 
@@ -48,9 +49,9 @@ class DeadLetterWriter:
                 failed.append(error.str())
 
         try:
-            self._connect()
+            producer = self._connect()
             for letter in self._waiting:
-                self._producer.produce(
+                producer.produce(
                     self._topic,
                     value=letter.value,
                     key=letter.key,
@@ -58,27 +59,28 @@ class DeadLetterWriter:
                     headers=letter.headers(),
                     on_delivery=delivered,
                 )
-            left = self._producer.flush(_WITHIN)
+            left = producer.flush(_WITHIN)
         except (KafkaException, BufferError) as error:
             reason = error.args[0].str() if isinstance(error, KafkaException) else error
             raise OutputUnavailable(f"Dead letters can't be written: {reason}.") from None
         if left or failed:
             # What is left in the queue would come later, and again.
-            self._producer.purge(blocking=True)  # confluent-kafka 2.15 has the flag the wrong way round
+            producer.purge(blocking=True)  # confluent-kafka 2.15 has the flag the wrong way round
             self._producer = None  # after an error that is fatal to it, it would take nothing any more
             raise OutputUnavailable(
                 f"Dead letters were not taken by Kafka: {failed[0] if failed else 'no answer'}."
             )
         self._waiting.clear()
 
-    def _connect(self) -> None:
+    def _connect(self) -> Producer:
         if self._producer is None:
-            self._producer = self._kafka.producer(self._settings)
+            self._producer = self._clients.producer(self._settings)
         if not self._partitions:
             found = self._producer.list_topics(self._topic, timeout=_WITHIN).topics[self._topic]
             if found.error is not None:
                 raise KafkaException(found.error)
             self._partitions = len(found.partitions)
+        return self._producer
 
     def close(self) -> None:
         """Let go of the connection."""

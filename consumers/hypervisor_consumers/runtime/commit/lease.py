@@ -1,4 +1,4 @@
-"""For how long this copy may show what belongs to the log."""
+"""The lease: for how long this copy may show what belongs to the log."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import ConfigResource, ResourceType
+
+from hypervisor_consumers.runtime.kafka.client_types import Admin
 
 __all__ = ["Lease", "boot_clock", "lease_of_group"]
 
@@ -63,7 +65,7 @@ class Lease:
         return self._clock() > self._until - 2 * (self.seconds or 0) / 3
 
 
-def lease_of_group(admin: Any, consumer: Mapping[str, Any]) -> float:
+def lease_of_group(admin: Admin, consumer: Mapping[str, Any]) -> float:
     """Seconds of a lease for this group: most of its session timeout, a broker's setting with KIP-848.
 
     Takes up to 10 s where Kafka doesn't answer. `admin` must live on: one that goes with a question open takes the
@@ -81,20 +83,20 @@ def lease_of_group(admin: Any, consumer: Mapping[str, Any]) -> float:
     return WITHOUT_KNOWLEDGE if timeout is None else _SHARE * timeout / 1000
 
 
-def _group_setting(admin: Any, group: str) -> float | None:
+def _group_setting(admin: Admin, group: str) -> float | None:
     try:
         return _setting(admin, ConfigResource(ResourceType.GROUP, group), "consumer.session.timeout.ms")
     except KafkaException:
         return None  # a Kafka that has no settings of groups
 
 
-def _broker_setting(admin: Any) -> float | None:
+def _broker_setting(admin: Admin) -> float | None:
     brokers = admin.list_topics(timeout=_ANSWER_WITHIN).brokers
     resource = ConfigResource(ResourceType.BROKER, str(next(iter(brokers))))
     return _setting(admin, resource, "group.consumer.session.timeout.ms")
 
 
-def _setting(admin: Any, resource: ConfigResource, name: str) -> float | None:
+def _setting(admin: Admin, resource: ConfigResource, name: str) -> float | None:
     [answer] = admin.describe_configs([resource], request_timeout=_ANSWER_WITHIN).values()
     entry = answer.result(_ANSWER_WITHIN + 1).get(name)
     return None if entry is None or entry.value is None else float(entry.value)

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hypervisor_consumers.runtime.decode.byte_columns import SPARE, Texts, bytes_at
-from hypervisor_consumers.runtime.partitions.dedup_window import id_number
+from hypervisor_consumers.runtime.decode.event_ids import id_number
 from hypervisor_schemas.timestamps import microseconds
 from hypervisor_schemas.wire.codec import ID_CHARACTERS
 
@@ -43,7 +43,7 @@ class EventColumns:
     """The fields of a batch of events, each in the order of the records."""
 
     id_numbers: npt.NDArray[np.uint64]
-    """As `window.id_number` has them."""
+    """As `event_ids.id_number` has them."""
     other_ids: list[str] | None
     """The ids; None: each is its number, written with sixteen hexadecimal digits."""
     event_types: Texts

@@ -1,4 +1,4 @@
-"""How a service's librdkafka clients are set up."""
+"""librdkafka's settings for the clients of a service."""
 
 from __future__ import annotations
 
@@ -8,11 +8,20 @@ from typing import Any
 
 from hypervisor_schemas.topics import DEAD_LETTER_BYTES
 
-__all__ = ["admin_settings", "consumer_settings", "query_settings", "transaction_settings", "writer_settings"]
+__all__ = [
+    "admin_settings",
+    "consumer_settings",
+    "query_settings",
+    "reader_settings",
+    "transaction_settings",
+    "writer_settings",
+]
 
 TRANSACTION_TIMEOUT = 10.0
 """Seconds after which Kafka ends the open transaction of a copy that was killed (and up to its scan interval more);
 until then its partitions can't be restored elsewhere."""
+
+_OF_MEMBERS = ("group.", "partition.assignment.", "session.", "heartbeat.")
 
 _NOT_FOR_ADMIN = (
     "group.",
@@ -69,6 +78,18 @@ def query_settings(consumer: Mapping[str, Any]) -> dict[str, Any]:
     """librdkafka's settings for a client that only asks, and logs nothing: nobody polls it for its log."""
     shared = {name: value for name, value in consumer.items() if not name.startswith(_NOT_FOR_ADMIN)}
     return {**shared, "group.id": consumer["group.id"], "log_level": 0}
+
+
+def reader_settings(consumer: Mapping[str, Any]) -> dict[str, Any]:
+    """librdkafka's settings for a client that reads logs and is no member of the group, from the consumer's."""
+    shared = {name: value for name, value in consumer.items() if not name.startswith(_OF_MEMBERS)}
+    return {
+        **shared,
+        "group.id": consumer["group.id"],
+        "auto.offset.reset": "error",
+        # At its end a partition would hold up the others of the same fetch for half a second.
+        "fetch.wait.max.ms": 10,
+    }
 
 
 def writer_settings(consumer: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,14 +1,16 @@
-"""Where the runtime gets its Kafka clients from: librdkafka's, or those of a Kafka in memory."""
+"""The source of the runtime's Kafka clients: librdkafka, or a Kafka in memory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from operator import methodcaller
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer
+import confluent_kafka
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
+from hypervisor_consumers.runtime.kafka.client_types import Admin, Consumer, Headers, Message, Producer
 from hypervisor_consumers.runtime.kafka.message_grouping import each
 from hypervisor_schemas.errors import SettingError
 
@@ -18,39 +20,39 @@ C = TypeVar("C")
 
 
 class ClientFactory(Protocol):
-    """Makes clients with the methods, value classes and errors of confluent_kafka, from librdkafka's settings."""
+    """Makes clients from librdkafka's settings."""
 
-    def consumer(self, settings: Mapping[str, Any]) -> Any:
-        """A `confluent_kafka.Consumer`, or what behaves like one. It joins no group before `subscribe()`."""
+    def consumer(self, settings: Mapping[str, Any]) -> Consumer:
+        """A new consumer; it joins no group before `subscribe()`."""
         ...
 
-    def producer(self, settings: Mapping[str, Any]) -> Any:
-        """A `confluent_kafka.Producer`, or what behaves like one; transactional with a `transactional.id`."""
+    def producer(self, settings: Mapping[str, Any]) -> Producer:
+        """A new producer; transactional with a `transactional.id`."""
         ...
 
-    def admin(self, settings: Mapping[str, Any]) -> Any:
-        """A `confluent_kafka.admin.AdminClient`, or what behaves like one."""
+    def admin(self, settings: Mapping[str, Any]) -> Admin:
+        """A new admin client."""
         ...
 
 
 class LibrdkafkaClientFactory:
-    """The Kafka that `bootstrap.servers` names.
+    """Makes clients of the Kafka that `bootstrap.servers` names.
 
     Raises:
         SettingError: From every method: librdkafka refuses the settings.
     """
 
     def consumer(self, settings: Mapping[str, Any]) -> Consumer:
-        """A consumer of its own connections."""
-        return _made(Consumer, settings)
+        """A consumer with connections of its own."""
+        return cast("Consumer", _made(confluent_kafka.Consumer, settings))
 
     def producer(self, settings: Mapping[str, Any]) -> Producer:
-        """A producer of its own connections."""
-        return _made(Producer, settings)
+        """A producer with connections of its own."""
+        return cast("Producer", _made(confluent_kafka.Producer, settings))
 
-    def admin(self, settings: Mapping[str, Any]) -> AdminClient:
-        """An admin client of its own connections."""
-        return _made(AdminClient, settings)
+    def admin(self, settings: Mapping[str, Any]) -> Admin:
+        """An admin client with connections of its own."""
+        return cast("Admin", _made(AdminClient, settings))
 
 
 def _made(client: Callable[[dict[str, Any]], C], settings: Mapping[str, Any]) -> C:
@@ -62,15 +64,15 @@ def _made(client: Callable[[dict[str, Any]], C], settings: Mapping[str, Any]) ->
         raise SettingError("KAFKA_*", f"settings don't go together: {error.args[0].str()}.") from None
 
 
-def headers_of(message: Any) -> Sequence[tuple[str, bytes | None]] | None:
-    """A message's headers, once; None where it has none, or one whose name is not UTF-8."""
+def headers_of(message: Message) -> Headers | None:
+    """The headers of a message, which may be asked for once; None where it has none, or a name is not UTF-8."""
     try:
         return _headers(message)  # type: ignore[no-any-return]
     except (SystemError, UnicodeDecodeError):
         return None
 
 
-def any_headers(messages: Sequence[Any]) -> bool:
+def any_headers(messages: Sequence[Message]) -> bool:
     """Whether one of these messages has headers."""
     try:
         return any(each("headers", messages))

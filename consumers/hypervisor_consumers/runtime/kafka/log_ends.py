@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from hypervisor_consumers.runtime.processor import TopicPartition
+from hypervisor_consumers.runtime.records import TopicPartition
 
 __all__ = ["LogEnds"]
 

@@ -1,4 +1,4 @@
-"""Questions to Kafka that no record answers: which topics there are, where a group stands, where a log ends.
+"""Questions to Kafka that no record answers: the topics that there are, a group's offsets, the ends of logs.
 
 Asked by consumers that read nothing. An AdminClient has the better answers, but one whose question times out while
 a broker is away can take the process with it (librdkafka #4605); and answers to a consumer that reads queue behind
@@ -15,7 +15,8 @@ from confluent_kafka import OFFSET_BEGINNING, OFFSET_END, KafkaException
 
 from hypervisor_consumers.runtime.kafka.client_config import query_settings
 from hypervisor_consumers.runtime.kafka.client_factory import ClientFactory
-from hypervisor_consumers.runtime.processor import TopicPartition
+from hypervisor_consumers.runtime.kafka.client_types import Consumer
+from hypervisor_consumers.runtime.records import TopicPartition
 
 __all__ = ["OffsetQueries"]
 
@@ -29,11 +30,11 @@ class OffsetQueries:
         KafkaException: From every method: Kafka didn't answer, or refused.
     """
 
-    def __init__(self, kafka: ClientFactory, consumer: Mapping[str, Any]) -> None:
-        self._kafka = kafka
+    def __init__(self, clients: ClientFactory, consumer: Mapping[str, Any]) -> None:
+        self._clients = clients
         self._settings = query_settings(consumer)
-        self._any: Any = None
-        self._stable: Any = None
+        self._any: Consumer | None = None
+        self._stable: Consumer | None = None
 
     def partition_counts(self) -> dict[str, int]:
         """All topics that there are, and how many partitions they have."""
@@ -72,7 +73,7 @@ class OffsetQueries:
     def stable_end(self, topic_partition: TopicPartition) -> int:
         """Up to where a log can be read: where its first open transaction begins, or its end."""
         if self._stable is None:
-            self._stable = self._kafka.consumer({**self._settings, "isolation.level": "read_committed"})
+            self._stable = self._clients.consumer({**self._settings, "isolation.level": "read_committed"})
         _, end = self._stable.get_watermark_offsets(
             confluent_kafka.TopicPartition(*topic_partition), timeout=TIMEOUT
         )
@@ -94,9 +95,9 @@ class OffsetQueries:
                 client.close()
         self._any = self._stable = None
 
-    def _client(self) -> Any:
+    def _client(self) -> Consumer:
         if self._any is None:
-            self._any = self._kafka.consumer({**self._settings, "isolation.level": "read_uncommitted"})
+            self._any = self._clients.consumer({**self._settings, "isolation.level": "read_uncommitted"})
         return self._any
 
 

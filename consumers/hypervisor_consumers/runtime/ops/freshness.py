@@ -8,7 +8,7 @@ from typing import Any
 
 from hypervisor_consumers.runtime.ops.runtime_metrics import RuntimeMetrics
 from hypervisor_consumers.runtime.partitions.offset_accounting import Account
-from hypervisor_consumers.runtime.processor import TopicPartition
+from hypervisor_consumers.runtime.records import TopicPartition
 
 __all__ = ["Freshness", "IndexFreshness"]
 

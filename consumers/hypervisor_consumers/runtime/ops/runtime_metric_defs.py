@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypervisor_consumers.runtime.ops.metric_defs import MetricDef
 from hypervisor_consumers.runtime.partitions.offset_accounting import AGED_OUT, WITHOUT_RECORD
-from hypervisor_consumers.runtime.processor import Result
+from hypervisor_consumers.runtime.records import Result
 from hypervisor_schemas.errors import InvalidPayload, UndecodableRecord, UnknownSchema
 
 __all__ = [

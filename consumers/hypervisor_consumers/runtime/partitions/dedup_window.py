@@ -1,13 +1,13 @@
-"""Which event ids were seen lately in a partition, so that an event that is sent twice counts once. Pure."""
+"""The event ids that were seen lately in a partition, so that an event that is sent twice counts once. Pure."""
 
 from __future__ import annotations
 
-import hashlib
 from typing import TypeAlias
 
+from hypervisor_consumers.runtime.decode.event_ids import id_number
 from hypervisor_consumers.runtime.partitions.uint64_set import Numbers, Positions, Uint64Set, spread, spread_one
 
-__all__ = ["SEED", "DedupWindow", "first_offset", "id_number"]
+__all__ = ["SEED", "DedupWindow", "first_offset"]
 
 _Undo: TypeAlias = int | Positions | tuple[int, Uint64Set, Uint64Set]
 """The position of an id that was taken in, or of several; or stretch and tables before they were replaced."""
@@ -129,13 +129,3 @@ def first_offset(size: int, committed: int) -> int:
     and two times `size` offsets, or all there are.
     """
     return max(0, committed // size - 1) * size
-
-
-def id_number(event_id: str) -> int:
-    """An id as a number of 64 bits: the one it is in hexadecimal, for ids of any other form a hash of it."""
-    if len(event_id) == 16 and _HEX_DIGITS.issuperset(event_id):
-        return int(event_id, 16)
-    return int.from_bytes(hashlib.blake2b(event_id.encode("utf-8", "surrogatepass"), digest_size=8).digest())
-
-
-_HEX_DIGITS = frozenset("0123456789abcdef")

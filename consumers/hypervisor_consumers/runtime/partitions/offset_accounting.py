@@ -1,4 +1,4 @@
-"""What became of every offset of a partition. Pure."""
+"""The account of a partition: what became of every one of its offsets. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AGED_OUT = "aged_out"
 
 
 class Account(msgspec.Struct, frozen=True, array_like=True):
-    """What became of every offset from `first_offset` to just before `next_offset`."""
+    """The results of every offset from `first_offset` to just before `next_offset`."""
 
     first_offset: int
     next_offset: int
@@ -32,7 +32,7 @@ class Account(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Tally:
-    """What has come since an account was drawn up; `account` draws up the next."""
+    """The results since an account was drawn up; `account` draws up the next."""
 
     def __init__(self, since: Account) -> None:
         self._since = since

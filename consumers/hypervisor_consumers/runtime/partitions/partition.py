@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from hypervisor_consumers.runtime.partitions.changelog import Change, changes_of, load_change, tables_of
 from hypervisor_consumers.runtime.partitions.dedup_window import SEED, DedupWindow, first_offset
 from hypervisor_consumers.runtime.partitions.offset_accounting import Account, Tally
-from hypervisor_consumers.runtime.processor import Result
 from hypervisor_consumers.runtime.protocols import BatchFold, ColumnFold, Fold, Folded, PendingBatches, Table
+from hypervisor_consumers.runtime.records import Result
 from hypervisor_schemas.errors import InvalidPayload
 from hypervisor_schemas.events import HypervisorEvent
 

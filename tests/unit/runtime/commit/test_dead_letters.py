@@ -6,7 +6,7 @@ import pytest
 from confluent_kafka import KafkaError
 
 from hypervisor_consumers.runtime.commit.dead_letters import DeadLetterWriter, dead_letter_of
-from hypervisor_consumers.runtime.processor import Record, TopicPartition
+from hypervisor_consumers.runtime.records import Record, TopicPartition
 from hypervisor_schemas.dead_letters import DeadLetter, read_dead_letter
 from hypervisor_schemas.errors import OutputUnavailable, UndecodableRecord
 from hypervisor_telemetry.testing.memory.kafka import MemoryKafka

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 from confluent_kafka import TopicPartition
 
+from hypervisor_consumers.runtime.commit import committer
 from hypervisor_consumers.runtime.commit import output_thread as delivery
-from hypervisor_consumers.runtime.commit import stateful
 from hypervisor_schemas.dead_letters import DeadLetter, read_dead_letter
 from hypervisor_schemas.errors import OutputUnavailable
 from tests.support.word_count_service import DEAD_LETTERS, SOURCE, Shelf, WordCodec, World, assign, results, started
@@ -35,8 +35,8 @@ class Slow(Shelf):
 
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> Iterator[Slow]:
-    monkeypatch.setattr(stateful, "DELIVERY_TIMEOUT_SECONDS", 0.01)
-    monkeypatch.setattr(stateful, "LAST_DELIVERY_TIMEOUT_SECONDS", 0.01)
+    monkeypatch.setattr(committer, "DELIVERY_TIMEOUT_SECONDS", 0.01)
+    monkeypatch.setattr(committer, "LAST_DELIVERY_TIMEOUT_SECONDS", 0.01)
     shelf = Slow()
     yield shelf
     shelf.may_go_on.set()
@@ -60,7 +60,7 @@ class TestAnOutputThatTakesLong:
             copy.commit()
         assert world.committed() == {}
         slow.may_go_on.set()
-        copy.processor._delivery._current.is_done.wait(30)
+        copy.processor.delivery.thread._current.is_done.wait(30)
         copy.commit()
         assert world.committed() == {0: 1}
         assert slow.delivered == ["a"]
@@ -103,7 +103,7 @@ class TestAnOutputThatTakesLong:
         assert slow.inside.wait(30)
         copy._on_lost(copy.consumer, [TopicPartition(SOURCE, 0)])
         slow.may_go_on.set()
-        copy.processor._delivery._current.is_done.wait(30)
+        copy.processor.delivery.thread._current.is_done.wait(30)
         copy.commit()
         assert world.committed() == {1: 1}
         assert sorted(slow.delivered) == ["a", "b"]
@@ -119,7 +119,7 @@ class TestAnOutputThatTakesLong:
         world.say(0, "b")
         copy.read()
         slow.may_go_on.set()
-        copy.processor._delivery._current.is_done.wait(30)
+        copy.processor.delivery.thread._current.is_done.wait(30)
         seen: list[object] = []
         slow.look = lambda: seen.append(world.committed())
         copy.commit()

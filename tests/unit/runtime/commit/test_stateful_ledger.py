@@ -74,6 +74,6 @@ class TestTheLedger:
         world.say(0, "a")
         world.say(1, "b")
         copy.read()
-        copy.processor.revoked([HERE])
+        copy.lose(HERE)
         copy.commit()
         assert sample(copy, "latency_seconds_count") == 1

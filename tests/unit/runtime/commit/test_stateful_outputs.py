@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hypervisor_consumers.runtime.processor import TopicPartition
+from hypervisor_consumers.runtime.records import TopicPartition
 from hypervisor_schemas.dead_letters import REPLAY_FOR, DeadLetter, read_dead_letter
 from hypervisor_schemas.errors import OutputUnavailable
 from hypervisor_schemas.topics import partition_of
@@ -89,7 +89,7 @@ class TestAnOutput:
         world.say(0, "a")
         world.say(1, "b")
         copy.read()
-        copy.processor.revoked([HERE])
+        copy.lose(HERE)
         copy.commit()
         assert shelf.delivered == ["b"]
         assert world.committed() == {1: 1}

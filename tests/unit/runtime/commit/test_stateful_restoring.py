@@ -29,7 +29,7 @@ class TestRestoring:
         world.kafka.fail_next("committed", before=True)
         copy.restore(1)
         assert "Kafka can't be asked" in copy.processor.trouble
-        copy.processor.revoked([HERE])
+        copy.lose(HERE)
         assert copy.processor.trouble == ""
 
     def test_a_partition_that_went_meanwhile_is_not_read(self, world: World) -> None:
@@ -37,7 +37,7 @@ class TestRestoring:
         assign(world, {copy: [0, 1]})
         copy.restorer.step()
         copy.restorer.step()
-        copy.processor.revoked([HERE])
+        copy.lose(HERE)
         copy.restore()
         assert copy.positions == {THERE: 0}
         assert copy.processor.is_serving is False

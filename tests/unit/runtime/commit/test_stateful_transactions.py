@@ -116,7 +116,7 @@ class TestACommitWithoutAnAnswer:
         world.kafka.fail_next("commit_transaction", before=True)
         with pytest.raises(OutputUnavailable):
             first.commit()
-        first.processor.revoked([HERE])
+        first.lose(HERE)
 
         assert first.commit() == {}
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from hypervisor_consumers.runtime.commit.transactions import Outcome, OutputBatch, Transactions
-from hypervisor_consumers.runtime.processor import TopicPartition
+from hypervisor_consumers.runtime.commit.changeset import Changeset
+from hypervisor_consumers.runtime.commit.transactions import Outcome, Transactions
+from hypervisor_consumers.runtime.kafka.client_factory import ClientFactory
+from hypervisor_consumers.runtime.kafka.hanging_transactions import HangingTransactions
+from hypervisor_consumers.runtime.records import OutputBatch, TopicPartition
 from hypervisor_schemas import errors
 from hypervisor_telemetry.testing.memory.kafka import MemoryKafka
 from hypervisor_telemetry.testing.memory.producer import MemoryProducer
@@ -15,7 +18,12 @@ from tests.support.word_count_service import SOURCE, STATE, World
 HERE = TopicPartition(SOURCE, 0)
 FOR_GOOD = KafkaError(KafkaError.INVALID_TXN_STATE, "Broker: not now, not ever")
 FATAL = KafkaError(KafkaError._FATAL, "Local: Fatal error", fatal=True)
+SETTINGS_OF_READERS = {"group.id": "t.words"}
 SETTINGS = {"transactional.id": "t.words-a", "transaction.timeout.ms": 10_000}
+
+
+def transactions_on(clients: ClientFactory) -> Transactions:
+    return Transactions(clients, SETTINGS, HangingTransactions(clients, SETTINGS_OF_READERS, SETTINGS))
 
 
 @pytest.fixture
@@ -25,7 +33,7 @@ def world() -> World:
 
 @pytest.fixture
 def transactions(world: World) -> Transactions:
-    return Transactions(world.kafka, SETTINGS)
+    return transactions_on(world.kafka)
 
 
 class Sender:
@@ -37,7 +45,9 @@ class Sender:
 
     def commit(self, offset: int = 1) -> Outcome:
         record = OutputBatch(TopicPartition(STATE, 0), [(b"key", str(offset).encode(), [("header", b"h")])])
-        return self.transactions.commit([record], {HERE: offset}, self.consumer.consumer_group_metadata())
+        return self.transactions.commit(
+            Changeset([record], {HERE: offset}), self.consumer.consumer_group_metadata()
+        )
 
 
 @pytest.fixture
@@ -63,15 +73,14 @@ def test_one_producer_serves_many_transactions(world: World, sender: Sender):
 def test_offsets_alone_are_a_transaction(world: World, transactions: Transactions, sender: Sender):
     member = sender.consumer.consumer_group_metadata()
 
-    assert transactions.commit([], {HERE: 4}, member) is Outcome.COMMITTED
+    assert transactions.commit(Changeset([], {HERE: 4}), member) is Outcome.COMMITTED
     assert world.committed() == {0: 4}
 
 
 def test_records_without_offsets_are_never_sent(world: World, transactions: Transactions, sender: Sender):
     with pytest.raises(ValueError, match="without offsets"):
         transactions.commit(
-            [OutputBatch(TopicPartition(STATE, 0), [(b"k", b"v", None)])],
-            {},
+            Changeset([OutputBatch(TopicPartition(STATE, 0), [(b"k", b"v", None)])], {}),
             sender.consumer.consumer_group_metadata(),
         )
 
@@ -114,7 +123,8 @@ class TestRecordsBeforeOffsets:
     ) -> None:
         record = OutputBatch(TopicPartition(STATE, 99), [(b"k", b"v", None)])
         assert (
-            transactions.commit([record], {HERE: 1}, sender.consumer.consumer_group_metadata()) is Outcome.ABORTED
+            transactions.commit(Changeset([record], {HERE: 1}), sender.consumer.consumer_group_metadata())
+            is Outcome.ABORTED
         )
         assert world.committed() == {}
         assert sender.commit() is Outcome.COMMITTED
@@ -281,10 +291,10 @@ class TestPreparing:
         )
 
     def test_ends_at_once_what_an_earlier_process_with_the_same_id_left_open(self, world: World) -> None:
-        dead = Sender(world, Transactions(world.kafka, SETTINGS))
+        dead = Sender(world, transactions_on(world.kafka))
         world.kafka.fail_next("commit_transaction", before=True)
         assert dead.commit() is Outcome.UNFINISHED
-        assert Transactions(world.kafka, SETTINGS).prepare()
+        assert transactions_on(world.kafka).prepare()
         assert world.kinds(STATE) == ["aborted", "abort marker"]
 
 
@@ -311,7 +321,7 @@ def test_a_full_queue_is_waited_for_a_while(world: World, polls: int, outcome: O
             producer.polls_needed = polls
             return producer
 
-    sender = Sender(world, Transactions(FullKafka(), SETTINGS))
+    sender = Sender(world, transactions_on(FullKafka()))
 
     assert sender.commit() is outcome
     assert world.committed() == ({0: 1} if outcome is Outcome.COMMITTED else {})
@@ -332,7 +342,7 @@ def test_an_error_that_comes_in_disguise_is_taken_for_what_it_is(world: World):
         def producer(self, settings: object) -> MemoryProducer:
             return OddProducer(world.kafka._broker, SETTINGS)
 
-    transactions = Transactions(OddKafka(), SETTINGS)
+    transactions = transactions_on(OddKafka())
 
     assert Sender(world, transactions).commit() is Outcome.ABORTED
     assert transactions.reason == "The transaction was aborted: Local: Timed out."

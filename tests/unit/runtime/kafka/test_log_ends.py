@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hypervisor_consumers.runtime.kafka.log_ends import LogEnds
-from hypervisor_consumers.runtime.processor import TopicPartition
+from hypervisor_consumers.runtime.records import TopicPartition
 
 HERE = TopicPartition("t", 0)
 

@@ -7,7 +7,7 @@ import pytest
 from confluent_kafka import KafkaException
 
 from hypervisor_consumers.runtime.kafka.offset_queries import OffsetQueries
-from hypervisor_consumers.runtime.processor import TopicPartition
+from hypervisor_consumers.runtime.records import TopicPartition
 from tests.support.word_count_service import DEAD_LETTERS, GROUP, SETTINGS, SOURCE, STATE, TABLE, World
 
 TOPIC_PARTITIONS = [TopicPartition(SOURCE, partition) for partition in range(3)]

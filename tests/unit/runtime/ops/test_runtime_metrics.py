@@ -11,7 +11,7 @@ from prometheus_client.metrics_core import Metric
 from hypervisor_consumers.runtime.ops.runtime_metric_defs import RESULTS, SELF_METRICS
 from hypervisor_consumers.runtime.ops.runtime_metrics import RuntimeMetrics
 from hypervisor_consumers.runtime.partitions.offset_accounting import AGED_OUT, WITHOUT_RECORD, Account
-from hypervisor_consumers.runtime.processor import Result, TopicPartition
+from hypervisor_consumers.runtime.records import Result, TopicPartition
 from hypervisor_schemas.errors import InvalidPayload, UndecodableRecord, UnknownSchema
 
 A, B = TopicPartition("hypervisor.events.ring", 0), TopicPartition("hypervisor.events.ring", 11)
@@ -41,11 +41,12 @@ def series(runtime_metrics: RuntimeMetrics, name: str, now: float = 0) -> dict[s
 
 def test_the_whole_text_of_two_partitions():
     runtime_metrics = RuntimeMetrics()
-    runtime_metrics.rebalanced(came=[B, A])
+    runtime_metrics.assignment.assign([B, A])
+    runtime_metrics.rebalanced()
     runtime_metrics.restored(A, Account(5, 9, {"undecodable": 1, "applied": 3}, 1_000_000), 0.7)
-    runtime_metrics.committed(A, Account(5, 11, {"undecodable": 1, "applied": 5}, 1_500_000))
-    runtime_metrics.ended(A, 12)
-    runtime_metrics.kafka_says(A, 11)
+    runtime_metrics.assignment[A].accounting.committed(Account(5, 11, {"undecodable": 1, "applied": 5}, 1_500_000))
+    runtime_metrics.assignment[A].accounting.log_end = 12
+    runtime_metrics.assignment[A].accounting.compare(11)
     runtime_metrics.concluded("committed", 0.03, {999_500: 2, 400_000: 1}, 1_000_000)
     runtime_metrics.concluded("aborted", 5.5)
     runtime_metrics.wrote(3, 120)
@@ -185,9 +186,9 @@ hypervisor_telemetry_reading_held 0.0
 
 def test_every_metric_that_is_declared_is_shown_under_its_name_type_and_labels():
     runtime_metrics = RuntimeMetrics()
-    runtime_metrics.rebalanced(came=[A])
+    runtime_metrics.assignment.assign([A])
     runtime_metrics.restored(A, Account(0, 1, {"applied": 1}), 1)
-    runtime_metrics.kafka_says(A, 1)
+    runtime_metrics.assignment[A].accounting.compare(1)
     families = {
         family.name: family for family in runtime_metrics.families(now=0, dead_letter_rate=True, degraded=False)
     }
@@ -234,33 +235,36 @@ def test_ready_and_held_are_numbers():
 class TestAPartition:
     def test_has_no_numbers_before_it_is_restored(self) -> None:
         runtime_metrics = RuntimeMetrics()
-        runtime_metrics.rebalanced(came=[A])
-        runtime_metrics.ended(A, 10)
-        runtime_metrics.kafka_says(A, 0)
+        runtime_metrics.assignment.assign([A])
+        runtime_metrics.assignment[A].accounting.log_end = 10
+        runtime_metrics.assignment[A].accounting.compare(0)
         assert list(series(runtime_metrics, "partition_restored").values()) == [0]
         for name in ("records_total", "position", "lag_records", "lag_seconds", "log_distance_offsets"):
             assert series(runtime_metrics, name) == {}
 
     def test_that_went_leaves_no_series_and_starts_over_when_it_comes_back(self) -> None:
         runtime_metrics = RuntimeMetrics()
-        runtime_metrics.rebalanced(came=[A])
+        runtime_metrics.assignment.assign([A])
+        runtime_metrics.rebalanced()
         runtime_metrics.restored(A, Account(0, 4, {"applied": 4}), 1)
-        runtime_metrics.ended(A, 4)
-        runtime_metrics.rebalanced(went=[A])
+        runtime_metrics.assignment[A].accounting.log_end = 4
+        [gone] = runtime_metrics.assignment.revoke([A])
+        runtime_metrics.rebalanced()
         assert A.topic not in text_of(runtime_metrics)
-        runtime_metrics.committed(A, Account(0, 5, {"applied": 5}))
-        runtime_metrics.ended(A, 5)
-        runtime_metrics.kafka_says(A, 5)
+        gone.accounting.committed(Account(0, 5, {"applied": 5}))
+        gone.accounting.log_end = 5
+        gone.accounting.compare(5)
         assert A.topic not in text_of(runtime_metrics)
-        runtime_metrics.rebalanced(came=[A])
+        runtime_metrics.assignment.assign([A])
+        runtime_metrics.rebalanced()
         assert series(runtime_metrics, "records_total") == {}
         assert series(runtime_metrics, "rebalances_total") == {"": 3}
 
     def test_that_is_restored_once_more_has_no_numbers_meanwhile(self) -> None:
         runtime_metrics = RuntimeMetrics()
-        runtime_metrics.rebalanced(came=[A])
+        runtime_metrics.assignment.assign([A])
         runtime_metrics.restored(A, Account(0, 4, {"applied": 4}), 1)
-        runtime_metrics.lost_sight(A)
+        runtime_metrics.assignment[A].accounting.restore_again()
         assert series(runtime_metrics, "records_total") == {}
         assert list(series(runtime_metrics, "partition_restored").values()) == [0]
         runtime_metrics.restored(A, Account(0, 5, {"applied": 5}), 1)
@@ -271,9 +275,9 @@ class TestAPartition:
 class TestTheLag:
     def runtime_metrics(self, position: int, end: int, published: int = 0) -> RuntimeMetrics:
         runtime_metrics = RuntimeMetrics()
-        runtime_metrics.rebalanced(came=[A])
+        runtime_metrics.assignment.assign([A])
         runtime_metrics.restored(A, Account(0, position, {"applied": position}, published), 1)
-        runtime_metrics.ended(A, end)
+        runtime_metrics.assignment[A].accounting.log_end = end
         return runtime_metrics
 
     def test_is_never_negative(self) -> None:
@@ -281,7 +285,7 @@ class TestTheLag:
 
     def test_is_nothing_before_the_end_of_the_log_is_known(self) -> None:
         runtime_metrics = RuntimeMetrics()
-        runtime_metrics.rebalanced(came=[A])
+        runtime_metrics.assignment.assign([A])
         runtime_metrics.restored(A, Account(0, 6, {"applied": 6}), 1)
         assert list(series(runtime_metrics, "lag_records").values()) == [0]
 
@@ -297,10 +301,10 @@ class TestTheLag:
 class TestTheDifference:
     def runtime_metrics(self) -> RuntimeMetrics:
         runtime_metrics = RuntimeMetrics()
-        runtime_metrics.rebalanced(came=[A])
+        runtime_metrics.assignment.assign([A])
         runtime_metrics.restored(A, Account(10, 14, {"applied": 4}), 1)
-        runtime_metrics.committed(A, Account(10, 20, {"applied": 9, "undecodable": 1}))
-        runtime_metrics.committed(A, Account(10, 30, {"applied": 18, "undecodable": 1}))
+        runtime_metrics.assignment[A].accounting.committed(Account(10, 20, {"applied": 9, "undecodable": 1}))
+        runtime_metrics.assignment[A].accounting.committed(Account(10, 30, {"applied": 18, "undecodable": 1}))
         return runtime_metrics
 
     def of(self, runtime_metrics: RuntimeMetrics) -> tuple[list[float], list[float]]:
@@ -310,30 +314,30 @@ class TestTheDifference:
 
     def test_is_taken_at_the_offset_that_kafka_tells(self) -> None:
         runtime_metrics = self.runtime_metrics()
-        runtime_metrics.kafka_says(A, 20)
+        runtime_metrics.assignment[A].accounting.compare(20)
         assert self.of(runtime_metrics) == ([10], [0])
-        runtime_metrics.kafka_says(A, 14)
+        runtime_metrics.assignment[A].accounting.compare(14)
         assert self.of(runtime_metrics) == ([4], [0])
 
     def test_is_what_the_loop_lost(self) -> None:
         runtime_metrics = self.runtime_metrics()
-        runtime_metrics.kafka_says(A, 30)
+        runtime_metrics.assignment[A].accounting.compare(30)
         assert self.of(runtime_metrics) == ([20], [1])
 
     def test_is_not_taken_at_an_offset_that_this_process_did_not_commit(self) -> None:
         runtime_metrics = self.runtime_metrics()
-        runtime_metrics.kafka_says(A, 25)
+        runtime_metrics.assignment[A].accounting.compare(25)
         assert self.of(runtime_metrics) == ([], [])
-        runtime_metrics.kafka_says(A, 20)
-        runtime_metrics.kafka_says(A, 25)
+        runtime_metrics.assignment[A].accounting.compare(20)
+        runtime_metrics.assignment[A].accounting.compare(25)
         assert self.of(runtime_metrics) == ([10], [0])
 
     def test_is_not_taken_over_a_restore(self) -> None:
         runtime_metrics = self.runtime_metrics()
         runtime_metrics.restored(A, Account(10, 30, {"applied": 20}), 1)
-        runtime_metrics.kafka_says(A, 20)
+        runtime_metrics.assignment[A].accounting.compare(20)
         assert self.of(runtime_metrics) == ([], [])
-        runtime_metrics.kafka_says(A, 30)
+        runtime_metrics.assignment[A].accounting.compare(30)
         assert self.of(runtime_metrics) == ([20], [0])
 
 

@@ -6,12 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hypervisor_consumers.runtime.partitions.dedup_window import DedupWindow, first_offset, id_number
+from hypervisor_consumers.runtime.decode.event_ids import id_number
+from hypervisor_consumers.runtime.partitions.dedup_window import DedupWindow, first_offset
 
-log_ends = st.lists(st.tuples(st.integers(1, 9), st.sampled_from("abcdef")), max_size=60)
+logs = st.lists(st.tuples(st.integers(1, 9), st.sampled_from("abcdef")), max_size=60)
 
 
-@given(log=log_ends, size=st.integers(1, 12))
+@given(log=logs, size=st.integers(1, 12))
 def test_an_id_is_repeated_if_it_stands_in_the_stretch_of_its_offset_or_the_one_before(log, size):
     window, offset, seen = DedupWindow(size), 0, []
     for step, event_id in log:
@@ -23,7 +24,7 @@ def test_an_id_is_repeated_if_it_stands_in_the_stretch_of_its_offset_or_the_one_
         seen.append((offset, event_id))
 
 
-@given(log=log_ends, size=st.integers(1, 12))
+@given(log=logs, size=st.integers(1, 12))
 def test_an_id_within_the_size_is_always_repeated_and_beyond_twice_the_size_never(log, size):
     window, offset, last = DedupWindow(size), 0, {}
     for step, event_id in log:

@@ -7,7 +7,7 @@ import pytest
 from hypervisor_consumers.runtime.partitions.changelog import Change, tables_of
 from hypervisor_consumers.runtime.partitions.offset_accounting import AGED_OUT, WITHOUT_RECORD, Account
 from hypervisor_consumers.runtime.partitions.partition import Partition
-from hypervisor_consumers.runtime.processor import Result
+from hypervisor_consumers.runtime.records import Result
 from hypervisor_schemas.errors import InvalidPayload, StateError
 from hypervisor_schemas.events import EventType, HypervisorEvent
 from tests.support.word_count_service import IDLE_MS, Words, WordState, said, times

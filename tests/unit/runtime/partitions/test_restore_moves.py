@@ -50,7 +50,7 @@ class TestCancelling:
         for _ in range(steps):
             workshop.restorer.step()  # what is finished is not asked for
 
-        workshop.restorer.cancel([HERE])
+        workshop.cancel(HERE)
 
         workshop.step(5)
         assert workshop.done == {}
@@ -64,7 +64,7 @@ class TestCancelling:
         workshop.begin(HERE, THERE)
         for _ in range(steps):
             workshop.restorer.step()
-        workshop.restorer.cancel([THERE])
+        workshop.cancel(THERE)
         workshop.step(10)
         assert set(workshop.done) == {HERE}
         assert counted(workshop.partition()) == {"a": 1}
@@ -76,10 +76,10 @@ class TestCancelling:
         told(world, "a")
         workshop = Workshop(world)
         old: P = Partition(0, Words(), 1000)
-        workshop.restorer.begin(HERE, old)
+        workshop.begin_into(HERE, old)
         for _ in range(steps):
             workshop.restorer.step()
-        workshop.restorer.cancel([HERE])
+        workshop.cancel(HERE)
         assert counted(workshop.restored()) == {"a": 1}
         assert workshop.partition() is not old
         assert workshop.restorer.finished() == []

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import confluent_kafka
 import pytest
 
-from hypervisor_consumers.runtime.processor import TopicPartition
+from hypervisor_consumers.runtime.partitions.restoration import TableRows
+from hypervisor_consumers.runtime.records import TopicPartition
 from hypervisor_schemas.errors import OutputUnavailable, RecordError
 from tests.support.restoring import Workshop
 from tests.support.word_count_service import TABLE, WordView, World, published_words, started
@@ -35,8 +36,8 @@ class TestTheView:
         workshop = Workshop(world)
         view = Lenient()
         topic_partition = TopicPartition(TABLE, 1)
-        workshop.restorer.begin(topic_partition, (view, view.new_rows()))
-        return workshop, lambda: (workshop.done[topic_partition].into[1], workshop.done[topic_partition].offset)  # type: ignore[index]
+        workshop.begin_into(topic_partition, TableRows(view))
+        return workshop, lambda: (workshop.done[topic_partition].into.rows, workshop.done[topic_partition].offset)  # type: ignore[union-attr]
 
     def test_is_read_from_its_beginning(self, world: World) -> None:
         world.consumer().commit(offsets=[confluent_kafka.TopicPartition(TABLE, 1, 2)], asynchronous=False)
@@ -88,10 +89,10 @@ class TestTheView:
         [partition] = [number for number in (0, 1) if world.kinds(TABLE, number)]
         workshop, view = Workshop(world), WordView()
         topic_partition = TopicPartition(TABLE, partition)
-        workshop.restorer.begin(topic_partition, (view, view.new_rows()))
+        workshop.begin_into(topic_partition, TableRows(view))
         workshop.step(3)
         assert workshop.done == {}
         copy.commit()
         workshop.step(3)
-        assert workshop.done[topic_partition].into == (view, {"a": 2})
+        assert workshop.done[topic_partition].into.rows == {"a": 2}  # type: ignore[union-attr]
         assert workshop.done[topic_partition].offset == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hypervisor_consumers.runtime.processor import Result
+from hypervisor_consumers.runtime.records import Result
 from hypervisor_schemas.dead_letters import REPLAY_FOR
 from hypervisor_schemas.errors import RegistryUnavailable
 from hypervisor_schemas.wire.codec import EventDecoder, confluent_framing, encode_event, schema_text

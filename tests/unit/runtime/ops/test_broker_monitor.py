@@ -8,12 +8,12 @@ import confluent_kafka
 import pytest
 from confluent_kafka import KafkaError
 
-from hypervisor_consumers.runtime.kafka.broker_monitor import BrokerMonitor
 from hypervisor_consumers.runtime.kafka.offset_queries import OffsetQueries
+from hypervisor_consumers.runtime.ops.broker_monitor import BrokerMonitor
 from hypervisor_consumers.runtime.ops.health import Health
 from hypervisor_consumers.runtime.ops.runtime_metrics import RuntimeMetrics
 from hypervisor_consumers.runtime.partitions.offset_accounting import Account
-from hypervisor_consumers.runtime.processor import TopicPartition
+from hypervisor_consumers.runtime.records import TopicPartition
 from tests.support.service_processes import eventually
 from tests.support.word_count_service import SETTINGS, SOURCE, World
 
@@ -33,7 +33,7 @@ def health() -> Health:
 @pytest.fixture
 def runtime_metrics() -> RuntimeMetrics:
     runtime_metrics = RuntimeMetrics()
-    runtime_metrics.rebalanced(came=[HERE, THERE])
+    runtime_metrics.assignment.assign([HERE, THERE])
     for topic_partition in (HERE, THERE):
         runtime_metrics.restored(topic_partition, Account(0, 2, {"applied": 1}), 1)
     return runtime_metrics
@@ -41,7 +41,9 @@ def runtime_metrics() -> RuntimeMetrics:
 
 @pytest.fixture
 def broker_monitor(world: World, health: Health, runtime_metrics: RuntimeMetrics) -> BrokerMonitor:
-    return BrokerMonitor(OffsetQueries(world.kafka, SETTINGS), "kafka:9092", health, runtime_metrics)
+    return BrokerMonitor(
+        OffsetQueries(world.kafka, SETTINGS), "kafka:9092", health, runtime_metrics, runtime_metrics.assignment
+    )
 
 
 def values(runtime_metrics: RuntimeMetrics, name: str) -> dict[str, float]:
@@ -91,7 +93,8 @@ def test_it_brings_kafkas_word_into_the_ledger(
     broker_monitor.step()
     assert values(runtime_metrics, "lag_records") == {"0": 0, "1": 0}, "no partition was named"
 
-    broker_monitor.topic_partitions = [HERE, THERE]
+    for topic_partition in [HERE, THERE]:
+        runtime_metrics.assignment[topic_partition].restored(None, 0)
     broker_monitor.step()
 
     assert values(runtime_metrics, "lag_records") == {"0": 3, "1": 0}
@@ -107,6 +110,7 @@ def test_it_looks_at_every_partition_of_the_topics_that_are_answered_for(
         "kafka:9092",
         health,
         runtime_metrics,
+        runtime_metrics.assignment,
         topics=[SOURCE, "t.not.made"],
         now=lambda: 5.0,
     )
@@ -122,7 +126,8 @@ def test_an_answer_that_is_an_error_is_an_answer_and_the_next_question_has_a_new
     world: World, broker_monitor: BrokerMonitor, health: Health, runtime_metrics: RuntimeMetrics, operation: str
 ):
     world.say(0, "a", "b", "c")
-    broker_monitor.topic_partitions = [HERE]
+    for topic_partition in [HERE]:
+        runtime_metrics.assignment[topic_partition].restored(None, 0)
     world.kafka.fail_next(operation, KafkaError(KafkaError.NOT_LEADER_FOR_PARTITION), before=True)
     broker_monitor.step()
     assert broker_monitor.answers
