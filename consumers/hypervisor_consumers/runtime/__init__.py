@@ -1,1 +1,1 @@
-"""What every service shares: the consumer loop, health, HTTP and self-metrics. Knows no event type."""
+"""The runtime that every service shares: it knows Kafka, threads and health, and no event type."""

@@ -58,7 +58,7 @@ class Subscription:
 
 
 class CommitSchedule:
-    """When to commit: at an interval, and while commits fail, after ever longer waits.
+    """The times to commit: at an interval, and while commits fail, after ever longer waits.
 
     Args:
         interval: Seconds between two commits.

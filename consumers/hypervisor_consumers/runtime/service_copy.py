@@ -47,7 +47,7 @@ O = TypeVar("O")  # noqa: E741 - O for output, as in the protocols
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """What a service's parts are made with."""
+    """The means that a service's parts are made with."""
 
     clients: ClientFactory
     consumer: Mapping[str, Any]
@@ -65,7 +65,7 @@ class Runtime:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What runs. Topics are full names."""
+    """The parts of one copy. Topics are full names."""
 
     processor: Processor
     topics: Sequence[str]
@@ -77,12 +77,12 @@ class Parts:
     families: Callable[[], Iterable[Metric]] = list
     """The service's own metrics at the time of a scrape."""
     routers: Sequence[fastapi.APIRouter] = ()
-    """What it serves beside `/metrics` and the probes."""
+    """Routes beside `/metrics` and the probes."""
     may_show: Callable[[], bool] = lambda: True
     """Whether what belongs to the log may be shown now."""
     restorer: Restorer | None = None
     beside: Mapping[str, Callable[[Callable[[], bool]], None]] = field(default_factory=dict)
-    """What runs beside the loop, each on a thread of this name, until it is told to stop."""
+    """Functions that run beside the loop, each on a thread of this name, until told to stop."""
     answers_for: Sequence[str] = ()
     """Topics of which it answers for every partition, also for those that other copies read."""
 
@@ -110,13 +110,13 @@ class StatefulService(Generic[S, O]):
     families: Callable[[Shown[S]], Iterable[Metric]] = lambda _: ()
     output: Output[O] | None = None
     output_codec: OutputCodec[O] | None = None
-    """How outputs that are refused are kept; without it they are only counted and logged."""
+    """Keeps refused outputs as dead letters; without it they are only counted and logged."""
     publish: Publish[S] | None = None
     view: View | None = None
     expire_every: float = EXPIRY_INTERVAL_SECONDS
     """Seconds between two looks for a partition's idle rows."""
     routers: Callable[[Callable[[], Shown[S]], Freshness], Sequence[fastapi.APIRouter]] = lambda _, __: ()
-    """From what may be shown now, whenever it is called, and how old that is, to what is served besides."""
+    """Makes the routes that are served besides, from what may be shown whenever it is asked, and its freshness."""
 
     def parts(self, runtime: Runtime) -> Parts:
         """The fold on the exactly-once runtime."""

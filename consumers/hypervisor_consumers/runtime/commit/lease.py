@@ -17,8 +17,8 @@ __all__ = ["Lease", "boot_clock", "lease_of_group"]
 
 log = logging.getLogger(__name__)
 
-WITHOUT_KNOWLEDGE = 5.0
-"""Seconds of a lease where the session timeout can't be found out: less than the least that Kafka allows, 6 s."""
+DEFAULT_LEASE_SECONDS = 5.0
+"""The lease where the session timeout can't be found out: less than the least that Kafka allows, 6 s."""
 
 _SHARE = 0.8
 _CLASSIC_SESSION_MS = 45_000
@@ -42,16 +42,16 @@ class Lease:
 
     def __init__(self, seconds: float | None = None, clock: Callable[[], float] = boot_clock) -> None:
         self.seconds = seconds
-        """How long one transaction is good for; None: not known yet, and nothing may be shown."""
+        """The seconds that one transaction is good for; None: not known yet, and nothing may be shown."""
         self._clock = clock
         self._until = -math.inf
 
     def now(self) -> float:
-        """The time to note before a transaction begins."""
+        """The time by the lease's clock, to be noted before a transaction begins."""
         return self._clock()
 
     def renew(self, began: float) -> None:
-        """A transaction that began then was committed."""
+        """Extend the lease: a transaction that began then was committed."""
         self._until = max(self._until, began + (self.seconds or 0))
 
     @property
@@ -77,10 +77,12 @@ def lease_of_group(admin: Admin, consumer: Mapping[str, Any]) -> float:
         timeout = _group_setting(admin, consumer["group.id"]) or _broker_setting(admin)
     except (KafkaException, TimeoutError, ValueError, KeyError, StopIteration) as error:
         log.info(
-            "The group's session timeout can't be read (%s); a lease of %g s is taken.", error, WITHOUT_KNOWLEDGE
+            "The group's session timeout can't be read (%s); a lease of %g s is taken.",
+            error,
+            DEFAULT_LEASE_SECONDS,
         )
         timeout = None
-    return WITHOUT_KNOWLEDGE if timeout is None else _SHARE * timeout / 1000
+    return DEFAULT_LEASE_SECONDS if timeout is None else _SHARE * timeout / 1000
 
 
 def _group_setting(admin: Admin, group: str) -> float | None:

@@ -359,7 +359,7 @@ class StatefulProcessor(Generic[S, O]):
         return self.visibility.may_show()
 
     def shown(self) -> Shown[S]:
-        """What may be shown now: nothing, if the lease has run out."""
+        """A snapshot of what may be shown now: nothing, if the lease has run out."""
         return self.visibility.shown(self._restorer.state_partitions)
 
     def close(self) -> None:

@@ -40,7 +40,7 @@ CALL_TIMEOUT_SECONDS = 5.0
 
 
 class Outcome(Enum):
-    """How a transaction went."""
+    """The result of a transaction."""
 
     COMMITTED = "committed"
     ABORTED = "aborted"

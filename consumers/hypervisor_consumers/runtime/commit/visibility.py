@@ -31,7 +31,7 @@ class Shown(Generic[S]):
     rows: Mapping[int, Mapping[Any, Any]]
     """The rows of each partition of the public table."""
     state_partitions: int | None
-    """How many partitions the source had when its state began, if it is known."""
+    """The partition count of the source when its state began, if it is known."""
     accounts: Mapping[int, Account] = field(default_factory=dict)
     """Up to where the log is in the committed state, per partition of the source."""
 
@@ -82,7 +82,7 @@ class Visibility(Generic[S, O]):
         return self.lease.is_valid
 
     def shown(self, state_partitions: int | None) -> Shown[S]:
-        """What may be shown now: nothing, if the lease has run out."""
+        """A snapshot of what may be shown now: nothing, if the lease has run out."""
         with self.lock:
             if not self.lease.is_valid:
                 return Shown({}, {}, None)

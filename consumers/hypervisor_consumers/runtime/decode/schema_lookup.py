@@ -1,4 +1,4 @@
-"""A schema registry is not asked by every record: not while it is away, nor for an id that it doesn't know."""
+"""A cached lookup of schemas: a registry is not asked for every record while it is away, or doesn't know an id."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MOST_UNKNOWN = 1_000
 
 
 class CachedSchemaLookup:
-    """A lookup of schemas by id that answers at once, for a while, what can't have changed yet.
+    """Looks up schemas by id; for a while it repeats an answer that can't have changed yet.
 
     Once it has failed, it fails for 0.5 s, then for twice as long each time, 5 s at most. A registry that hangs
     takes seconds to fail: asked for every waiting partition in turn, it would stop the partitions that don't need

@@ -21,18 +21,18 @@ class _Log:
     ends: list[int] = field(default_factory=list)
     """Ascending."""
     until: list[float] = field(default_factory=list)
-    """When each of them was seen last."""
+    """The time when each of them was seen last."""
 
 
 class LogEnds:
-    """Thread-safe. Times are seconds since 1970."""
+    """The ends of logs over time. Thread-safe; times are seconds since 1970."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._logs: dict[TopicPartition, _Log] = {}
 
     def saw(self, ranges: Mapping[TopicPartition, tuple[int, int]], now: float) -> None:
-        """Per partition, where its log begins and ends at this time."""
+        """Note where the log of each partition begins and ends at this time."""
         with self._lock:
             for topic_partition, (begin, end) in ranges.items():
                 log = self._logs.get(topic_partition)
@@ -49,7 +49,7 @@ class LogEnds:
                     del log.ends[old], log.until[old]
 
     def ranges(self) -> dict[TopicPartition, tuple[int, int]]:
-        """Where each log begins and ends, as seen last."""
+        """The beginning and the end of each log, as seen last."""
         with self._lock:
             return {topic_partition: (log.begin, log.ends[-1]) for topic_partition, log in self._logs.items()}
 

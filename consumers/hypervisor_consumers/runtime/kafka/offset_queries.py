@@ -20,11 +20,11 @@ from hypervisor_consumers.runtime.records import TopicPartition
 
 __all__ = ["OffsetQueries"]
 
-TIMEOUT = 4.0
+TIMEOUT_SECONDS = 4.0
 
 
 class OffsetQueries:
-    """Used from one thread; every method blocks, 4 s at most per question.
+    """Asks Kafka. Used from one thread; every method blocks, 4 s at most per question.
 
     Raises:
         KafkaException: From every method: Kafka didn't answer, or refused.
@@ -37,28 +37,28 @@ class OffsetQueries:
         self._stable: Consumer | None = None
 
     def partition_counts(self) -> dict[str, int]:
-        """All topics that there are, and how many partitions they have."""
+        """The partition count of every topic that there is."""
         return {
             name: len(topic.partitions)
-            for name, topic in self._client().list_topics(timeout=TIMEOUT).topics.items()
+            for name, topic in self._client().list_topics(timeout=TIMEOUT_SECONDS).topics.items()
         }
 
     def log_range(self, topic_partition: TopicPartition) -> tuple[int, int]:
-        """Where a log begins, and where it ends; uncommitted records are part of it."""
+        """The first offset of a log, and its end; uncommitted records are part of it."""
         begin, end = self._client().get_watermark_offsets(
-            confluent_kafka.TopicPartition(*topic_partition), timeout=TIMEOUT
+            confluent_kafka.TopicPartition(*topic_partition), timeout=TIMEOUT_SECONDS
         )
         return begin, end
 
     def log_ranges(self, topic_partitions: Collection[TopicPartition]) -> dict[TopicPartition, tuple[int, int]]:
-        """The same of many, in two questions for all; one whose leader is just being chosen is left out."""
+        """The ranges of many logs, in two questions for all; one whose leader is just being chosen is left out."""
         client = self._client()
         begins, ends = (
             {
                 TopicPartition(one.topic, one.partition): one.offset
                 for one in client.offsets_for_times(
                     [confluent_kafka.TopicPartition(*topic_partition, at) for topic_partition in topic_partitions],
-                    timeout=TIMEOUT,
+                    timeout=TIMEOUT_SECONDS,
                 )
                 if one.error is None and one.offset >= 0
             }
@@ -71,20 +71,20 @@ class OffsetQueries:
         }
 
     def stable_end(self, topic_partition: TopicPartition) -> int:
-        """Up to where a log can be read: where its first open transaction begins, or its end."""
+        """The offset up to which a log can be read: where its first open transaction begins, or its end."""
         if self._stable is None:
             self._stable = self._clients.consumer({**self._settings, "isolation.level": "read_committed"})
         _, end = self._stable.get_watermark_offsets(
-            confluent_kafka.TopicPartition(*topic_partition), timeout=TIMEOUT
+            confluent_kafka.TopicPartition(*topic_partition), timeout=TIMEOUT_SECONDS
         )
         return int(end)
 
     def offsets(self, topic_partitions: Collection[TopicPartition]) -> dict[TopicPartition, int | None]:
-        """Where the group stands; None: nowhere yet."""
+        """The offsets of the group; None where it has none yet."""
         return _offsets(
             self._client().committed(
                 [confluent_kafka.TopicPartition(*topic_partition) for topic_partition in topic_partitions],
-                timeout=TIMEOUT,
+                timeout=TIMEOUT_SECONDS,
             )
         )
 

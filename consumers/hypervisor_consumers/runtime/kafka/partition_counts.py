@@ -12,7 +12,7 @@ _ANSWER_SECONDS = 5.0
 
 
 class PartitionCounts:
-    """How many partitions topics have. Only a source may grow while its service runs: `forget` asks anew."""
+    """The partition counts of topics. Only a source may grow while its service runs: `forget` lets ask anew."""
 
     def __init__(self) -> None:
         self._consumer: Consumer | None = None
@@ -27,7 +27,7 @@ class PartitionCounts:
         self._counts.pop(topic, None)
 
     def of(self, topic: str) -> int:
-        """How many partitions a topic has.
+        """The partition count of a topic.
 
         Raises:
             KafkaException: Kafka doesn't tell now.

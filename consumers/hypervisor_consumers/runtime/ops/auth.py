@@ -1,4 +1,4 @@
-"""Who may ask `/v1/*`: anybody on this machine, and off it who knows the token."""
+"""Access to `/v1/*`: on loopback for everybody, elsewhere for holders of the token."""
 
 from __future__ import annotations
 

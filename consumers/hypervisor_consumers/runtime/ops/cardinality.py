@@ -1,4 +1,4 @@
-"""What services with many series say alike: labels that stand for others, and metrics of the ceiling. Pure."""
+"""The ceiling of series: labels that stand for others, and the metrics of the ceiling itself. Pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ UNKNOWN = "unknown"
 """Stands for an absent (or empty) agent, session or tool, as in the package."""
 
 OVERFLOW_LABEL = "__overflow__"
-"""Stands for all that found no place below the ceiling of series."""
+"""Stands for all series beyond the ceiling."""
 
 SERIES_OVERFLOW = MetricDef(
     "hypervisor_telemetry_series_overflow_total",

@@ -1,4 +1,4 @@
-"""Families that every service with many series shows: how many they are, and what went beyond the ceiling."""
+"""Prometheus families of the ceiling of series, that every service with many series shows."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["ceiling_families", "limit_family", "with_series"]
 
 
 def ceiling_families(kept: Mapping[int, int], overflowed: Mapping[int, int]) -> list[Metric]:
-    """By partition: the series that are kept, and the counter of events that found no place."""
+    """By partition: the series that are kept, and the counter of events beyond the ceiling."""
     gauge = GaugeMetricFamily(SERIES_KEPT.name, SERIES_KEPT.help, labels=SERIES_KEPT.labels)
     for partition, count in sorted(kept.items()):
         gauge.add_metric([str(partition)], count)

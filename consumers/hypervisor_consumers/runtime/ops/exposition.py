@@ -1,4 +1,4 @@
-"""What `/metrics` answers: prometheus-client's formats, many times as fast where there are many series.
+"""The text of `/metrics`: prometheus-client's formats, many times as fast where there are many series.
 
 prometheus-client makes an object and a `dict` for each series and escapes all labels at each scrape, which takes
 a second for 100,000 of them. A `RowFamily` has plain rows, whose labels' text is kept from scrape to scrape.
@@ -24,7 +24,7 @@ class RowFamily(Metric):
 
     Args:
         name: As its series have it; a counter's ends in `_total`.
-        text: What it says of itself.
+        text: Its help.
         kind: `counter` or `gauge`.
         labels: Their names.
         rows: No two with the same label values. The last labels of a row may be missing.
@@ -38,7 +38,7 @@ class RowFamily(Metric):
 
     @property
     def samples(self) -> list[Sample]:
-        """The same as prometheus-client has it."""
+        """The same rows as prometheus-client's samples."""
         return [
             Sample(self.series, dict(zip(self.labels, values, strict=False)), number)
             for values, number in self.rows
@@ -113,7 +113,7 @@ def _head(family: RowFamily | TextFamily, *, is_open: bool) -> str:
 
 
 class _Starts(dict[tuple[str, ...], str]):
-    """What the lines of a family begin with, by label values."""
+    """The beginnings of a family's lines, by label values."""
 
     def __init__(self, series: str) -> None:
         super().__init__()

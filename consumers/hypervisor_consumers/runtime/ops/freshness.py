@@ -1,4 +1,4 @@
-"""How old an answer is: which offsets of the log it includes, and how much of the log is behind them."""
+"""The age of an answer: the offsets of the log that it includes, and how much of the log is behind them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ __all__ = ["Freshness", "IndexFreshness"]
 
 @dataclass(frozen=True, slots=True)
 class Freshness:
-    """Of answers from the partitions of one topic."""
+    """The age of answers from the partitions of one topic."""
 
     topic: str
     runtime_metrics: RuntimeMetrics
     now: Callable[[], float]
 
     def of(self, accounts: Mapping[int, Account]) -> dict[str, Any]:
-        """What an answer says of its age, as JSON.
+        """The age of an answer, as JSON.
 
         `includes`: per partition that this copy answers for, the offset up to which the log is included.
         `lag_records`: offsets behind those. `lag_seconds`: the age of the last record included of the partition
@@ -42,13 +42,13 @@ class Freshness:
 
 @dataclass(frozen=True, slots=True)
 class IndexFreshness:
-    """Of answers from a database that all partitions of several topics go to, whichever copies write them."""
+    """The age of answers from a database that all partitions of several topics go to, whoever writes them."""
 
     runtime_metrics: RuntimeMetrics
     now: Callable[[], float]
 
     def of(self, includes: Mapping[TopicPartition, int]) -> dict[str, Any]:
-        """What an answer says of its age, as JSON, from the next offsets in the database.
+        """The age of an answer, as JSON, from the next offsets in the database.
 
         `includes`: as above, by topic. `lag_records`: offsets that are not included, of all partitions.
         `lag_seconds`: for how long one of those has been in the log, at most: Kafka is looked at every two seconds.
@@ -78,7 +78,7 @@ class IndexFreshness:
         records, is_timed = 0, True
         for topic_partition in includes.keys() | log_ends.keys():
             if topic_partition not in log_ends:
-                # Of a topic that there isn't any more nothing is missing.
+                # Nothing is missing of a topic that doesn't exist any more.
                 if not log_ends or topic_partition.topic in topics:
                     return {"lag_records": None, "lag_seconds": None}
                 continue

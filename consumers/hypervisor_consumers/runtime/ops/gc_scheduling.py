@@ -1,8 +1,7 @@
 """Python's cyclic garbage collection, between batches instead of in the middle of them.
 
-By itself it begins whenever some hundred objects were made, a thousand times a second in a batch, and looks at what
-was made lately, which is all in use. A service makes next to no cycles; without it a batch takes two thirds of the
-time.
+By itself, collection begins whenever some hundred objects were made: a thousand times a second in a batch, whose
+objects are all in use. A service makes next to no cycles. Without collection a batch takes two thirds of the time.
 """
 
 from __future__ import annotations
@@ -14,12 +13,11 @@ from collections.abc import Callable
 
 __all__ = ["BetweenBatches", "give_back_memory"]
 
-YOUNG_EVERY, ALL_EVERY = 1.0, 60.0
-"""Seconds."""
+YOUNG_INTERVAL_SECONDS, FULL_INTERVAL_SECONDS = 1.0, 60.0
 
 
 class BetweenBatches:
-    """From the first `look` on, garbage is collected in `look` and nowhere else in this process."""
+    """Collects garbage in `look` and, from its first call on, nowhere else in this process."""
 
     def __init__(
         self, clock: Callable[[], float] = time.monotonic, give_back: Callable[[], object] | None = None
@@ -36,14 +34,14 @@ class BetweenBatches:
             gc.collect()
             gc.freeze()
             gc.disable()
-            self._next_young, self._next_all = now + YOUNG_EVERY, now + ALL_EVERY
+            self._next_young, self._next_all = now + YOUNG_INTERVAL_SECONDS, now + FULL_INTERVAL_SECONDS
         elif now >= self._next_all:
             gc.collect()
             self._give_back()
-            self._next_young, self._next_all = now + YOUNG_EVERY, now + ALL_EVERY
+            self._next_young, self._next_all = now + YOUNG_INTERVAL_SECONDS, now + FULL_INTERVAL_SECONDS
         elif now >= self._next_young:
             gc.collect(1)
-            self._next_young = now + YOUNG_EVERY
+            self._next_young = now + YOUNG_INTERVAL_SECONDS
 
     def end(self) -> None:
         """Leave it to Python again."""

@@ -1,4 +1,4 @@
-"""Alive, ready, degraded: what the probes and people are told."""
+"""The health of a service process: alive, ready, degraded. Probes and people are told this."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 __all__ = ["Health"]
 
-STALLED_AFTER = 30.0
-"""Seconds without a turn of the loop after which `/healthz` fails."""
+STALLED_AFTER_SECONDS = 30.0
+"""Time without a turn of the loop after which `/healthz` fails."""
 
 
 class Health:
@@ -24,16 +24,16 @@ class Health:
         self._troubles: dict[str, tuple[str, float]] = {}
 
     def turned(self) -> None:
-        """The loop went round once more."""
+        """Note that the loop went round once more."""
         self._last_turn = self._clock()
 
     @property
     def is_alive(self) -> bool:
         """Whether the loop turned in the last 30 s, whatever Kafka does."""
-        return self._clock() - self._last_turn < STALLED_AFTER
+        return self._clock() - self._last_turn < STALLED_AFTER_SECONDS
 
     def became_ready(self) -> None:
-        """The first assignment is restored. It stays so: later restores don't take the service away."""
+        """Note that the first assignment is restored. It stays so: later restores don't take the service away."""
         self._is_ready = True
 
     @property
@@ -42,15 +42,15 @@ class Health:
         return self._is_ready
 
     def trouble(self, subject: str, sentence: str, *, lasting: float = math.inf) -> None:
-        """Something the service needs doesn't work; it goes on and says so, for `lasting` seconds at most.
+        """Say that something the service needs doesn't work, for `lasting` seconds at most; it goes on.
 
-        A trouble whose end nobody can tell is said for a while only.
+        A trouble whose end nobody notices is said for a while only.
         """
         with self._lock:
             self._troubles[subject] = (sentence, self._clock() + lasting)
 
     def better(self, subject: str) -> None:
-        """That trouble is over."""
+        """Say no more of that trouble: it is over."""
         with self._lock:
             self._troubles.pop(subject, None)
 
@@ -62,7 +62,7 @@ class Health:
 
     @property
     def troubles(self) -> list[str]:
-        """What is in trouble now, a sentence each; Kafka first, where the others come from."""
+        """The troubles of now, a sentence each; Kafka's first, where the others come from."""
         now = self._clock()
         with self._lock:
             troubles = sorted(self._troubles.items(), key=lambda item: item[0] != "kafka")

@@ -1,4 +1,4 @@
-"""How a service declares a metric: once, with a sentence. Pure."""
+"""Declarations of metrics: each stands once, with a sentence. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every service tells about itself, each metric declared once; `docs/metrics.md` is made from here. Pure."""
+"""The metrics that every service has, each declared once; `docs/metrics.md` is made from here. Pure."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ RESULTS = (
     WITHOUT_RECORD,
     AGED_OUT,
 )
-"""What can become of an offset."""
+"""All results of an offset."""
 
 RECORDS = MetricDef(
     "hypervisor_telemetry_records_total",

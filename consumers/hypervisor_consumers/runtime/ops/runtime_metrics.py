@@ -101,7 +101,7 @@ class RuntimeMetrics:
         return {one.topic_partition: one.accounting.account for one in self.assignment if not one.is_table}
 
     def end_of(self, topic_partition: TopicPartition) -> int | None:
-        """Where the log of a partition ends, as far as it is known."""
+        """The end of a partition's log, as far as it is known."""
         partition = self.assignment.get(topic_partition)
         return None if partition is None else partition.accounting.log_end
 

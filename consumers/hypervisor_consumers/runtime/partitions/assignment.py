@@ -66,7 +66,7 @@ class AssignedPartition(Generic[C]):
         self.phase = Phase.RESTORING
         self.accounting = PartitionAccounting()
         self.log_start = 0
-        """Where the log began when Kafka was asked last; it grows by itself, as retention goes on."""
+        """The first offset of the log when Kafka was asked last; it grows by itself, as retention goes on."""
         self.position = 0
         """The offset that has to come next, while it is read."""
         self._doubted: int | None = None
@@ -87,7 +87,7 @@ class AssignedPartition(Generic[C]):
 
     @property
     def content(self) -> C:
-        """What the service keeps of it, once it is restored."""
+        """The service's own part of it, once it is restored."""
         if self._content is None:
             raise AssertionError(f"{self.topic_partition} is not restored")
         return self._content

@@ -55,7 +55,7 @@ class DedupWindow:
         return number in self._before
 
     def all_new(self, first_offset: int, numbers: Numbers) -> bool:
-        """Take in the ids of consecutive offsets, by their `id_number`, if none of them was seen; else none."""
+        """Take in the ids of consecutive offsets, by their `id_number`, if none of them was seen, or none."""
         self._before_all = len(self._since_mark)
         done = 0
         while done < len(numbers):
@@ -104,7 +104,7 @@ class DedupWindow:
             self._now = self._now.without(number)
 
     def mark(self) -> None:
-        """What was taken in up to now stays."""
+        """Keep what was taken in up to now, whatever is undone later."""
         self._since_mark.clear()
 
     def rollback(self) -> None:

@@ -17,16 +17,16 @@ O = TypeVar("O")  # noqa: E741 - O for output, as in the protocols
 
 @dataclass(frozen=True, slots=True)
 class CatchUp:
-    """What a restored partition has to come to before it is shown."""
+    """The goal of a restored partition: it is not shown before it has come to it."""
 
     restored_to: int
     """The offset up to which it counted when it was restored."""
     counted_to: int
     """The offset up to which was counted before, as far as it is known."""
     hidden_until: float
-    """When it is shown without having come on, in seconds since 1970."""
+    """The time from which it is shown without having come on, in seconds since 1970."""
     began: float
-    """When its restoring began, by the restorer's clock."""
+    """The time when its restoring began, by the restorer's clock."""
 
 
 @dataclass(slots=True)
@@ -36,13 +36,13 @@ class FoldPartition(Generic[S, O]):
     partition: Partition[S, O]
     catch_up: CatchUp
     next_expiry: float
-    """When to look for idle rows, in seconds since 1970."""
+    """The time to look for idle rows, in seconds since 1970."""
     pending: Pending[O] = field(default_factory=Pending)
     rewrite: Rewrite = field(default_factory=Rewrite)
     at_end: bool = False
     """Whether nothing has come since the log's end was reached."""
     heard_at_ms: int = 0
-    """When the last record was published, in milliseconds since 1970, or read, if that was earlier."""
+    """The time when the last record was published or read, whichever was earlier, in milliseconds since 1970."""
 
     def has_caught_up(self, now: float) -> bool:
         """Whether its numbers may be shown: they are not below some that were shown before."""

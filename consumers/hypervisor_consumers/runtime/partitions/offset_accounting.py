@@ -23,7 +23,7 @@ class Account(msgspec.Struct, frozen=True, array_like=True):
     next_offset: int
     results: dict[str, int]
     published: int = 0
-    """When the last record was published, in milliseconds since 1970; 0: there was none."""
+    """The time when the last record was published, in milliseconds since 1970; 0: there was none."""
 
     @property
     def difference(self) -> int:

@@ -78,7 +78,7 @@ class Partition(Generic[S, O]):
 
     @property
     def pending(self) -> S:
-        """What the next transaction changes, over what is committed."""
+        """The state that the next transaction changes, over what is committed."""
         self.settle()
         return self._pending
 
@@ -257,7 +257,7 @@ class Partition(Generic[S, O]):
         yield from changes_of(self.number, self._pending_tables)
 
     def commit(self) -> None:
-        """What `changes` gave is committed."""
+        """Merge what `changes` gave: it is committed."""
         if self.next_offset != self._sent:
             raise AssertionError("records were taken while a transaction was under way")
         self._is_new = False

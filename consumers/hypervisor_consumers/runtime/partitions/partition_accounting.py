@@ -22,7 +22,7 @@ class PartitionAccounting:
         """The offset of each commit, and how many offsets were accounted for by then."""
         self.restore_again()
         self.log_end: int | None = None
-        """Where the log ended when Kafka was asked last."""
+        """The end of the log when Kafka was asked last."""
 
     def restore_again(self) -> None:
         """Forget the account: the partition is being restored once more."""
@@ -32,7 +32,7 @@ class PartitionAccounting:
             self.is_restored = False
             self.log_end = None
             self.distance: int | None = None
-            """How far the group has come since the account began, as Kafka tells it."""
+            """The distance in offsets that the group has come since the account began, as Kafka tells it."""
             self.difference = 0
             """The distance less what is accounted for up to the same offset."""
 

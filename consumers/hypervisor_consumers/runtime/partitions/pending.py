@@ -32,7 +32,7 @@ class Outputs(Generic[O]):
 
     @property
     def waiting(self) -> int:
-        """How many are neither delivered nor refused."""
+        """The number of those that are neither delivered nor refused."""
         return len(self._all) - self._done
 
     def next(self, count: int) -> list[O]:
@@ -57,12 +57,12 @@ class Outputs(Generic[O]):
 
 @dataclass(slots=True)
 class Pending(Generic[O]):
-    """What goes with the next commit, or is read again after an abort."""
+    """The dead letters and outputs of the next commit; after an abort their records are read again."""
 
     dead_letters: list[DeadLetter] = field(default_factory=list)
     outputs: Outputs[O] = field(default_factory=Outputs)
     published: Counter[int] = field(default_factory=Counter)
-    """How many of the records were published at each time, in milliseconds since 1970."""
+    """The number of records that were published at each time, in milliseconds since 1970."""
 
     def clear(self) -> None:
         """Forget it."""

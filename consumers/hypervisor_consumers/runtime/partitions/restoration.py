@@ -1,6 +1,6 @@
-"""One partition on its way back: what is read of it, and what it is put into.
+"""The restoration of one partition: what is read, and what it is put into.
 
-There are two kinds. A partition of the source comes back from its changelog, and then reads the source once more
+There are two kinds. A partition of the source is restored from its changelog; then the source is read once more
 over the dedup window. A partition of a public table is its own changelog.
 """
 
@@ -87,11 +87,11 @@ class Restoration:
         self.has_more = False
         """Whether the source has more than the state includes."""
         self.asked_at = 0.0
-        """When it was asked where the changelog ends, or what holds it up."""
+        """The time when Kafka was asked for the changelog's end, or for what holds it up."""
         self.is_one_by_one = False
         """Whether each record has to be put in as it comes, not only the last of each key."""
         self.why_late = ""
-        """What else is known about why it takes long."""
+        """More that is known about why it takes long."""
         self.error: StateError | None = None
         self._last: dict[bytes | None, bytes | None] = {}
 

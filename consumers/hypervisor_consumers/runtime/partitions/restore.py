@@ -121,7 +121,7 @@ class Restorer:
 
     @property
     def state_partitions(self) -> int | None:
-        """How many partitions the topic of the state has, once it was asked; it never changes."""
+        """The partition count of the state's topic, once it was asked; it never changes."""
         return self._state_partitions
 
     def run(self, should_stop: Callable[[], bool]) -> None:

@@ -60,7 +60,7 @@ class Uint64Set:
         """In rows."""
         self.slots = self._size * _ROW
         self.room = self.slots // 2
-        """How many numbers can still be added."""
+        """The capacity that is left, in numbers."""
         # 0 is a free slot. The number 0 has a place of its own, the last, and stands there as 1.
         spare = np.zeros(self.slots + _ROW, np.uint64)
         begin = -spare.ctypes.data % (_ROW * 8) // 8  # of a line of the cache

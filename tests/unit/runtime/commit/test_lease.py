@@ -11,7 +11,7 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import ResourceType
 
-from hypervisor_consumers.runtime.commit.lease import WITHOUT_KNOWLEDGE, Lease, boot_clock, lease_of_group
+from hypervisor_consumers.runtime.commit.lease import DEFAULT_LEASE_SECONDS, Lease, boot_clock, lease_of_group
 from tests.support.word_count_service import Clock
 
 KIP_848 = {"group.protocol": "consumer", "group.id": "t.words"}
@@ -109,11 +109,11 @@ REFUSED = KafkaException(KafkaError(KafkaError.INVALID_REQUEST))
         (Admin("10000", "45000"), 8),
         (Admin(None, "45000"), 36),
         (Admin(REFUSED, "6000"), 4.8),
-        (Admin(None, None), WITHOUT_KNOWLEDGE),
-        (Admin(None, REFUSED), WITHOUT_KNOWLEDGE),
-        (Admin(None, TimeoutError()), WITHOUT_KNOWLEDGE),
-        (Admin(None, "soon"), WITHOUT_KNOWLEDGE),
-        (Admin(REFUSED, None, away=True), WITHOUT_KNOWLEDGE),
+        (Admin(None, None), DEFAULT_LEASE_SECONDS),
+        (Admin(None, REFUSED), DEFAULT_LEASE_SECONDS),
+        (Admin(None, TimeoutError()), DEFAULT_LEASE_SECONDS),
+        (Admin(None, "soon"), DEFAULT_LEASE_SECONDS),
+        (Admin(REFUSED, None, away=True), DEFAULT_LEASE_SECONDS),
     ],
 )
 def test_it_is_most_of_the_session_timeout_that_kafka_tells(admin: Admin, seconds: float):
@@ -121,7 +121,7 @@ def test_it_is_most_of_the_session_timeout_that_kafka_tells(admin: Admin, second
 
 
 def test_without_knowledge_it_is_shorter_than_the_shortest_session_that_kafka_allows():
-    assert WITHOUT_KNOWLEDGE < 6
+    assert DEFAULT_LEASE_SECONDS < 6
 
 
 @pytest.mark.parametrize(("settings", "seconds"), [({}, 36), ({"session.timeout.ms": "9000"}, 7.2)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hypervisor_consumers.runtime.ops.health import STALLED_AFTER, Health
+from hypervisor_consumers.runtime.ops.health import STALLED_AFTER_SECONDS, Health
 
 
 class Clock:
@@ -27,7 +27,7 @@ def health(clock: Clock) -> Health:
 
 def test_it_is_alive_while_the_loop_turned_in_the_last_30_s(health: Health, clock: Clock):
     assert health.is_alive
-    clock.now += STALLED_AFTER - 0.1
+    clock.now += STALLED_AFTER_SECONDS - 0.1
     assert health.is_alive
     clock.now += 0.1
     assert not health.is_alive
