@@ -15,12 +15,8 @@ from confluent_kafka import Producer
 from prometheus_client.parser import text_string_to_metric_families
 
 from hypervisor_consumers.ring_metrics.fold.agent_rings import agent_rings, current_rings, elevations_active
-from hypervisor_consumers.ring_metrics.fold.event_fold import (
-    RING_EVENT_TYPES,
-    TRANSITION_TYPES,
-    RingFold,
-    RingState,
-)
+from hypervisor_consumers.ring_metrics.fold.event_fold import RING_EVENT_TYPES, TRANSITION_TYPES, RingFold
+from hypervisor_consumers.ring_metrics.fold.state import RingState
 from hypervisor_schemas.events import HypervisorEvent
 from hypervisor_schemas.topics import category_of, record_key
 from hypervisor_schemas.wire.codec import encode_event

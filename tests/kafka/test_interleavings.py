@@ -13,7 +13,7 @@ import confluent_kafka
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from hypervisor_consumers.ring_metrics.fold.event_fold import RingFold
+from hypervisor_consumers.ring_metrics.fold.batch_fold import RingBatchFold
 from hypervisor_consumers.runtime import ingest as taking
 from tests.kafka.worlds import InMemory, Real, World, event, outcomes, refused_for_good, running_copy, timed_out
 from tests.support.service_copies import DEAD_LETTERS, RINGS, SOURCE, STATE, Copy
@@ -152,7 +152,7 @@ class TestCommitting:
 
     def test_a_transaction_of_tombstones_alone_is_refused_to_one_who_is_no_member(self, memory: InMemory) -> None:
         # A real session can't be ended without the member's knowing, except by a freeze.
-        fold = RingFold(series_ttl_ms=100_000)
+        fold = RingBatchFold(series_ttl_ms=100_000)
         copy = memory.copy(fold=fold, TELEMETRY_LEASE="3600")
         memory.give_to(copy)
         memory.put(event())

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from hypervisor_consumers.ring_metrics.fold.event_fold import RingFold
+from hypervisor_consumers.ring_metrics.fold.batch_fold import RingBatchFold
 from hypervisor_consumers.runtime.kafka.client_factory import LibrdkafkaClientFactory
 from hypervisor_schemas.events import EventType, HypervisorEvent
 from hypervisor_schemas.wire.codec import encode_event
@@ -40,7 +40,7 @@ class World(ABC):
         self.copies: list[Copy] = []
 
     @abstractmethod
-    def copy(self, fold: RingFold | None = None, **environ: str) -> Copy:
+    def copy(self, fold: RingBatchFold | None = None, **environ: str) -> Copy:
         """A copy of the service, which has nothing yet."""
 
     @abstractmethod
@@ -114,8 +114,8 @@ class InMemory(World):
         for topic in TOPICS:
             self.memory.create_topic(topic, 1)
 
-    def copy(self, fold: RingFold | None = None, **environ: str) -> Copy:
-        self.copies.append(Copy(self.kafka, clock=self.clock, fold=fold or RingFold(), environ=environ))
+    def copy(self, fold: RingBatchFold | None = None, **environ: str) -> Copy:
+        self.copies.append(Copy(self.kafka, clock=self.clock, fold=fold or RingBatchFold(), environ=environ))
         return self.copies[-1]
 
     def put(self, *events: HypervisorEvent | bytes) -> None:
@@ -148,8 +148,8 @@ class Real(World):
         for future in admin.create_topics([NewTopic(prefix + topic, 1, 1) for topic in TOPICS]).values():
             future.result(30)
 
-    def copy(self, fold: RingFold | None = None, **environ: str) -> Copy:
-        it = Copy(self.kafka, self.prefix, self.bootstrap_servers, fold=fold or RingFold(), environ=environ)
+    def copy(self, fold: RingBatchFold | None = None, **environ: str) -> Copy:
+        it = Copy(self.kafka, self.prefix, self.bootstrap_servers, fold=fold or RingBatchFold(), environ=environ)
         self.copies.append(it)
         return it
 

@@ -14,9 +14,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hypervisor_consumers.ring_metrics.fold import batch_fold as column_fold
-from hypervisor_consumers.ring_metrics.fold import key_interning as origins
-from hypervisor_consumers.ring_metrics.fold.event_fold import RING_EVENT_TYPES, RingFold, RingState
+from hypervisor_consumers.ring_metrics.fold import batch_fold, key_interning
+from hypervisor_consumers.ring_metrics.fold.batch_fold import RingBatchFold
+from hypervisor_consumers.ring_metrics.fold.event_fold import RING_EVENT_TYPES
+from hypervisor_consumers.ring_metrics.fold.state import RingState
 from hypervisor_consumers.runtime.decode.batch_decoder import columns_of, id_numbers_of, origin_of
 from hypervisor_consumers.runtime.partitions.changelog import tables_of
 from hypervisor_consumers.runtime.partitions.dedup_window import id_number
@@ -84,7 +85,7 @@ def check(values: list[bytes], framing: bytes) -> bool:
             assert columns.other_ids[at] == event.event_id
         assert columns.id_numbers[at] == id_number(event.event_id)
         assert types[at].decode() == type_value(event.event_type)
-        assert columns.timestamps[at] == microseconds(event.timestamp)
+        assert columns.timestamps_us[at] == microseconds(event.timestamp)
         assert whose[at] == (event.session_id, event.agent_did)
     return True
 
@@ -218,11 +219,11 @@ class TestFolding:
         self, steps: list[tuple[list[HypervisorEvent], str]], max_series: int, window: int, few: int
     ) -> None:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(column_fold, "MOST_NOTED", few)
-            patch.setattr(origins, "MOST_KNOWN", few)
-            self.compare(steps, RingFold(max_series=max_series, series_ttl_ms=3), window)
+            patch.setattr(batch_fold, "MAX_PENDING_EVENTS", few)
+            patch.setattr(key_interning, "MAX_ORIGINS", few)
+            self.compare(steps, RingBatchFold(max_series=max_series, series_ttl_ms=3), window)
 
-    def compare(self, steps: list[tuple[list[HypervisorEvent], str]], fold: RingFold, window: int) -> None:
+    def compare(self, steps: list[tuple[list[HypervisorEvent], str]], fold: RingBatchFold, window: int) -> None:
         fast, slow = P(0, fold, window), P(0, fold, window)
         for partition in (fast, slow):
             partition.begin(0)
@@ -254,7 +255,7 @@ class TestFolding:
         assert written(fast) == written(slow)
 
     def test_series_by_the_ten_thousand_are_told_apart(self) -> None:
-        fold = RingFold()
+        fold = RingBatchFold()
         fast, slow = P(0, fold, 10), P(0, fold, 10)
         for partition in (fast, slow):
             partition.begin(0)
@@ -273,7 +274,7 @@ class TestFolding:
         }
 
     def test_what_is_noted_is_dropped_with_what_is_pending(self) -> None:
-        partition = P(0, RingFold(), 10)
+        partition = P(0, RingBatchFold(), 10)
         partition.begin(0)
         columns = columns_of([encode_event(HypervisorEvent(event_type=EventType.RING_ASSIGNED))], SINGLE_OBJECT)
         assert columns is not None
@@ -285,11 +286,11 @@ class TestFolding:
         assert [row.assigned for row in partition.pending.series.values() if row] == [1]
 
     def test_memory_for_what_is_noted_is_bounded(self) -> None:
-        partition = P(0, RingFold(), 10)
+        partition = P(0, RingBatchFold(), 10)
         partition.begin(0)
         batch = [
             HypervisorEvent(event_type=EventType.RING_ASSIGNED, agent_did="a")
-            for _ in range(column_fold.MOST_NOTED // 2)
+            for _ in range(batch_fold.MAX_PENDING_EVENTS // 2)
         ]
         for number in range(2):
             assert not partition._pending.series
@@ -299,7 +300,9 @@ class TestFolding:
                 columns, id_numbers=np.arange(len(batch), dtype=np.uint64) + np.uint64(number * len(batch))
             )
             assert partition.apply_columns(partition.next_offset, again, np.full(len(batch), 1000)) is not None
-        assert [row.assigned for row in partition._pending.series.values() if row] == [column_fold.MOST_NOTED]
+        assert [row.assigned for row in partition._pending.series.values() if row] == [
+            batch_fold.MAX_PENDING_EVENTS
+        ]
 
 
 PIECES = [
@@ -340,7 +343,7 @@ class TestPayloads:
         fastavro.schemaless_writer(out, fastavro.parse_schema(json_schema()), record)
         columns = columns_of([out.getvalue()], SINGLE_OBJECT)
         assert columns is not None
-        fast, slow = P(0, RingFold(), 10), P(0, RingFold(), 10)
+        fast, slow = P(0, RingBatchFold(), 10), P(0, RingBatchFold(), 10)
         for partition in (fast, slow):
             partition.begin(0)
         if fast.apply_columns(0, columns, np.array([1000])) is not None:
@@ -357,7 +360,7 @@ class TestPayloads:
         )
         batch = [HypervisorEvent(event_type=EventType.RING_ASSIGNED, payload=json.loads(text)) for text in texts]
         for number, event in enumerate(batch):
-            partition = P(0, RingFold(), 10)
+            partition = P(0, RingBatchFold(), 10)
             partition.begin(0)
             columns = columns_of([encode_event(event)], SINGLE_OBJECT)
             assert columns is not None

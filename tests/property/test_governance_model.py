@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from hypervisor_consumers.governance_metrics.exposition import governance_families
-from hypervisor_consumers.governance_metrics.fold.batch_fold import FleetGovernanceFold
+from hypervisor_consumers.governance_metrics.fold.batch_fold import GovernanceBatchFold
 from hypervisor_consumers.governance_metrics.fold.event_fold import GOVERNANCE_EVENT_TYPES
 from hypervisor_consumers.governance_metrics.fold.state import GovernanceState
 from hypervisor_consumers.governance_metrics.metric_defs import CHOSEN_LABELS
@@ -154,7 +154,7 @@ def shown(states: dict[int, GovernanceState], labels: Collection[str]) -> dict[S
 
 
 def folded(
-    fold: FleetGovernanceFold, events: Iterable[HypervisorEvent], partitions: int
+    fold: GovernanceBatchFold, events: Iterable[HypervisorEvent], partitions: int
 ) -> dict[int, GovernanceState]:
     states = {number: fold.new_state() for number in range(partitions)}
     for event in events:
@@ -169,7 +169,7 @@ def folded(
     return states
 
 
-def refused(fold: FleetGovernanceFold, state: GovernanceState, event: HypervisorEvent) -> None:
+def refused(fold: GovernanceBatchFold, state: GovernanceState, event: HypervisorEvent) -> None:
     before = kept_of(state)
     try:
         fold.apply(state, event, START_MS)
@@ -188,7 +188,7 @@ def kept_of(state: GovernanceState) -> dict[str, dict[Any, Any]]:
 def test_what_is_shown_is_what_a_model_makes_of_the_whole_list(
     events: list[HypervisorEvent], labels: tuple[str, ...], partitions: int
 ) -> None:
-    assert shown(folded(FleetGovernanceFold(labels=labels), events, partitions), labels) == model(events, labels)
+    assert shown(folded(GovernanceBatchFold(labels=labels), events, partitions), labels) == model(events, labels)
 
 
 @LAW
@@ -196,7 +196,7 @@ def test_what_is_shown_is_what_a_model_makes_of_the_whole_list(
 def test_only_the_order_of_what_is_current_counts_and_that_is_by_time(
     events: list[HypervisorEvent], labels: tuple[str, ...], data: st.DataObject
 ) -> None:
-    fold = FleetGovernanceFold(labels=labels)
+    fold = GovernanceBatchFold(labels=labels)
     other = data.draw(st.permutations(events))
     assert kept_of(folded(fold, events, 1)[0]) == kept_of(folded(fold, other, 1)[0])
 
@@ -206,7 +206,7 @@ def test_only_the_order_of_what_is_current_counts_and_that_is_by_time(
 def test_no_ceiling_loses_a_count(
     events: list[HypervisorEvent], labels: tuple[str, ...], max_series: int, partitions: int
 ) -> None:
-    states = folded(FleetGovernanceFold(labels=labels, max_series=max_series), events, partitions)
+    states = folded(GovernanceBatchFold(labels=labels, max_series=max_series), events, partitions)
     for state in states.values():
         # Two overflow series, one of each decision.
         assert state.decisions.size <= max_series + 2
@@ -228,7 +228,7 @@ def test_no_ceiling_loses_a_count(
 def test_exactly_what_has_been_idle_for_longer_is_forgotten_or_not_active(
     events: list[HypervisorEvent], labels: tuple[str, ...], ttl: int, agent_ttl: int
 ) -> None:
-    fold = FleetGovernanceFold(labels=labels, series_ttl_ms=ttl, agent_ttl_ms=agent_ttl)
+    fold = GovernanceBatchFold(labels=labels, series_ttl_ms=ttl, agent_ttl_ms=agent_ttl)
     state = fold.new_state()
     for number, event in enumerate(events):
         fold.apply(state, event, START_MS + number)
@@ -255,7 +255,7 @@ def is_known(event: HypervisorEvent) -> bool:
 
 
 def partition(labels: Collection[str], max_series: int) -> Partition[GovernanceState, Never]:
-    fold = FleetGovernanceFold(labels=labels, max_series=max_series, series_ttl_ms=60, agent_ttl_ms=25)
+    fold = GovernanceBatchFold(labels=labels, max_series=max_series, series_ttl_ms=60, agent_ttl_ms=25)
     made: Partition[GovernanceState, Never] = Partition(0, fold, 1000)
     made.begin(0)
     return made

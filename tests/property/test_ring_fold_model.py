@@ -20,7 +20,8 @@ from hypervisor_consumers.ring_metrics.fold.agent_rings import (
     ended_durations,
     running_elevations,
 )
-from hypervisor_consumers.ring_metrics.fold.event_fold import TRANSITION_TYPES, RingFold, RingState
+from hypervisor_consumers.ring_metrics.fold.event_fold import TRANSITION_TYPES, RingFold
+from hypervisor_consumers.ring_metrics.fold.state import RingState
 from hypervisor_consumers.ring_metrics.metric_defs import ELEVATION_BUCKETS
 from hypervisor_schemas.errors import InvalidPayload
 from hypervisor_schemas.events import HypervisorEvent, event_type_of, type_value

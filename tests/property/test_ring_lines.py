@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from hypervisor_consumers.ring_metrics.exposition.families import ring_families
 from hypervisor_consumers.ring_metrics.exposition.series_lines import CounterLines
-from hypervisor_consumers.ring_metrics.fold.event_fold import OVERFLOW, RingSeries, RingState
+from hypervisor_consumers.ring_metrics.fold.state import OVERFLOW, RingSeries, RingState
 from hypervisor_consumers.runtime.ops.cardinality import UNKNOWN
 from hypervisor_consumers.runtime.ops.exposition import Exposition
 from hypervisor_schemas.topics import partition_of

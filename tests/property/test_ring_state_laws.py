@@ -14,7 +14,8 @@ from prometheus_client.samples import Sample
 
 from hypervisor_consumers.ring_metrics.exposition.families import ring_families
 from hypervisor_consumers.ring_metrics.fold.agent_rings import AgentRingsView, agent_rings, publish_agent_rings
-from hypervisor_consumers.ring_metrics.fold.event_fold import OVERFLOW, RING_EVENT_TYPES, RingFold, RingState
+from hypervisor_consumers.ring_metrics.fold.event_fold import RING_EVENT_TYPES, RingFold
+from hypervisor_consumers.ring_metrics.fold.state import OVERFLOW, RingState
 from hypervisor_consumers.ring_metrics.metric_defs import RING_BREACHES, RING_TRANSITIONS
 from hypervisor_consumers.runtime.ops.cardinality import SERIES_OVERFLOW
 from hypervisor_consumers.runtime.protocols import Home, Table

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from hypervisor_consumers.runtime.decode.batch_decoder import columns_of
 from hypervisor_consumers.runtime.partitions.partition import Partition
-from hypervisor_consumers.saga_spans.fold.batch_fold import FleetSagaFold
+from hypervisor_consumers.saga_spans.fold.batch_fold import SagaBatchFold
 from hypervisor_consumers.saga_spans.fold.event_fold import SAGA_EVENT_TYPES
 from hypervisor_consumers.saga_spans.fold.state import SagaState
 from hypervisor_consumers.saga_spans.spans import SagaSpanRecord
@@ -68,7 +68,7 @@ batches = st.lists(st.lists(events, min_size=1, max_size=12), min_size=1, max_si
 
 
 def partition() -> Partition[SagaState, SagaSpanRecord]:
-    made = Partition(0, FleetSagaFold(timeout_ms=50, grace_ms=20), 1000)
+    made = Partition(0, SagaBatchFold(timeout_ms=50, grace_ms=20), 1000)
     made.begin(0)
     return made
 

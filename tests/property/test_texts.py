@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hypervisor_consumers.ring_metrics.fold import key_interning as module
-from hypervisor_consumers.ring_metrics.fold.key_interning import KnownOrigins, Origins
+from hypervisor_consumers.ring_metrics.fold.key_interning import KeyInterning, KeyTable
 from hypervisor_consumers.runtime.decode.batch_decoder import columns_of, origin_of
 from hypervisor_consumers.runtime.decode.byte_columns import LONGEST, SPARE, Texts, are_equal, bytes_at
 from hypervisor_consumers.runtime.ops.cardinality import UNKNOWN
@@ -41,7 +41,7 @@ def test_texts_are_what_they_are_one_by_one(values: list[bytes]) -> None:
     assert [texts.value(place) for place in range(len(values))] == values
     assert texts.lengths.tolist() == [len(value) for value in values]
     assert texts.are_ascii == b"".join(values).isascii()
-    assert texts.which_of(KNOWN).tolist() == [KNOWN.index(one) if one in KNOWN else -1 for one in values]
+    assert texts.index_in(KNOWN).tolist() == [KNOWN.index(one) if one in KNOWN else -1 for one in values]
     if texts.rows is None:
         assert max(map(len, values)) > LONGEST
     else:
@@ -75,15 +75,15 @@ def test_an_origin_has_the_number_of_its_agent_and_session(
     batches: list[list[tuple[str | None, str | None]]], hashing: str
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_AT_FIRST", 2)
+        patch.setattr(module, "_INITIAL_ENTRIES", 2)
         if hashing == "all hashes are one":
             patch.setattr(module, "_FACTORS", np.zeros_like(module._FACTORS))
         elif hashing == "all slots are one":
             patch.setattr(module, "_SLOT", np.uint64(0))
             patch.setattr(module, "_FIRST", np.uint64(63))
-        known, seen = KnownOrigins(), set()
+        known, seen = KeyTable(), set()
         for batch in batches:
-            numbers = known.numbers_of(origins_of(batch)).tolist()
+            numbers = known.ids_of(origins_of(batch)).tolist()
             seen |= set(batch)
             assert [known.keys[number] for number in numbers] == [
                 (agent or UNKNOWN, session or UNKNOWN) for session, agent in batch
@@ -93,12 +93,12 @@ def test_an_origin_has_the_number_of_its_agent_and_session(
 
 
 def test_origins_begin_anew_when_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_KNOWN", 2)
-    origins = Origins()
-    before = origins.known()
+    monkeypatch.setattr(module, "MAX_ORIGINS", 2)
+    interning = KeyInterning()
+    before = interning.table()
     for count in (1, 2, 3):
-        assert origins.known() is before
-        before.numbers_of(origins_of([(f"s{count}", None)]))
-    assert origins.known() is not before
-    assert len(origins.known()) == 0
+        assert interning.table() is before
+        before.ids_of(origins_of([(f"s{count}", None)]))
+    assert interning.table() is not before
+    assert len(interning.table()) == 0
     assert before.keys == [(UNKNOWN, "s1"), (UNKNOWN, "s2"), (UNKNOWN, "s3")]

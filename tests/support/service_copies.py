@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hypervisor_consumers.ring_metrics.fold.agent_rings import AgentRingsView, publish_agent_rings
-from hypervisor_consumers.ring_metrics.fold.event_fold import RingFold, RingState
+from hypervisor_consumers.ring_metrics.fold.batch_fold import RingBatchFold
+from hypervisor_consumers.ring_metrics.fold.state import RingState
 from hypervisor_consumers.runtime.commit.stateful_processor import StatefulProcessor
 from hypervisor_consumers.runtime.kafka.client_config import consumer_settings
 from hypervisor_consumers.runtime.ops.runtime_metrics import RuntimeMetrics
@@ -95,7 +96,7 @@ class Copy:
     clock: Clock | None = None
     """None: the machine's clocks."""
     environ: Mapping[str, str] = field(default_factory=dict)
-    fold: RingFold = field(default_factory=RingFold)
+    fold: RingBatchFold = field(default_factory=RingBatchFold)
 
     def __post_init__(self) -> None:
         service: StatefulService[RingState, Never] = StatefulService(

@@ -53,7 +53,7 @@ class Words:
     def new_state(self) -> WordState:
         return WordState()
 
-    def apply(self, state: WordState, event: HypervisorEvent, seen_at: int = 0) -> Sequence[str] | None:
+    def apply(self, state: WordState, event: HypervisorEvent, seen_at_ms: int = 0) -> Sequence[str] | None:
         if event.event_type == EventType.SESSION_CREATED:
             return None
         word = event.payload["word"]
@@ -61,16 +61,16 @@ class Words:
             raise InvalidPayload("The payload doesn't fit.")
         old = state.words[word,]
         if old is None:
-            state.words.add((word,), Word(1, seen_at))
+            state.words.add((word,), Word(1, seen_at_ms))
         else:
-            state.words[word,] = Word(old.times + 1, seen_at)
+            state.words[word,] = Word(old.times + 1, seen_at_ms)
         if (last := state.last[()]) is not None:
             state.pairs[last, word] = (state.pairs[last, word] or 0) + 1
         state.last[()] = word
         return [word]
 
-    def expire(self, state: WordState, now: int) -> Sequence[str]:
-        idle = [key for key, word in state.words.present() if now - word.seen_at > IDLE_MS]
+    def expire(self, state: WordState, now_ms: int) -> Sequence[str]:
+        idle = [key for key, word in state.words.present() if now_ms - word.seen_at > IDLE_MS]
         for key in idle:
             state.words.remove(key)
         return [f"no {word}" for (word,) in sorted(idle)]

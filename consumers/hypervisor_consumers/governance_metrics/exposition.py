@@ -39,7 +39,7 @@ from hypervisor_schemas.governance import LATENCY_BUCKETS_MS
 __all__ = ["governance_families"]
 
 _Shown: TypeAlias = Sequence[tuple[tuple[str, ...], Decisions]]
-"""Series of decisions by their label values: the decision, the partition, the chosen ones."""
+"""Series of decisions by their label values: the decision, the partition, the chosen labels."""
 
 _NONE_YET = Decisions()
 
@@ -50,17 +50,17 @@ def governance_families(
     """All metrics of the service, in a fixed order.
 
     Args:
-        states: Per partition of the events, what is shown of it.
-        labels: As the fold of the states has them. What was counted under others is not shown.
-        home_partitions: How many partitions the source had before it grew, if it is known. An agent's events have
-            moved since: only where they were at first does its trust score go without the label `partition`.
+        states: The state of each partition of the events.
+        labels: Those of the fold of the states. What was counted with other labels is not shown.
+        home_partitions: The number of partitions that the source had before it grew, if it is known. Events of an
+            agent have moved since: its trust score has no label `partition` only in the former one.
     """
     chosen = tuple(label for label in CHOSEN_LABELS if label in labels)
     decisions = list(_decisions(states, chosen))
 
-    def counter(metric: MetricDef, count_of: Callable[[Decisions], int], *of: str) -> RowFamily:
-        counts = [(values, count_of(series)) for values, series in decisions if values[0] in of]
-        # Without more labels there are few, and a first event is seen where there was a 0 before it.
+    def counter(metric: MetricDef, count_of: Callable[[Decisions], int], *chosen_decisions: str) -> RowFamily:
+        counts = [(values, count_of(series)) for values, series in decisions if values[0] in chosen_decisions]
+        # Without more labels there are few series, and a rate sees the first event only after a 0.
         return _rows(metric, [row for row in counts if row[1] or not chosen], *chosen)
 
     return with_series(
@@ -71,22 +71,24 @@ def governance_families(
             counter(RATE_LIMIT_HITS, _rate_limited_of, ALLOW, DENY),
             _latency(decisions, chosen),
             _trust_scores(states, home_partitions),
-            _rows(ACTIVE_AGENTS, [((str(number),), _active(state)) for number, state in sorted(states.items())]),
+            _rows(
+                ACTIVE_AGENTS, [((str(partition),), _active(state)) for partition, state in sorted(states.items())]
+            ),
             _rows(
                 AUDIT_EVENTS,
-                [((str(number),), state.totals[AUDITED] or 0) for number, state in sorted(states.items())],
+                [((str(partition),), state.totals[AUDITED] or 0) for partition, state in sorted(states.items())],
             ),
             _rows(
                 DENIALS,
                 [
-                    ((tool, str(number)), denials.count)
-                    for number, state in sorted(states.items())
+                    ((tool, str(partition)), denials.count)
+                    for partition, state in sorted(states.items())
                     for (tool,), denials in state.denials.present()
                 ],
             ),
             *ceiling_families(
-                {number: _kept(state) for number, state in states.items()},
-                {number: state.totals[OVERFLOWED] or 0 for number, state in states.items()},
+                {partition: _kept(state) for partition, state in states.items()},
+                {partition: state.totals[OVERFLOWED] or 0 for partition, state in states.items()},
             ),
         ]
     )
@@ -102,9 +104,9 @@ def _decisions(
                 yield (decision, str(partition)), state.decisions[decision, "", ""] or _NONE_YET
             continue
         for key, series in state.decisions.present():
-            decision, *whose = key
-            if tuple(map(bool, whose)) == keeps:
-                yield (decision, str(partition), *filter(None, whose)), series
+            decision, *values = key
+            if tuple(map(bool, values)) == keeps:
+                yield (decision, str(partition), *filter(None, values)), series
 
 
 def _count_of(series: Decisions) -> int:
@@ -135,9 +137,9 @@ def _trust_scores(states: Mapping[int, GovernanceState], home_partitions: int | 
                 continue
             is_at_home = home_partitions is None or _is_at_home(agent, partition, home_partitions)
             values = (agent,) if is_at_home else (agent, str(partition))
-            told = current.score_at, current.score_event_id, current.score
+            score = current.score_at_us, current.score_event_id, current.score
             # Somebody may have sent an agent's events to several partitions.
-            latest[values] = max(told, latest.get(values, told))
+            latest[values] = max(score, latest.get(values, score))
     rows = [(values, score) for values, (_, _, score) in latest.items()]
     return RowFamily(TRUST_SCORE.name, TRUST_SCORE.help, TRUST_SCORE.type, (*TRUST_SCORE.labels, "partition"), rows)
 
@@ -152,10 +154,10 @@ _BOUNDS = (*map(str, LATENCY_BUCKETS_MS), "+Inf")
 
 
 def _latency(decisions: _Shown, chosen: tuple[str, ...]) -> TextFamily:
-    """As text: an object for each bucket of each agent and tool would take seconds at each scrape."""
+    """The histogram as text: objects for each bucket of each agent and tool would take seconds at each scrape."""
     metric = EVALUATION_LATENCY
     family = TextFamily(metric.name, metric.help, metric.type)
-    # By name, as in the other families.
+    # Sorted by name, as in the other families.
     names = sorted((*metric.labels, *chosen))
     order = [(*metric.labels, *chosen).index(name) for name in names]
     before_le = bisect(names, "le")
@@ -163,8 +165,8 @@ def _latency(decisions: _Shown, chosen: tuple[str, ...]) -> TextFamily:
         timed = sum(series.buckets)
         if chosen and not timed:
             continue
-        each = [f'{name}="{escaped(values[place])}"' for name, place in zip(names, order, strict=True)]
-        labels, before, behind = ",".join(each), ",".join(each[:before_le]), ",".join(each[before_le:])
+        pairs = [f'{name}="{escaped(values[index])}"' for name, index in zip(names, order, strict=True)]
+        labels, before, behind = ",".join(pairs), ",".join(pairs[:before_le]), ",".join(pairs[before_le:])
         lines = [
             f'{metric.name}_bucket{{{before},le="{bound}",{behind}}} {count}.0\n'
             for bound, count in zip(_BOUNDS, accumulate(series.buckets), strict=True)

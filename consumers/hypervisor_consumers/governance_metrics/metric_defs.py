@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 CHOSEN_LABELS = ("agent_id", "tool_name")
-"""What metrics per decision have besides, where `TELEMETRY_GOVERNANCE_LABELS` says so."""
+"""The further labels of metrics per decision, of which `TELEMETRY_GOVERNANCE_LABELS` chooses."""
 
 
 def _declared(instrument: governance.GovernanceInstrument, *labels: str, more: str = "") -> MetricDef:

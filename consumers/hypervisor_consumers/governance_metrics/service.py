@@ -8,7 +8,7 @@ from typing import Never
 from prometheus_client.metrics_core import Metric
 
 from hypervisor_consumers.governance_metrics.exposition import governance_families
-from hypervisor_consumers.governance_metrics.fold.batch_fold import FleetGovernanceFold
+from hypervisor_consumers.governance_metrics.fold.batch_fold import GovernanceBatchFold
 from hypervisor_consumers.governance_metrics.fold.state import GovernanceState
 from hypervisor_consumers.runtime.commit.stateful_processor import EXPIRY_INTERVAL_SECONDS
 from hypervisor_consumers.runtime.commit.visibility import Shown
@@ -38,13 +38,13 @@ def governance_metrics_service(environ: Mapping[str, str]) -> StatefulService[Go
     return StatefulService(
         name="governance-metrics",
         source="events.governance",
-        fold=FleetGovernanceFold(
+        fold=GovernanceBatchFold(
             series_ttl_ms=Settings.SERIES_TTL.of(environ) * 1000,
             agent_ttl_ms=int(agent_ttl * 1000),
             max_series=max_series,
             labels=labels,
         ),
         families=families,
-        # An agent that is gone should not count for a minute more where agents are given seconds.
+        # An agent that is gone should not count for another minute if TELEMETRY_AGENT_TTL is seconds.
         expire_every=max(0.5, min(EXPIRY_INTERVAL_SECONDS, agent_ttl / 10)),
     )

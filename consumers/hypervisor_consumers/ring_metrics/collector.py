@@ -17,13 +17,8 @@ from hypervisor_consumers.ring_metrics.fold.agent_rings import (
     elevation_seconds,
     ended_durations,
 )
-from hypervisor_consumers.ring_metrics.fold.event_fold import (
-    RING_EVENT_TYPES,
-    TRANSITION_TYPES,
-    AgentSession,
-    RingFold,
-    RingSeries,
-)
+from hypervisor_consumers.ring_metrics.fold.event_fold import RING_EVENT_TYPES, TRANSITION_TYPES, RingFold
+from hypervisor_consumers.ring_metrics.fold.state import AgentSession, RingSeries
 from hypervisor_consumers.ring_metrics.metric_defs import (
     CURRENT_RING,
     ELEVATION_DURATION,

@@ -12,7 +12,8 @@ from hypervisor_consumers.ring_metrics.exposition.agent_lines import AgentLines
 from hypervisor_consumers.ring_metrics.exposition.families import ring_families
 from hypervisor_consumers.ring_metrics.exposition.series_lines import CounterLines
 from hypervisor_consumers.ring_metrics.fold.agent_rings import AgentRingsView, publish_agent_rings
-from hypervisor_consumers.ring_metrics.fold.event_fold import RingFold, RingState
+from hypervisor_consumers.ring_metrics.fold.batch_fold import RingBatchFold
+from hypervisor_consumers.ring_metrics.fold.state import RingState
 from hypervisor_consumers.ring_metrics.metric_defs import RING_TRANSITIONS
 from hypervisor_consumers.runtime.commit.visibility import Shown
 from hypervisor_consumers.runtime.ops.cardinality_families import limit_family
@@ -47,7 +48,7 @@ def ring_metrics_service(environ: Mapping[str, str]) -> StatefulService[RingStat
     return StatefulService(
         name="ring-metrics",
         source="events.ring",
-        fold=RingFold(
+        fold=RingBatchFold(
             series_ttl_ms=Settings.SERIES_TTL.of(environ) * 1000,
             elevation_max_ms=Settings.ELEVATION_MAX.of(environ) * 1000,
             max_series=max_series,

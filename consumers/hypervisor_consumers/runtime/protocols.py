@@ -1,12 +1,13 @@
-"""What a stateful service is made of: a pure fold over per-partition state, and where its results go.
+"""The parts of a stateful service: a pure fold over the state of a partition, and the receivers of its results.
 
 The runtime owns everything else: which partitions this copy has, restoring, transactions, offsets, threads, health.
 A fold knows no Kafka; the same fold also runs in-process, fed by a bus. A service is
 
-* a `Fold`: events to changes of a state, the state being a dataclass of `Table`s and nothing else;
-* maybe an `Output`, that takes what the fold gives out (spans), before the transaction of its events begins;
-* maybe a `publish` function: from a state's changes to records of a public topic, in the same transaction;
-* maybe a `View`: a compacted public topic that every copy reads from its beginning, for what it shows.
+* a `Fold`: events to changes of a state; the state is a dataclass of `Table`s and nothing else;
+* for a fold that takes many events in one step, a `BatchFold`;
+* optionally an `Output` that takes the fold's outputs (spans) before the transaction of their events begins;
+* optionally a `Publish` function: from a state's changes to records of a public topic, in the same transaction;
+* optionally a `View`: a compacted public topic that every copy reads from its beginning, for what it shows.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from hypervisor_schemas.events import HypervisorEvent
 from hypervisor_schemas.topics import partition_of
 
 if TYPE_CHECKING:
-    # An agent's install has no numpy; folds run there, too.
+    # Folds also run in an agent, whose install has no numpy.
     import numpy as np
     import numpy.typing as npt
 
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BatchFold",
-    "ColumnFold",
     "Fold",
-    "Folded",
+    "FoldedBatch",
     "Home",
+    "ImmediateBatches",
     "Output",
     "OutputCodec",
     "PendingBatches",
@@ -52,12 +53,12 @@ O_contra = TypeVar("O_contra", contravariant=True)
 class Table(dict[K, "V | None"], Generic[K, V]):
     """One table of a state: keys are tuples of strings, values immutable and of one type that msgspec can write.
 
-    `table[key]` is the value, or None where there is none. A fold replaces values, it never changes one in place.
-    Where a table lies over a `base`, it holds what changed, None for what was removed, and reads the rest through
-    (one `dict` operation for a key that changed already).
+    `table[key]` is the value, or None if the key has none. A fold replaces values, it never changes one in place.
+    A table that lies over a `base` holds the changes, None for a removed key, and reads everything else from the
+    base (a key that has changed already costs one `dict` operation).
 
     Args:
-        value_type: What `msgspec.convert` makes the values of, when they come back from a changelog.
+        value_type: The type that values are decoded to when they come back from a changelog.
     """
 
     __slots__ = ("_added", "base", "value_type")
@@ -73,12 +74,12 @@ class Table(dict[K, "V | None"], Generic[K, V]):
         return None if base is None else base.get(key)
 
     def add(self, key: K, value: V) -> None:
-        """Set a key that has no value yet; counted by `size`, as plain setting isn't."""
+        """Set a key that has no value yet. `size` counts it; it doesn't count a plain `table[key] = value`."""
         self[key] = value
         self._added += 1
 
     def remove(self, key: K) -> None:
-        """Take away a key that has a value."""
+        """Remove a key that has a value."""
         if self.base is None:
             del self[key]
         else:
@@ -87,11 +88,11 @@ class Table(dict[K, "V | None"], Generic[K, V]):
 
     @property
     def size(self) -> int:
-        """How many keys have a value. Right as long as keys come by `add` and go by `remove`."""
+        """The number of keys that have a value, provided that keys come by `add` and go by `remove`."""
         return len(self) if self.base is None else len(self.base) + self._added
 
     def present(self) -> Iterator[tuple[K, V]]:
-        """All keys that have a value, and it; the table may be changed meanwhile if it lies over a base."""
+        """Every key that has a value, with the value. A table over a base may be changed during the iteration."""
         for key, value in list(self.items()):
             if value is not None:
                 yield key, value
@@ -100,12 +101,12 @@ class Table(dict[K, "V | None"], Generic[K, V]):
                 yield key, value
 
     def discard_changes(self) -> None:
-        """Read the base alone again."""
+        """Forget all changes; the table reads as its base again."""
         self.clear()
         self._added = 0
 
     def merge_changes(self) -> None:
-        """Put the changes into the base."""
+        """Move the changes into the base."""
         base = self.base
         if base is None:
             return
@@ -126,19 +127,20 @@ class Fold(Protocol[S, O_co]):
         """The state before the first event: a dataclass, every field a `Table`."""
         ...
 
-    def apply(self, state: S, event: HypervisorEvent, seen_at: int = 0) -> Sequence[O_co] | None:
-        """Change `state` by one event. Returns what comes out of it (often nothing), or None: ignored.
+    def apply(self, state: S, event: HypervisorEvent, seen_at_ms: int = 0) -> Sequence[O_co] | None:
+        """Change `state` by one event. Returns the event's outputs (often none), or None if it is ignored.
 
-        `event` may be the package's own class: only attributes are read, the type by its `.value`. `seen_at`, in
-        milliseconds since 1970, is what idleness is counted from: the earlier of now and the record's publishing.
+        `event` may be of the package's own class: only attributes are read, the type by its `.value`. Idleness is
+        counted from `seen_at_ms`, in milliseconds since 1970: the time of the record's publishing, or now if that
+        is earlier.
 
         Raises:
             InvalidPayload: The payload doesn't fit the type; `state` is as it was.
         """
         ...
 
-    def expire(self, state: S, now: int) -> Sequence[O_co]:
-        """Remove what has been idle too long at `now` (milliseconds since 1970). Returns what comes out of it.
+    def expire(self, state: S, now_ms: int) -> Sequence[O_co]:
+        """Remove what has been idle too long at `now_ms`, in milliseconds since 1970. Returns the outputs of that.
 
         Called about once a minute per partition, between events.
         """
@@ -146,73 +148,84 @@ class Fold(Protocol[S, O_co]):
 
 
 @runtime_checkable
-class ColumnFold(Protocol[S_contra]):
-    """What a `Fold` without outputs may have besides: many events in one step, several times as fast."""
+class BatchFold(Protocol[S_contra, O_co]):
+    """A `Fold` that also takes many events in one step, several times as fast as one by one."""
 
-    def batches(self, state: S_contra) -> PendingBatches | None:
-        """A way into `state`, which lies over a base, for as long as there is that state; None: one by one only."""
-        ...
+    def batches(self, state: S_contra) -> PendingBatches[O_co] | None:
+        """The way for batches into `state`, which lies over a base; used for as long as that state exists.
 
-
-class Folded(NamedTuple, Generic[O]):
-    """What became of a batch."""
-
-    ignored: int
-    outputs: Sequence[tuple[int, O]]
-    """What came out, and the place in the batch of the event that it came out of."""
-
-
-@runtime_checkable
-class BatchFold(Protocol[S_contra, O]):
-    """What a `Fold` with outputs may have besides: many events in one step."""
-
-    def apply_batch(
-        self, state: S_contra, columns: EventColumns, seen_at: npt.NDArray[np.int64]
-    ) -> Folded[O] | None:
-        """Change `state` as `apply` would for these events, one after another.
-
-        None, and `state` is as it was: they have to be applied one by one, since one may be wrong, say.
+        None if this fold, as it is configured, takes events only one by one.
         """
         ...
 
 
-class PendingBatches(Protocol):
-    """Batches on their way into one state. Whoever looks at the state, or changes it, calls `settle` before."""
+class PendingBatches(Protocol[O_co]):
+    """Batches on their way into one state. Everybody who reads or changes the state calls `settle` first."""
 
-    def take(self, columns: EventColumns, seen_at: npt.NDArray[np.int64]) -> int | None:
-        """Take events as `Fold.apply` would, one after another, soon or later. Returns how many are ignored.
+    def take(self, columns: EventColumns, seen_at_ms: npt.NDArray[np.int64]) -> FoldedBatch[O_co] | None:
+        """Take events as `Fold.apply` would, one after another. The state may change now or in `settle`.
 
-        None, and nothing was taken: they have to be applied one by one, since one may be wrong, say.
+        None if nothing was taken: the events have to be applied one by one, for example because one may be wrong.
         """
         ...
 
     def settle(self) -> None:
-        """Change the state by all that was taken."""
+        """Make all changes of the state that are still pending."""
         ...
 
     def drop(self) -> None:
-        """Forget what the state has not been changed by yet."""
+        """Forget all changes that are still pending."""
         ...
+
+
+class FoldedBatch(NamedTuple, Generic[O_co]):
+    """The result of a batch that was taken."""
+
+    ignored: int
+    """The number of events that were ignored."""
+    outputs: Sequence[tuple[int, O_co]]
+    """Every output, with the index of its event in the batch."""
+
+
+class ImmediateBatches(PendingBatches[O]):
+    """Batches that change the state as soon as they are taken, so nothing is ever pending.
+
+    Args:
+        take: Does what `PendingBatches.take` says, and leaves no change for later.
+    """
+
+    def __init__(self, take: Callable[[EventColumns, npt.NDArray[np.int64]], FoldedBatch[O] | None]) -> None:
+        self._take = take
+
+    def take(self, columns: EventColumns, seen_at_ms: npt.NDArray[np.int64]) -> FoldedBatch[O] | None:
+        """Change the state by these events."""
+        return self._take(columns, seen_at_ms)
+
+    def settle(self) -> None:
+        """Nothing to do."""
+
+    def drop(self) -> None:
+        """Nothing to do."""
 
 
 class Refused(NamedTuple):
     """An output that will never be taken, however often it is sent."""
 
     at: int
-    """Its place among those that were given."""
+    """Its index among the outputs that were given."""
     reason: str
     """A sentence, the receiver's own where it has one."""
 
 
 class Output(Protocol[O_contra]):
-    """Where a fold's outputs go, before the transaction of their events begins. Called by one thread at a time."""
+    """The receiver of a fold's outputs, before the transaction of their events. One thread at a time calls it."""
 
     def deliver(self, outputs: Sequence[O_contra]) -> Sequence[Refused]:
-        """Hand over; when this returns, the outputs are as safe as this output makes them, but for those refused.
+        """Hand over the outputs. Returns those it refuses; the others are as safe as this receiver makes them.
 
-        May block for as long as one try takes, and tries once: to wait and to try again is the runtime's. The
-        same outputs may come again, after an error, a crash or an aborted transaction: an output is known by its
-        own ids, not by its arrival.
+        Tries once, and may block for as long as that takes: waiting and trying again is the runtime's task. The
+        same outputs may come again after an error, a crash or an aborted transaction: an output is identified by
+        its own ids, not by its arrival.
 
         Raises:
             OSError, OutputUnavailable: Not all are delivered; all of them come again.
@@ -220,26 +233,26 @@ class Output(Protocol[O_contra]):
         ...
 
     def close(self) -> None:
-        """Let go of files and connections. Called once, after the last `deliver`."""
+        """Close files and connections. Called once, after the last `deliver`."""
         ...
 
 
 class OutputCodec(Protocol[O]):
-    """How an output that was refused is kept as a dead letter, and comes back when that is replayed."""
+    """Writes an output that was refused into a dead letter, and reads it back when the dead letter is replayed."""
 
     def name(self, output: O) -> str:
-        """What tells it from others of the same event; the same for the same output."""
+        """A name that differs from other outputs of the same event, and is the same for the same output."""
         ...
 
     def write(self, output: O) -> bytes:
-        """The whole of it."""
+        """The whole output as bytes."""
         ...
 
     def read(self, data: bytes) -> O:
-        """What `write` was given.
+        """The output that `write` was given.
 
         Raises:
-            RecordError: It can't be read.
+            RecordError: The bytes can't be read.
         """
         ...
 
@@ -250,42 +263,42 @@ class PublicRecord(NamedTuple):
     topic: str
     """Without the prefix."""
     partition_key: bytes
-    """What decides the partition, by the same rule as for events."""
+    """Decides the partition, by the same rule as for events."""
     key: bytes
     value: bytes | None
-    """None: the row is gone."""
+    """None if the row is gone."""
 
 
 class Home(NamedTuple):
-    """Where a state lives: its partition of the source, and how many there are now."""
+    """The partition of the source that a state belongs to, and how many partitions the source has now."""
 
     partition: int
     partitions: int
 
     def holds(self, record_key: bytes) -> bool:
-        """Whether records of this key come here. Not any more, for some, after the source has grown."""
+        """Whether records of this key come to this partition. After the source has grown, some no longer do."""
         return partition_of(record_key, self.partitions) == self.partition
 
 
 Publish: TypeAlias = Callable[[S, Home], Sequence[PublicRecord]]
 """From a state's changes (each table over its committed base) to records in the same transaction. Pure.
 
-A row that another partition may write by now is not to be taken away: see `Home.holds`.
+It must not remove a row that another partition may write by now: see `Home.holds`.
 """
 
 
 class View(Protocol):
-    """What a copy keeps of one partition of a public topic. Rows are looked at by the service, between records."""
+    """The rows that a copy keeps of one partition of a public topic. The service reads them between records."""
 
     topic: str
     """Without the prefix."""
 
     def new_rows(self) -> dict[Any, Any]:
-        """No rows yet."""
+        """An empty table of rows."""
         ...
 
     def apply(self, rows: dict[Any, Any], key: bytes | None, value: bytes | None) -> None:
-        """Take one record in; the last of a key holds, None takes it away.
+        """Apply one record: the last value of a key counts; None removes the row.
 
         Raises:
             RecordError: The record can't be used; `rows` is as it was.

@@ -51,7 +51,7 @@ def _open(states: Mapping[int, SagaState], now: float) -> Iterator[Metric]:
     by_age = GaugeMetricFamily(SAGAS_OPEN.name, SAGAS_OPEN.help, labels=_labels(SAGAS_OPEN))
     oldest = GaugeMetricFamily(OLDEST_OPEN.name, OLDEST_OPEN.help, labels=_labels(OLDEST_OPEN))
     for partition, state in sorted(states.items()):
-        ages = [max(0.0, now - saga.seen_at / 1000) for _, saga in state.sagas.present()]
+        ages = [max(0.0, now - saga.seen_at_ms / 1000) for _, saga in state.sagas.present()]
         lower = -1.0
         for name, upper in AGES.items():
             by_age.add_metric([name, str(partition)], sum([lower <= age < upper for age in ages]))

@@ -138,7 +138,7 @@ def _ended(partition: int, key: tuple[str, ...], ended: EndedSaga) -> dict[str, 
         "state": "timed_out" if ended.timed_out else "ended",
         "trace_id": ended.trace_id,
         "span_id": ended.span_id,
-        "end_time": ended.ended_at,
+        "end_time": ended.end_time,
         "current_steps": [_step(step) for step in ended.steps],
         "fan_outs": [_fan_out(fan_out) for fan_out in ended.fan_outs],
         "partition": partition,
@@ -168,7 +168,7 @@ def _fan_out(fan_out: OpenFanOut) -> dict[str, Any]:
 
 
 def _age_of(saga: OpenSaga, now: float) -> float:
-    return max(0.0, now - saga.seen_at / 1000)
+    return max(0.0, now - saga.seen_at_ms / 1000)
 
 
 def _seen(shown: Callable[[], Shown[SagaState]]) -> Shown[SagaState]:

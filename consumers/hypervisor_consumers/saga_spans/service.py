@@ -14,7 +14,7 @@ from hypervisor_consumers.runtime.ops.freshness import Freshness
 from hypervisor_consumers.runtime.protocols import Output
 from hypervisor_consumers.runtime.service_copy import StatefulService
 from hypervisor_consumers.saga_spans.exposition import saga_families
-from hypervisor_consumers.saga_spans.fold.batch_fold import FleetSagaFold
+from hypervisor_consumers.saga_spans.fold.batch_fold import SagaBatchFold
 from hypervisor_consumers.saga_spans.fold.state import SagaState
 from hypervisor_consumers.saga_spans.routes import create_router
 from hypervisor_consumers.saga_spans.sinks.span_codec import SpanCodec
@@ -44,7 +44,7 @@ def saga_spans_service(
     return StatefulService(
         name="saga-spans",
         source="events.saga",
-        fold=FleetSagaFold(timeout_ms=int(timeout * 1000), grace_ms=int(grace * 1000)),
+        fold=SagaBatchFold(timeout_ms=int(timeout * 1000), grace_ms=int(grace * 1000)),
         families=lambda shown: saga_families(shown.states, time.time()),
         output=sink,
         output_codec=SpanCodec(),

@@ -37,10 +37,10 @@ def event(
     return HypervisorEvent(event_type=kind, timestamp=at, agent_did=agent, payload=payload, **named)
 
 
-def folded(*events: HypervisorEvent, fold: GovernanceFold = FOLD, seen_at: int = 0) -> GovernanceState:
+def folded(*events: HypervisorEvent, fold: GovernanceFold = FOLD, seen_at_ms: int = 0) -> GovernanceState:
     state = fold.new_state()
     for one in events:
-        assert fold.apply(state, one, seen_at) == ()
+        assert fold.apply(state, one, seen_at_ms) == ()
     return state
 
 
@@ -217,7 +217,7 @@ class TestPresence:
 
     def test_one_of_which_nothing_is_heard_for_longer_than_the_time_is_not(self):
         fold = GovernanceFold(agent_ttl_ms=100)
-        state = folded(event(REGISTERED), fold=fold, seen_at=1000)
+        state = folded(event(REGISTERED), fold=fold, seen_at_ms=1000)
         fold.expire(state, 1100)
         assert agent(state).is_active
         fold.expire(state, 1101)
@@ -225,21 +225,21 @@ class TestPresence:
 
     def test_and_is_again_with_the_next_event(self):
         fold = GovernanceFold(agent_ttl_ms=100)
-        state = folded(event(REGISTERED), fold=fold, seen_at=1000)
+        state = folded(event(REGISTERED), fold=fold, seen_at_ms=1000)
         fold.expire(state, 2000)
         fold.apply(state, event(AUDIT), 1999)
         assert agent(state).is_active
 
     def test_an_event_that_was_published_earlier_takes_nothing_of_its_time(self):
         fold = GovernanceFold(agent_ttl_ms=100)
-        state = folded(event(REGISTERED), fold=fold, seen_at=1000)
+        state = folded(event(REGISTERED), fold=fold, seen_at_ms=1000)
         fold.apply(state, event(AUDIT), 900)
         fold.expire(state, 1100)
         assert agent(state).is_active
 
     def test_event_time_is_not_what_it_is_judged_by(self):
         fold = GovernanceFold(agent_ttl_ms=100)
-        state = folded(event(REGISTERED, -1e9), event(DECISION, 1e9, "b", allowed=True), fold=fold, seen_at=1000)
+        state = folded(event(REGISTERED, -1e9), event(DECISION, 1e9, "b", allowed=True), fold=fold, seen_at_ms=1000)
         fold.expire(state, 1050)
         assert agent(state).is_active
         fold.expire(state, 1200)
@@ -247,7 +247,7 @@ class TestPresence:
 
     def test_default_is_a_quarter_of_an_hour(self):
         assert Settings.AGENT_TTL.default == 900
-        state = folded(event(REGISTERED), seen_at=1)
+        state = folded(event(REGISTERED), seen_at_ms=1)
         FOLD.expire(state, 900_001)
         assert agent(state).is_active
         FOLD.expire(state, 900_002)
@@ -257,7 +257,7 @@ class TestPresence:
 class TestForgetting:
     def test_labelled_series_denials_and_agents_go_when_idle_for_longer_than_the_time(self):
         fold = GovernanceFold(series_ttl_ms=100, agent_ttl_ms=10, labels=("tool_name",))
-        state = folded(event(DECISION, allowed=False, tool_name="t"), event(AUDIT), fold=fold, seen_at=1000)
+        state = folded(event(DECISION, allowed=False, tool_name="t"), event(AUDIT), fold=fold, seen_at_ms=1000)
         fold.expire(state, 1100)
         assert decisions(state) == {("deny", "", "t"): 1}
         assert denials(state) == {"t": 1}
@@ -267,13 +267,13 @@ class TestForgetting:
         assert state.totals[AUDITED] == 1
 
     def test_series_without_labels_stay(self):
-        state = folded(event(DECISION, allowed=False), seen_at=1)
+        state = folded(event(DECISION, allowed=False), seen_at_ms=1)
         FOLD.expire(state, 10**15)
         assert decisions(state) == {("deny", "", ""): 1}
 
     def test_an_agent_is_kept_for_as_long_as_it_counts_as_active(self):
         fold = GovernanceFold(series_ttl_ms=10, agent_ttl_ms=100)
-        state = folded(event(REGISTERED), fold=fold, seen_at=1000)
+        state = folded(event(REGISTERED), fold=fold, seen_at_ms=1000)
         fold.expire(state, 1100)
         assert agent(state).is_active
         fold.expire(state, 1101)
@@ -281,7 +281,7 @@ class TestForgetting:
 
     def test_idleness_is_counted_from_the_latest_event(self):
         fold = GovernanceFold(series_ttl_ms=100, labels=("agent_id",))
-        state = folded(event(DECISION, allowed=False), fold=fold, seen_at=1000)
+        state = folded(event(DECISION, allowed=False), fold=fold, seen_at_ms=1000)
         fold.apply(state, event(DECISION, allowed=False), 900)
         fold.expire(state, 1100)
         assert decisions(state) == {("deny", "a", ""): 2}
@@ -347,7 +347,7 @@ class TestCeiling:
 
     def test_a_place_that_expired_is_free(self):
         fold = GovernanceFold(labels=("tool_name",), max_series=1, series_ttl_ms=10, agent_ttl_ms=10)
-        state = folded(event(DECISION, allowed=True, tool_name="a"), fold=fold, seen_at=1)
+        state = folded(event(DECISION, allowed=True, tool_name="a"), fold=fold, seen_at_ms=1)
         fold.expire(state, 100)
         fold.apply(state, event(DECISION, agent="b", allowed=True, tool_name="b"), 100)
         assert decisions(state) == {("allow", "", "b"): 1}

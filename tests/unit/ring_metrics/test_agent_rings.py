@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from hypervisor_consumers.ring_metrics.fold.agent_rings import AgentRingsView, agent_rings, publish_agent_rings
-from hypervisor_consumers.ring_metrics.fold.event_fold import OVERFLOW, RingFold, RingState
+from hypervisor_consumers.ring_metrics.fold.event_fold import RingFold
+from hypervisor_consumers.ring_metrics.fold.state import OVERFLOW, RingState
 from hypervisor_consumers.runtime.protocols import Home
 from hypervisor_schemas.agent_rings import AgentRing, decode_value, encode_key, encode_value
 from hypervisor_schemas.errors import UndecodableRecord
@@ -97,14 +98,14 @@ class TestPublishing:
     def test_a_series_that_is_forgotten_takes_its_row_away(self):
         state, fold = committed_state(), RingFold(series_ttl_ms=100)
         publish(state, fold, event(ASSIGNED, ring=1), event(BREACH, session="never in a ring"))
-        fold.expire(state, now=1_000)
+        fold.expire(state, now_ms=1_000)
         assert commit(state) == {encode_key("a", "s"): None}
         assert commit(state) == {}
 
     def test_a_row_that_was_never_published_is_not_taken_away(self):
         state, fold = committed_state(), RingFold(series_ttl_ms=100)
         fold.apply(state, event(ASSIGNED, ring=1))
-        fold.expire(state, now=1_000)
+        fold.expire(state, now_ms=1_000)
         assert commit(state) == {}
 
     @pytest.mark.parametrize(("session", "key"), [("s", b"s"), ("", b"a")])
@@ -116,7 +117,7 @@ class TestPublishing:
             [row] = publish_agent_rings(state, Home(partition, 5))
             assert row.value is not None
             state.series.merge_changes()
-            fold.expire(state, now=1_000)
+            fold.expire(state, now_ms=1_000)
             gone = publish_agent_rings(state, Home(partition, 5))
             assert [record.value for record in gone] == ([None] if partition == now else [])
 

@@ -9,7 +9,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from hypervisor_consumers.ring_metrics.exposition.families import ring_families
 from hypervisor_consumers.ring_metrics.fold.agent_rings import agent_rings
-from hypervisor_consumers.ring_metrics.fold.event_fold import OVERFLOW, EndedElevations, RingFold, RingState
+from hypervisor_consumers.ring_metrics.fold.event_fold import RingFold
+from hypervisor_consumers.ring_metrics.fold.state import OVERFLOW, EndedElevations, RingState
 from hypervisor_consumers.runtime.ops.exposition import Exposition
 from hypervisor_schemas.agent_rings import AgentRing
 from hypervisor_schemas.events import EventType, HypervisorEvent

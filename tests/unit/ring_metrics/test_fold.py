@@ -12,14 +12,8 @@ import msgspec
 import pytest
 
 from hypervisor_consumers.ring_metrics.fold import agent_rings
-from hypervisor_consumers.ring_metrics.fold.event_fold import (
-    OVERFLOW,
-    TRANSITION_TYPES,
-    EndedElevations,
-    RingFold,
-    RingSeries,
-    RingState,
-)
+from hypervisor_consumers.ring_metrics.fold.event_fold import TRANSITION_TYPES, RingFold
+from hypervisor_consumers.ring_metrics.fold.state import OVERFLOW, EndedElevations, RingSeries, RingState
 from hypervisor_consumers.ring_metrics.metric_defs import RING_METRICS, RING_TRANSITIONS
 from hypervisor_schemas.agent_rings import AgentRing
 from hypervisor_schemas.errors import InvalidPayload
@@ -274,7 +268,7 @@ class TestElevations:
     def test_durations_are_exact_to_the_microsecond(self):
         year_9000 = (datetime(9000, 1, 1, tzinfo=UTC) - EPOCH).total_seconds()
         state = folded(event(ELEVATED, at=year_9000), event(DEMOTED, at=year_9000 + 1 / 1024))
-        assert state.series["a", "s"].ended_duration == 977  # 976.5625 µs, as a datetime rounds it
+        assert state.series["a", "s"].ended_duration_us == 977  # 976.5625 µs, as a datetime rounds it
 
     def test_an_assignment_does_not_touch_the_clock(self):
         state = folded(event(ELEVATED, at=10), event(ASSIGNED, at=11, ring=3), event(DEMOTED, at=14))
@@ -394,16 +388,16 @@ class TestOneValue:
     def test_one_event_changes_one_series_to_a_new_value(self, committed):
         before = folded(event(ELEVATED, at=1, ring=1), event(BREACH), event(BREACH, session="t"))
         state = over_a_base(before) if committed else deepcopy(before)
-        FOLD.apply(state, event(ASSIGNED, at=3, ring=2, event_id="2" * 16), seen_at=7)
+        FOLD.apply(state, event(ASSIGNED, at=3, ring=2, event_id="2" * 16), seen_at_ms=7)
         expected = RingSeries(
             assigned=1,
             elevated=1,
             breaches=1,
             ring=2,
-            ring_at=3_000_000,
+            ring_at_us=3_000_000,
             ring_event_id="2" * 16,
-            elevated_since=1_000_000,
-            seen_at=7,
+            elevated_since_us=1_000_000,
+            seen_at_ms=7,
         )
         assert state.series["a", "s"] == expected
         assert state.series["a", "t"] == RingSeries(breaches=1)
@@ -432,75 +426,75 @@ DAY_MS = 24 * 3600 * 1000
 class TestStaleSeries:
     def test_a_series_idle_for_longer_than_the_limit_is_forgotten_with_its_row(self):
         fold, state = RingFold(series_ttl_ms=100), RingState()
-        fold.apply(state, event(ASSIGNED, ring=1), seen_at=1_000)
-        fold.apply(state, event(ASSIGNED, agent="b", ring=2), seen_at=1_001)
-        assert fold.expire(state, now=1_100) == ()
+        fold.apply(state, event(ASSIGNED, ring=1), seen_at_ms=1_000)
+        fold.apply(state, event(ASSIGNED, agent="b", ring=2), seen_at_ms=1_001)
+        assert fold.expire(state, now_ms=1_100) == ()
         assert set(state.series) == {("a", "s"), ("b", "s")}
-        assert fold.expire(state, now=1_101) == ()
+        assert fold.expire(state, now_ms=1_101) == ()
         assert set(state.series) == {("b", "s")}
         assert current_rings([state]) == {"b": 2}
 
     def test_any_ring_event_keeps_a_series_and_no_other(self):
         fold, state = RingFold(series_ttl_ms=100), RingState()
         for session in "st":
-            fold.apply(state, event(ASSIGNED, session=session, ring=1), seen_at=0)
-        fold.apply(state, event(BREACH), seen_at=50)
-        fold.expire(state, now=101)
+            fold.apply(state, event(ASSIGNED, session=session, ring=1), seen_at_ms=0)
+        fold.apply(state, event(BREACH), seen_at_ms=50)
+        fold.expire(state, now_ms=101)
         assert set(state.series) == {("a", "s")}
 
     def test_event_times_do_not_matter(self):
         fold, state = RingFold(series_ttl_ms=100), RingState()
-        fold.apply(state, event(ASSIGNED, at=-1e9, agent="from long ago", ring=1), seen_at=1_000)
-        fold.apply(state, event(ASSIGNED, at=1e11, agent="from the future", ring=1), seen_at=800)
-        fold.expire(state, now=1_000)
+        fold.apply(state, event(ASSIGNED, at=-1e9, agent="from long ago", ring=1), seen_at_ms=1_000)
+        fold.apply(state, event(ASSIGNED, at=1e11, agent="from the future", ring=1), seen_at_ms=800)
+        fold.expire(state, now_ms=1_000)
         assert set(state.series) == {("from long ago", "s")}
 
     def test_a_record_published_earlier_makes_no_series_older(self):
         fold, state = RingFold(series_ttl_ms=100), RingState()
-        fold.apply(state, event(ASSIGNED, ring=1), seen_at=1_000)
-        fold.apply(state, event(ASSIGNED, ring=2), seen_at=10)
-        assert state.series["a", "s"].seen_at == 1_000
-        fold.expire(state, now=1_050)
+        fold.apply(state, event(ASSIGNED, ring=1), seen_at_ms=1_000)
+        fold.apply(state, event(ASSIGNED, ring=2), seen_at_ms=10)
+        assert state.series["a", "s"].seen_at_ms == 1_000
+        fold.expire(state, now_ms=1_050)
         assert current_rings([state]) == {"a": 2}
 
     @pytest.mark.parametrize(("elevation_max_ms", "goes_after"), [(300, 300), (30, 100)])
     def test_a_running_elevation_keeps_its_series_for_its_own_limit(self, elevation_max_ms, goes_after):
         fold = RingFold(series_ttl_ms=100, elevation_max_ms=elevation_max_ms)
         state = RingState()
-        fold.apply(state, event(ELEVATED, ring=1), seen_at=0)
-        fold.apply(state, event(ELEVATED, agent="b", ring=1), seen_at=0)
-        fold.apply(state, event(EXPIRED, agent="b", ring=3), seen_at=0)
-        fold.expire(state, now=goes_after)
+        fold.apply(state, event(ELEVATED, ring=1), seen_at_ms=0)
+        fold.apply(state, event(ELEVATED, agent="b", ring=1), seen_at_ms=0)
+        fold.apply(state, event(EXPIRED, agent="b", ring=3), seen_at_ms=0)
+        fold.expire(state, now_ms=goes_after)
         assert ("a", "s") in state.series
         assert running_elevations([state]) == {"a": 0.0}
-        fold.expire(state, now=goes_after + 1)
+        fold.expire(state, now_ms=goes_after + 1)
         assert state.series == {}
 
     def test_an_elevation_that_ended_long_ago_is_still_in_the_histogram(self):
         fold, state = RingFold(series_ttl_ms=100), RingState()
-        fold.apply(state, event(ELEVATED), seen_at=0)
-        fold.apply(state, event(DEMOTED, at=2), seen_at=0)
-        fold.expire(state, now=1_000)
+        fold.apply(state, event(ELEVATED), seen_at_ms=0)
+        fold.apply(state, event(DEMOTED, at=2), seen_at_ms=0)
+        fold.expire(state, now_ms=1_000)
         assert (dict(state.series), elevations(state)) == ({}, {"5": (1, 2_000_000)})
 
     def test_a_forgotten_series_that_comes_back_begins_anew(self):
         fold, state = RingFold(series_ttl_ms=100), RingState()
-        fold.apply(state, event(ELEVATED, ring=0), seen_at=0)
+        fold.apply(state, event(ELEVATED, ring=0), seen_at_ms=0)
         state = over_a_base(state)
-        fold.expire(state, now=DAY_MS * 2)
+        fold.expire(state, now_ms=DAY_MS * 2)
         assert dict(state.series) == {("a", "s"): None}
         assert state.series.size == 0
-        fold.apply(state, event(DEMOTED), seen_at=DAY_MS * 2)
-        assert dict(state.series) == {("a", "s"): RingSeries(demoted=1, seen_at=DAY_MS * 2)}
+        fold.apply(state, event(DEMOTED), seen_at_ms=DAY_MS * 2)
+        assert dict(state.series) == {("a", "s"): RingSeries(demoted=1, seen_at_ms=DAY_MS * 2)}
         assert state.series.size == 1
 
     def test_the_limits_are_those_of_the_settings(self):
         state = RingState()
-        FOLD.apply(state, event(ELEVATED), seen_at=0)
-        FOLD.apply(state, event(ASSIGNED, agent="b"), seen_at=0)
-        FOLD.expire(state, now=DAY_MS)
+        FOLD.apply(state, event(ELEVATED), seen_at_ms=0)
+        FOLD.apply(state, event(ASSIGNED, agent="b"), seen_at_ms=0)
+        FOLD.expire(state, now_ms=DAY_MS)
         assert state.series.size == 2
-        FOLD.expire(state, now=DAY_MS + 1)
+        FOLD.expire(state, now_ms=DAY_MS + 1)
         assert state.series.size == 0
         assert RING_TRANSITIONS.labels == Settings.RING_LABELS.default
         assert Settings.SERIES_TTL.default * 1000 == Settings.ELEVATION_MAX.default * 1000 == DAY_MS
@@ -514,15 +508,15 @@ class TestCeiling:
         """A state with two series and room for two."""
         fold, state = RingFold(max_series=2, series_ttl_ms=100, labels=labels), RingState()
         for agent in "ab":
-            fold.apply(state, event(ASSIGNED, agent=agent, ring=1), seen_at=1)
+            fold.apply(state, event(ASSIGNED, agent=agent, ring=1), seen_at_ms=1)
         return fold, over_a_base(state) if committed else state
 
     def test_a_new_series_beyond_it_is_counted_in_the_overflow_series(self, committed):
         fold, state = self.full(committed)
         for agent in "cde":
             for kind in (ELEVATED, BREACH, DEMOTED):
-                assert fold.apply(state, event(kind, agent=agent, ring=0), seen_at=5) == ()
-        assert state.series[OVERFLOW] == RingSeries(elevated=3, demoted=3, breaches=3, seen_at=5, overflowed=9)
+                assert fold.apply(state, event(kind, agent=agent, ring=0), seen_at_ms=5) == ()
+        assert state.series[OVERFLOW] == RingSeries(elevated=3, demoted=3, breaches=3, seen_at_ms=5, overflowed=9)
         assert state.series.size == 3
         assert elevations(state) == {}
         assert current_rings([state]) == {"a": 1, "b": 1}
@@ -540,9 +534,9 @@ class TestCeiling:
 
     def test_what_is_forgotten_makes_room(self, committed):
         fold, state = self.full(committed)
-        fold.apply(state, event(ASSIGNED, agent="c", ring=1), seen_at=500)
-        fold.expire(state, now=200)
-        fold.apply(state, event(ASSIGNED, agent="c", ring=2), seen_at=500)
+        fold.apply(state, event(ASSIGNED, agent="c", ring=1), seen_at_ms=500)
+        fold.expire(state, now_ms=200)
+        fold.apply(state, event(ASSIGNED, agent="c", ring=2), seen_at_ms=500)
         assert dict(state.series.present()).keys() == {OVERFLOW, ("c", "s")}
         assert current_rings([state]) == {"c": 2}
 
@@ -598,19 +592,19 @@ class TestLabels:
 
     def test_a_sum_outlives_the_sessions_that_it_sums(self):
         fold, state = RingFold(labels=("event_type", "agent_did"), series_ttl_ms=100), RingState()
-        fold.apply(state, event(ASSIGNED, session="s", ring=1), seen_at=0)
-        fold.apply(state, event(ASSIGNED, session="t", ring=2, at=1), seen_at=60)
-        fold.expire(state, now=120)
+        fold.apply(state, event(ASSIGNED, session="s", ring=1), seen_at_ms=0)
+        fold.apply(state, event(ASSIGNED, session="t", ring=2, at=1), seen_at_ms=60)
+        fold.expire(state, now_ms=120)
         assert transitions(state) == {("ring.assigned", "a", ""): 2}
         assert {key for key, _ in state.series.present()} == {("a", ""), ("a", "t")}
-        fold.expire(state, now=161)
+        fold.expire(state, now_ms=161)
         assert state.series == {}
 
     def test_any_event_keeps_the_ring_of_its_session_alive(self):
         fold, state = RingFold(labels=("event_type",), series_ttl_ms=100), RingState()
-        fold.apply(state, event(ASSIGNED, ring=1), seen_at=0)
-        fold.apply(state, event(BREACH), seen_at=60)
-        fold.expire(state, now=120)
+        fold.apply(state, event(ASSIGNED, ring=1), seen_at_ms=0)
+        fold.apply(state, event(BREACH), seen_at_ms=60)
+        fold.expire(state, now_ms=120)
         assert current_rings([state]) == {"a": 1}
 
     def test_elevations_are_counted_whatever_the_labels(self):

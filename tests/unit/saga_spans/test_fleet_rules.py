@@ -362,7 +362,7 @@ def test_what_people_want_to_know_of_an_open_saga_is_in_its_state(fleet: Fleet) 
     fleet("step_started", 6, step_id="c", action="wait", agent_did="did:c")
     saga = fleet.state.sagas["s1", "g"]
     assert saga is not None
-    assert (saga.agent_did, saga.causal_trace_id, saga.seen_at) == ("did:c", "a1b2c3d4e5f6/00000001", START_MS)
+    assert (saga.agent_did, saga.causal_trace_id, saga.seen_at_ms) == ("did:c", "a1b2c3d4e5f6/00000001", START_MS)
     assert (saga.done, saga.failed, saga.compensated, saga.last_error) == (1, 1, 1, "no seats")
     assert [(step.step_id, step.action, step.agent_did) for step in saga.steps] == [("c", "wait", "did:c")]
 

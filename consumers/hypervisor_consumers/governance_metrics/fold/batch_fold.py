@@ -1,9 +1,9 @@
-"""Governance events batch by batch: read by column, then folded one after another. Pure."""
+"""Governance events in batches: read column by column, then folded one after another. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import partial
 from typing import Never
 
 import msgspec
@@ -13,71 +13,69 @@ import numpy.typing as npt
 from hypervisor_consumers.governance_metrics.fold.event_fold import (
     ABOUT_AN_AGENT,
     GOVERNANCE_EVENT_TYPES,
-    Fact,
     GovernanceFold,
-    Told,
+    ParsedEvent,
+    Payload,
 )
 from hypervisor_consumers.governance_metrics.fold.state import GovernanceState
-from hypervisor_consumers.runtime.decode.batch_decoder import EventColumns, origin_of
+from hypervisor_consumers.runtime.decode.batch_decoder import EventColumns, cached_origin
 from hypervisor_consumers.runtime.decode.payload_columns import read_each
-from hypervisor_consumers.runtime.protocols import BatchFold, Folded
+from hypervisor_consumers.runtime.protocols import BatchFold, FoldedBatch, ImmediateBatches
 from hypervisor_schemas.events import GovernanceEventType
 from hypervisor_schemas.governance import PolicyDecision, TrustScore
 
-__all__ = ["FleetGovernanceFold"]
+__all__ = ["GovernanceBatchFold"]
 
 
 class _AnyObject(msgspec.Struct):
-    """A payload that nobody reads; it has to be one all the same."""
+    """A payload whose fields aren't used; it has to be an object all the same."""
 
 
 _KINDS = tuple(kind.encode() for kind in GOVERNANCE_EVENT_TYPES)
 _OTHER = -1
 _decode_object = msgspec.json.Decoder(_AnyObject).decode
-_READ: Mapping[GovernanceEventType, type[PolicyDecision | TrustScore]] = {
+_PAYLOAD_TYPES: Mapping[GovernanceEventType, type[PolicyDecision | TrustScore]] = {
     GovernanceEventType.POLICY_DECISION: PolicyDecision,
     GovernanceEventType.TRUST_SCORE: TrustScore,
 }
-_DECODERS: Mapping[int, Callable[[bytes], Told]] = {
-    GOVERNANCE_EVENT_TYPES.index(kind.value): msgspec.json.Decoder(read).decode for kind, read in _READ.items()
+_DECODERS: Mapping[int, Callable[[bytes], Payload]] = {
+    GOVERNANCE_EVENT_TYPES.index(kind.value): msgspec.json.Decoder(payload_type).decode
+    for kind, payload_type in _PAYLOAD_TYPES.items()
 }
-"""By the place of the type, for those with a payload that is read."""
+"""By the index of the event type, for the types whose payload is used."""
 
 
-class FleetGovernanceFold(GovernanceFold, BatchFold[GovernanceState, Never]):
-    """A `GovernanceFold` of the service, which takes batches."""
+class GovernanceBatchFold(GovernanceFold, BatchFold[GovernanceState, Never]):
+    """A `GovernanceFold` that also takes batches."""
 
-    def apply_batch(
-        self, state: GovernanceState, columns: EventColumns, seen_at: npt.NDArray[np.int64]
-    ) -> Folded[Never] | None:
-        """As `BatchFold` has it."""
-        kinds = columns.event_types.which_of(_KINDS)
-        told = _told(columns.payloads, kinds)
-        if told is None:
+    def batches(self, state: GovernanceState) -> ImmediateBatches[Never]:
+        """The way for batches into `state`."""
+        return ImmediateBatches(partial(self._apply_batch, state))
+
+    def _apply_batch(
+        self, state: GovernanceState, columns: EventColumns, seen_at_ms: npt.NDArray[np.int64]
+    ) -> FoldedBatch[Never] | None:
+        kinds = columns.event_types.index_in(_KINDS)
+        payloads = _payloads_of(columns.payloads, kinds)
+        if payloads is None:
             return None
-        agents = list(map(_agent_of, columns.origins.values()))
+        agents = [cached_origin(origin)[1] for origin in columns.origins.values()]
         names = [GOVERNANCE_EVENT_TYPES[kind] if kind != _OTHER else "" for kind in kinds.tolist()]
         if any(not agent and kind in ABOUT_AN_AGENT for kind, agent in zip(names, agents, strict=True)):
             return None
-        ids = columns.other_ids or [f"{number:016x}" for number in columns.id_numbers.tolist()]
-        facts = map(Fact, names, told, agents, columns.timestamps.tolist(), ids, seen_at.tolist())
-        for fact in facts:
-            if fact.kind:
-                self.take(state, fact)
-        return Folded(names.count(""), ())
+        times_us, ids = columns.timestamps_us.tolist(), columns.event_ids()
+        for event in map(ParsedEvent, names, payloads, agents, times_us, ids, seen_at_ms.tolist()):
+            if event.kind:
+                self.apply_parsed(state, event)
+        return FoldedBatch(names.count(""), ())
 
 
-@lru_cache(maxsize=20_000)
-def _agent_of(origin: bytes) -> str:
-    return origin_of(origin)[1] or ""
-
-
-def _told(payloads: Sequence[bytes], kinds: npt.NDArray[np.int8]) -> list[Told] | None:
-    """What each payload tells; None: one is not what its type promises."""
-    told: list[Told] = [None] * len(payloads)
+def _payloads_of(texts: Sequence[bytes], kinds: npt.NDArray[np.int8]) -> list[Payload] | None:
+    """The payload of each event; None if one doesn't fit its type."""
+    payloads: list[Payload] = [None] * len(texts)
     for kind in np.unique(kinds).tolist():
-        places = np.flatnonzero(kinds == kind).tolist()
-        of_kind = [payloads[place] for place in places]
+        indexes = np.flatnonzero(kinds == kind).tolist()
+        of_kind = [texts[index] for index in indexes]
         decode = _DECODERS.get(kind)
         if decode is None:
             if read_each(of_kind, _decode_object) is None:
@@ -86,6 +84,6 @@ def _told(payloads: Sequence[bytes], kinds: npt.NDArray[np.int8]) -> list[Told] 
         read = read_each(of_kind, decode)
         if read is None:
             return None
-        for place, one in zip(places, read, strict=True):
-            told[place] = one
-    return told
+        for index, payload in zip(indexes, read, strict=True):
+            payloads[index] = payload
+    return payloads

@@ -1,4 +1,4 @@
-"""Governance events to counts, trust scores and active agents, one state per partition. Pure."""
+"""Governance events to counts, trust scores and active agents, one event after another. Pure."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from hypervisor_schemas.payloads import read_payload
 from hypervisor_schemas.settings import Settings
 from hypervisor_schemas.timestamps import microseconds
 
-__all__ = ["ABOUT_AN_AGENT", "GOVERNANCE_EVENT_TYPES", "Fact", "GovernanceFold", "Told"]
+__all__ = ["ABOUT_AN_AGENT", "GOVERNANCE_EVENT_TYPES", "GovernanceFold", "ParsedEvent", "Payload"]
 
 GOVERNANCE_EVENT_TYPES: tuple[str, ...] = tuple(kind.value for kind in GovernanceEventType)
-"""What the fold takes; every other event is ignored."""
+"""The event types that the fold uses; every other event is ignored."""
 
 _DECISION, _SCORE, _AUDIT, _REGISTERED, _DEREGISTERED = (
     kind.value
@@ -43,49 +43,49 @@ _DECISION, _SCORE, _AUDIT, _REGISTERED, _DEREGISTERED = (
         GovernanceEventType.AGENT_DEREGISTERED,
     )
 )
-_OWN_WORDS = frozenset({_DECISION, _REGISTERED, _DEREGISTERED})
+_SENT_BY_THE_AGENT = frozenset({_DECISION, _REGISTERED, _DEREGISTERED})
 
 ABOUT_AN_AGENT = frozenset({_SCORE, _REGISTERED, _DEREGISTERED})
 """The types that say nothing without an agent."""
 
-Told: TypeAlias = PolicyDecision | TrustScore | None
-"""The payload of an event, where its type has one that is read."""
+Payload: TypeAlias = PolicyDecision | TrustScore | None
+"""The payload of an event; None for a type whose payload isn't used."""
 
 
-class Fact(NamedTuple):
-    """What is read of a governance event that is as it should be."""
+class ParsedEvent(NamedTuple):
+    """The fields of a valid governance event that the fold uses."""
 
     kind: str
-    told: Told
+    payload: Payload
     agent: str
     """An absent one is ""."""
-    at: int
-    """Event time in µs since 1970."""
+    time_us: int
+    """Event time since 1970."""
     event_id: str
-    seen_at: int
-    """As `Fold.apply` has it."""
+    seen_at_ms: int
+    """As in `Fold.apply`."""
 
 
-_NANOSECONDS = 1_000_000
+_NANOSECONDS_PER_MS = 1_000_000
 _MOST_NANOSECONDS = 2**63 - 1
-_MOST_MS = _MOST_NANOSECONDS / _NANOSECONDS
+_MOST_MS = _MOST_NANOSECONDS / _NANOSECONDS_PER_MS
 
 _NO_DECISIONS, _NO_DENIALS, _NEW = Decisions(), Denials(), GovernedAgent()
 
 
 class GovernanceFold(Fold[GovernanceState, Never]):
-    """The rules.
+    """The rules by which governance events change a state.
 
-    An agent is active while something was heard of it within `agent_ttl_ms`, unless it has deregistered and has
-    neither registered nor asked for a decision since, by event time.
+    An agent is active while it had an event within `agent_ttl_ms`, unless it has deregistered and has neither
+    registered nor asked for a decision since, by event time.
 
     Args:
-        series_ttl_ms: A series, and what is current of an agent, expires when idle for longer.
+        series_ttl_ms: A series, and the current values of an agent, expire when they are idle for longer.
         agent_ttl_ms: An agent that is idle for longer is not active.
-        max_series: How many a state holds of each: series of decisions, denied tools, agents. Beyond them,
-            decisions and denials are counted in an overflow series, and of new agents nothing current is kept.
-        labels: Which of `agent_id` and `tool_name` the metrics per decision have. Changing it starts them anew;
-            what was counted before stays, not shown, until it is idle.
+        max_series: The most that a state holds of each: series of decisions, denied tools, agents. Beyond them,
+            decisions and denials are counted in an overflow series, and no current values of a new agent are kept.
+        labels: The labels of the metrics per decision, `agent_id` and `tool_name` or one of them. A change starts
+            the metrics anew; the former counts stay, not shown, until they are idle.
     """
 
     def __init__(
@@ -103,75 +103,77 @@ class GovernanceFold(Fold[GovernanceState, Never]):
         self._keeps_tool = "tool_name" in labels
 
     def new_state(self) -> GovernanceState:
-        """No events yet."""
+        """The state before the first event."""
         return GovernanceState()
 
-    def apply(self, state: GovernanceState, event: HypervisorEvent, seen_at: int = 0) -> tuple[()] | None:
-        """Take one governance event. No outputs; None for any other event.
+    def apply(self, state: GovernanceState, event: HypervisorEvent, seen_at_ms: int = 0) -> tuple[()] | None:
+        """Use one governance event. No outputs; None for any other event.
 
         Raises:
             InvalidPayload: The payload doesn't fit, or the agent is missing that the event is about.
         """
         kind = type_value(event.event_type)
-        told: Told = None
+        payload: Payload = None
         if kind == _DECISION:
-            told = read_payload(event.payload, PolicyDecision)
+            payload = read_payload(event.payload, PolicyDecision)
         elif kind == _SCORE:
-            told = read_payload(event.payload, TrustScore)
+            payload = read_payload(event.payload, TrustScore)
         elif kind not in GOVERNANCE_EVENT_TYPES:
             return None
         if kind in ABOUT_AN_AGENT and not event.agent_did:
             raise InvalidPayload(f"A {kind} without agent_did is about nobody; name the agent.")
-        at = microseconds(event.timestamp)
-        self.take(state, Fact(kind, told, event.agent_did or "", at, event.event_id, seen_at))
+        time_us = microseconds(event.timestamp)
+        self.apply_parsed(
+            state, ParsedEvent(kind, payload, event.agent_did or "", time_us, event.event_id, seen_at_ms)
+        )
         return ()
 
-    def take(self, state: GovernanceState, fact: Fact) -> None:
+    def apply_parsed(self, state: GovernanceState, event: ParsedEvent) -> None:
         """Change `state` by one event."""
-        has_place = True
-        if isinstance(fact.told, PolicyDecision):
-            has_place = self._count(state, fact.told, fact.agent, fact.seen_at)
-        elif fact.kind == _AUDIT:
-            _add(state, AUDITED)
-        if fact.agent and not self._hear(state, fact):
-            has_place = False
-        if not has_place:
-            _add(state, OVERFLOWED)
+        had_room = True
+        if isinstance(event.payload, PolicyDecision):
+            had_room = self._count(state, event.payload, event.agent, event.seen_at_ms)
+        elif event.kind == _AUDIT:
+            _add_one(state, AUDITED)
+        if event.agent and not self._update_agent(state, event):
+            had_room = False
+        if not had_room:
+            _add_one(state, OVERFLOWED)
 
-    def expire(self, state: GovernanceState, now: int) -> tuple[()]:
-        """Remove what has been idle too long at `now`, in milliseconds since 1970, and see who is. No outputs."""
-        oldest, oldest_active = now - self._series_ttl_ms, now - self._agent_ttl_ms
+    def expire(self, state: GovernanceState, now_ms: int) -> tuple[()]:
+        """Remove what is idle too long at `now_ms`, milliseconds since 1970, and mark idle agents. No outputs."""
+        oldest_ms, oldest_active_ms = now_ms - self._series_ttl_ms, now_ms - self._agent_ttl_ms
         for key, decisions in state.decisions.present():
             _, agent, tool = key
-            # Without labels there are two series, for good.
-            if decisions.seen_at < oldest and (agent or tool):
+            # Without labels there are two series, which stay for ever.
+            if decisions.seen_at_ms < oldest_ms and (agent or tool):
                 state.decisions.remove(key)
         for tool_key, denials in state.denials.present():
-            if denials.seen_at < oldest:
+            if denials.seen_at_ms < oldest_ms:
                 state.denials.remove(tool_key)
         for agent_key, current in state.agents.present():
-            if current.seen_at < min(oldest, oldest_active):
+            if current.seen_at_ms < min(oldest_ms, oldest_active_ms):
                 state.agents.remove(agent_key)
-            elif current.seen_at < oldest_active and not current.is_idle:
+            elif current.seen_at_ms < oldest_active_ms and not current.is_idle:
                 state.agents[agent_key] = msgspec.structs.replace(current, is_idle=True)
         return ()
 
-    def _count(self, state: GovernanceState, told: PolicyDecision, agent: str, seen_at: int) -> bool:
+    def _count(self, state: GovernanceState, payload: PolicyDecision, agent: str, seen_at_ms: int) -> bool:
         """Count a decision. False if it had to be counted in an overflow series."""
-        decision = ALLOW if told.allowed else DENY
-        tool = told.tool_name or UNKNOWN
+        decision = ALLOW if payload.allowed else DENY
+        tool = payload.tool_name or UNKNOWN
         key = decision, (agent or UNKNOWN) if self._keeps_agent else "", tool if self._keeps_tool else ""
-        has_place = self._count_decision(state, key, told, seen_at)
-        return has_place if told.allowed else self._count_denial(state, tool, seen_at) and has_place
+        had_room = self._count_decision(state, key, payload, seen_at_ms)
+        return had_room if payload.allowed else self._count_denial(state, tool, seen_at_ms) and had_room
 
     def _count_decision(
-        self, state: GovernanceState, key: DecisionsKey, told: PolicyDecision, seen_at: int
+        self, state: GovernanceState, key: DecisionsKey, payload: PolicyDecision, seen_at_ms: int
     ) -> bool:
         series = state.decisions
         old = series[key]
         has_labels = self._keeps_agent or self._keeps_tool
-        has_place = old is not None or not has_labels or series.size < self._max_series
-        if not has_place:
+        has_room = old is not None or not has_labels or series.size < self._max_series
+        if not has_room:
             key = (
                 key[0],
                 OVERFLOW_LABEL if self._keeps_agent else "",
@@ -179,51 +181,53 @@ class GovernanceFold(Fold[GovernanceState, Never]):
             )
             old = series[key]
         if old is None:
-            series.add(key, _with_decision(_NO_DECISIONS, told, seen_at))
+            series.add(key, _with_decision(_NO_DECISIONS, payload, seen_at_ms))
         else:
-            series[key] = _with_decision(old, told, seen_at)
-        return has_place
+            series[key] = _with_decision(old, payload, seen_at_ms)
+        return has_room
 
-    def _count_denial(self, state: GovernanceState, tool: str, seen_at: int) -> bool:
+    def _count_denial(self, state: GovernanceState, tool: str, seen_at_ms: int) -> bool:
         denials, key = state.denials, (tool,)
         old = denials[key]
-        has_place = old is not None or denials.size < self._max_series
-        if not has_place:
+        has_room = old is not None or denials.size < self._max_series
+        if not has_room:
             key = (OVERFLOW_LABEL,)
             old = denials[key]
         known = old or _NO_DENIALS
-        new = Denials(known.count + 1, max(seen_at, known.seen_at))
+        new = Denials(known.count + 1, max(seen_at_ms, known.seen_at_ms))
         if old is None:
             denials.add(key, new)
         else:
             denials[key] = new
-        return has_place
+        return has_room
 
-    def _hear(self, state: GovernanceState, fact: Fact) -> bool:
-        """What is current of an agent, after one of its events. False if there is no place for a new one."""
-        kind, told, agent, at, event_id, seen_at = fact
+    def _update_agent(self, state: GovernanceState, event: ParsedEvent) -> bool:
+        """Replace an agent's current values after one of its events. False if there is no room for a new agent."""
+        kind, payload, agent, time_us, event_id, seen_at_ms = event
         agents, key = state.agents, (agent,)
         found = agents[key]
         if found is None and agents.size >= self._max_series:
             return False
         old = found or _NEW
-        score, score_at, score_event_id = old.score, old.score_at, old.score_event_id
-        is_later = score is None or (at, event_id) >= (score_at, score_event_id)
-        if isinstance(told, TrustScore) and is_later:
-            score, score_at, score_event_id = told.score, at, event_id
-        spoke_at, spoke_event_id, has_left = old.spoke_at, old.spoke_event_id, old.has_left
-        if kind in _OWN_WORDS and (spoke_at is None or (at, event_id) >= (spoke_at, spoke_event_id)):
-            spoke_at, spoke_event_id, has_left = at, event_id, kind == _DEREGISTERED
+        score, score_at_us, score_event_id = old.score, old.score_at_us, old.score_event_id
+        is_later = score is None or (time_us, event_id) >= (score_at_us, score_event_id)
+        if isinstance(payload, TrustScore) and is_later:
+            score, score_at_us, score_event_id = payload.score, time_us, event_id
+        spoke_at_us, spoke_event_id, has_left = old.spoke_at_us, old.spoke_event_id, old.has_left
+        if kind in _SENT_BY_THE_AGENT and (
+            spoke_at_us is None or (time_us, event_id) >= (spoke_at_us, spoke_event_id)
+        ):
+            spoke_at_us, spoke_event_id, has_left = time_us, event_id, kind == _DEREGISTERED
         # By position: this runs once per event, and by name it would take a third longer.
         new = GovernedAgent(
             score,
-            score_at,
+            score_at_us,
             score_event_id,
-            spoke_at,
+            spoke_at_us,
             spoke_event_id,
             has_left,
             False,
-            max(seen_at, old.seen_at),
+            max(seen_at_ms, old.seen_at_ms),
         )
         if found is None:
             agents.add(key, new)
@@ -232,20 +236,24 @@ class GovernanceFold(Fold[GovernanceState, Never]):
         return True
 
 
-def _with_decision(old: Decisions, told: PolicyDecision, seen_at: int) -> Decisions:
+def _with_decision(old: Decisions, payload: PolicyDecision, seen_at_ms: int) -> Decisions:
     nanoseconds, buckets = old.nanoseconds, old.buckets
-    if told.evaluation_ms is not None:
+    if payload.evaluation_ms is not None:
         # A sum beyond 64 bits could not be written to the changelog.
-        took = round(min(told.evaluation_ms, _MOST_MS) * _NANOSECONDS)
-        nanoseconds = min(nanoseconds + took, _MOST_NANOSECONDS)
-        at = bisect_left(LATENCY_BUCKETS_MS, told.evaluation_ms)
-        buckets = (*buckets[:at], buckets[at] + 1, *buckets[at + 1 :])
+        latency = round(min(payload.evaluation_ms, _MOST_MS) * _NANOSECONDS_PER_MS)
+        nanoseconds = min(nanoseconds + latency, _MOST_NANOSECONDS)
+        index = bisect_left(LATENCY_BUCKETS_MS, payload.evaluation_ms)
+        buckets = (*buckets[:index], buckets[index] + 1, *buckets[index + 1 :])
     return Decisions(
-        old.count + 1, old.rate_limited + told.rate_limited, nanoseconds, buckets, max(seen_at, old.seen_at)
+        old.count + 1,
+        old.rate_limited + payload.rate_limited,
+        nanoseconds,
+        buckets,
+        max(seen_at_ms, old.seen_at_ms),
     )
 
 
-def _add(state: GovernanceState, total: tuple[str]) -> None:
+def _add_one(state: GovernanceState, total: tuple[str]) -> None:
     old = state.totals[total]
     if old is None:
         state.totals.add(total, 1)

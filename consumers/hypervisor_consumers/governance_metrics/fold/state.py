@@ -1,4 +1,4 @@
-"""What governance events add up to: the rows of a partition's state. Pure.
+"""The state of governance-metrics: one per partition. Pure.
 
 Rows are written to the changelog as arrays: a new field goes to the end and has a default.
 """
@@ -32,58 +32,58 @@ DecisionsKey: TypeAlias = tuple[str, str, str]
 """Decision, agent, tool. "" is never a real agent or tool: it stands for a label that is left out."""
 
 AUDITED, OVERFLOWED = ("audit_events",), ("overflowed",)
-"""The totals: audit events, and events of which anything found no place below the ceiling."""
+"""The keys of the totals: audit events, and events that there was no room for, in whole or in part."""
 
 NO_BUCKETS = (0,) * (len(LATENCY_BUCKETS_MS) + 1)
 
 
 class Decisions(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What the decisions under one key add up to."""
+    """The sum of the decisions of one key."""
 
     count: int = 0
     rate_limited: int = 0
     nanoseconds: int = 0
-    """The sum of their latencies, in whole numbers: so it is the same in whatever order they are added."""
+    """The sum of their latencies, in whole numbers, so that the order of adding makes no difference."""
     buckets: tuple[int, ...] = NO_BUCKETS
-    """How many latencies in each bucket, not summed up; decisions without one are in none."""
-    seen_at: int = 0
-    """What idleness is counted from, in milliseconds since 1970: the greatest `seen_at` of its events."""
+    """The number of latencies in each bucket, not cumulative. A decision without a latency is in no bucket."""
+    seen_at_ms: int = 0
+    """The time that idleness is counted from, since 1970: the greatest `seen_at_ms` of its events."""
 
 
 class Denials(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """How often one tool was denied."""
+    """The number of times that one tool was denied."""
 
     count: int = 0
-    seen_at: int = 0
-    """As above."""
+    seen_at_ms: int = 0
+    """As in `Decisions`."""
 
 
 class GovernedAgent(msgspec.Struct, frozen=True, array_like=True, gc=False):
-    """What is current of one agent. Times are event times in µs since 1970, but for `seen_at`."""
+    """The current values of one agent. Times are event times since 1970, except `seen_at_ms`."""
 
     score: float | None = None
-    """Of the last event, by time and then id, that told one; the next two describe it."""
-    score_at: int = 0
+    """The score of the last event, by time and then id, that has one; the next two describe that event."""
+    score_at_us: int = 0
     score_event_id: str = ""
-    spoke_at: int | None = None
-    """Of the last event, by time and then id, that is the agent's own word: it registered, asked, deregistered."""
+    spoke_at_us: int | None = None
+    """The time of the agent's own last event, by time and then id: it registered, asked or deregistered."""
     spoke_event_id: str = ""
     has_left: bool = False
-    """Whether that word was that it deregisters."""
+    """Whether that event was its deregistration."""
     is_idle: bool = False
-    """Whether nothing was heard of it for too long, when somebody looked last."""
-    seen_at: int = 0
-    """As above; every event of the agent counts."""
+    """Whether the last look for idle agents found that no event had come for too long."""
+    seen_at_ms: int = 0
+    """As in `Decisions`; every event of the agent counts."""
 
     @property
     def is_active(self) -> bool:
-        """Whether it counts as an active agent."""
+        """Whether the agent counts as active."""
         return not (self.has_left or self.is_idle)
 
 
 @dataclass(slots=True)
 class GovernanceState:
-    """What the governance events of one partition add up to."""
+    """The sum of the governance events of one partition."""
 
     decisions: Table[DecisionsKey, Decisions] = field(default_factory=lambda: Table(Decisions))
     denials: Table[tuple[str], Denials] = field(default_factory=lambda: Table(Denials))

@@ -14,7 +14,7 @@ import numpy as np
 
 from hypervisor_consumers.ring_metrics.exposition.line_cache import NONE, KeptLines, Numbers
 from hypervisor_consumers.ring_metrics.exposition.row_cache import KnownRows
-from hypervisor_consumers.ring_metrics.fold.event_fold import AgentSession
+from hypervisor_consumers.ring_metrics.fold.state import AgentSession
 from hypervisor_consumers.ring_metrics.metric_defs import CURRENT_RING, ELEVATION_DURATION, ELEVATIONS_ACTIVE
 from hypervisor_consumers.runtime.ops.exposition import TextFamily, escaped
 from hypervisor_consumers.runtime.ops.metric_defs import MetricDef

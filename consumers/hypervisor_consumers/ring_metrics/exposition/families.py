@@ -9,13 +9,8 @@ from typing import TypeAlias
 from prometheus_client.core import HistogramMetricFamily, Metric
 
 from hypervisor_consumers.ring_metrics.fold.agent_rings import current_rings, elevation_seconds, elevations_active
-from hypervisor_consumers.ring_metrics.fold.event_fold import (
-    OVERFLOW,
-    TRANSITION_TYPES,
-    AgentSession,
-    RingSeries,
-    RingState,
-)
+from hypervisor_consumers.ring_metrics.fold.event_fold import TRANSITION_TYPES
+from hypervisor_consumers.ring_metrics.fold.state import OVERFLOW, AgentSession, RingSeries, RingState
 from hypervisor_consumers.ring_metrics.metric_defs import (
     CURRENT_RING,
     ELEVATION_BUCKETS,

@@ -7,7 +7,7 @@ from itertools import compress
 from operator import is_not
 from typing import Generic, NamedTuple, TypeVar
 
-from hypervisor_consumers.ring_metrics.fold.event_fold import AgentSession
+from hypervisor_consumers.ring_metrics.fold.state import AgentSession
 
 __all__ = ["Changes", "KnownRows"]
 

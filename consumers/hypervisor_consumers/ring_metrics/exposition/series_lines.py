@@ -16,7 +16,8 @@ import numpy as np
 from hypervisor_consumers.ring_metrics.exposition.families import is_in_one_place
 from hypervisor_consumers.ring_metrics.exposition.line_cache import NONE, KeptLines
 from hypervisor_consumers.ring_metrics.exposition.row_cache import KnownRows
-from hypervisor_consumers.ring_metrics.fold.event_fold import TRANSITION_TYPES, AgentSession, RingSeries, RingState
+from hypervisor_consumers.ring_metrics.fold.event_fold import TRANSITION_TYPES
+from hypervisor_consumers.ring_metrics.fold.state import AgentSession, RingSeries, RingState
 from hypervisor_consumers.ring_metrics.metric_defs import RING_BREACHES, RING_TRANSITIONS
 from hypervisor_consumers.runtime.ops.exposition import TextFamily, escaped
 

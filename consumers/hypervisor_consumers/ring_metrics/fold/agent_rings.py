@@ -1,8 +1,8 @@
-"""An agent's view over all its sessions: the rows of agent-rings, how they are published and read. Pure.
+"""The rows of agent-rings: made, published, read, and added up to one view of an agent over its sessions. Pure.
 
 An agent can be in several sessions, which lie in several partitions of the events. So each state gives rows to the
-public table, where all rows of an agent meet, and what is shown of an agent comes from there. In-process, the
-same rows come from the one state.
+public table, where all rows of an agent meet; the gauges of an agent come from there. In-process, the same rows
+come from the only state.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from operator import attrgetter
 
-from hypervisor_consumers.ring_metrics.fold.event_fold import OVERFLOW, AgentSession, RingSeries, RingState
+from hypervisor_consumers.ring_metrics.fold.state import OVERFLOW, AgentSession, RingSeries, RingState
 from hypervisor_consumers.runtime.ops.cardinality import UNKNOWN
 from hypervisor_consumers.runtime.protocols import Home, PublicRecord, View
 from hypervisor_schemas.agent_rings import (
@@ -40,7 +40,7 @@ _NOBODY = (UNKNOWN, UNKNOWN)
 
 
 def agent_rings(series: Iterable[tuple[AgentSession, RingSeries]]) -> list[AgentRing]:
-    """The rows of these series; one without a ring and without an elevation has none."""
+    """The rows of these series; a series without a ring and without an elevation has none."""
     rows = (_row(key, value) for key, value in series)
     return [row for row in rows if row is not None]
 
@@ -48,20 +48,21 @@ def agent_rings(series: Iterable[tuple[AgentSession, RingSeries]]) -> list[Agent
 def publish_agent_rings(state: RingState, home: Home) -> Sequence[PublicRecord]:
     """The records of the rows that differ from those of the committed state.
 
-    Agent and session both unknown have none: they lie in every partition, whose rows would overwrite each other.
+    There is no record for the unknown agent in the unknown session: every partition has that series, and their rows
+    would overwrite each other.
     """
     committed = state.series.base or {}
     records = []
     for key, value in state.series.items():
         old = committed.get(key)
-        if key == _NOBODY or (old is not None and value is not None and not _differ(old, value)):
+        if key == _NOBODY or (old is not None and value is not None and not _rows_differ(old, value)):
             continue
         row = _row(key, value)
         agent, session = key
         if row is not None:
             encoded = encode_value(row)
         elif _row(key, old) is None or not home.holds(_record_key(agent, session)):
-            continue  # there was none; or after the source grew, it is another partition's
+            continue  # there was none, or it is another partition's since the source grew
         else:
             encoded = None
         records.append(PublicRecord(TOPIC, partition_key(agent), encode_key(agent, session), encoded))
@@ -74,41 +75,44 @@ class AgentRingsView(View):
     topic = TOPIC
 
     def new_rows(self) -> dict[AgentSession, AgentRing]:
-        """No rows yet."""
+        """An empty table of rows."""
         return {}
 
     def apply(self, rows: dict[AgentSession, AgentRing], key: bytes | None, value: bytes | None) -> None:
-        """Put the row in, or take it away.
+        """Add the row, or remove it.
 
         Raises:
-            UndecodableRecord: Not a record of agent-rings, or of another key than its value; `rows` is as it was.
+            UndecodableRecord: Not a record of agent-rings, or key and value differ; `rows` is as it was.
         """
-        who = decode_key(key)
+        row_key = decode_key(key)
         if value is None:
-            rows.pop(who, None)
+            rows.pop(row_key, None)
             return
         row = decode_value(value)
-        if (row.agent_did, row.session_id) != who:
+        if (row.agent_did, row.session_id) != row_key:
             raise UndecodableRecord(
-                f"The key names agent {who[0]!r} and session {who[1]!r}, the value {row.agent_did!r} and "
+                f"The key names agent {row_key[0]!r} and session {row_key[1]!r}, the value {row.agent_did!r} and "
                 f"{row.session_id!r}."
             )
-        rows[who] = row
+        rows[row_key] = row
 
 
 def current_rings(rows: Iterable[AgentRing]) -> dict[str, int]:
-    """Every agent's ring: the one with the greatest event time over its sessions, then the greatest event id."""
+    """The ring of every agent: that of the greatest event time over its sessions, then of the greatest event id."""
     return _latest(map(_change_of, rows))
 
 
 def ended_durations(rows: Iterable[AgentRing]) -> dict[str, float]:
-    """Every agent's elevation that ended last over its sessions (then the greatest event id), in seconds."""
+    """The duration in seconds of every agent's last ended elevation, over its sessions.
+
+    Among elevations that ended at the same time, that of the greatest event id counts.
+    """
     ended = _latest(map(_end_of, rows))
     return {agent: duration / 1e6 for agent, duration in ended.items()}
 
 
 def running_elevations(rows: Iterable[AgentRing]) -> dict[str, float]:
-    """When every elevated agent's oldest running elevation began, in seconds since 1970."""
+    """The start of every elevated agent's oldest running elevation, in seconds since 1970."""
     oldest: dict[str, int] = {}
     for row in rows:
         start = row.elevated_since
@@ -118,7 +122,7 @@ def running_elevations(rows: Iterable[AgentRing]) -> dict[str, float]:
 
 
 def elevations_active(rows: Iterable[AgentRing]) -> dict[str, int]:
-    """In how many sessions every agent is elevated; 0 for one that was and is no longer."""
+    """The number of sessions in which every agent is elevated; 0 for one that was elevated and no longer is."""
     active: dict[str, int] = {}
     for row in rows:
         if row.elevated_since is not None:
@@ -129,7 +133,7 @@ def elevations_active(rows: Iterable[AgentRing]) -> dict[str, int]:
 
 
 def elevation_seconds(rows: Iterable[AgentRing], now: float) -> dict[str, float]:
-    """Every agent's oldest running elevation, its age at `now` (seconds since 1970), else the last that ended."""
+    """The age of every agent's oldest running elevation at `now` (seconds since 1970), else its last duration."""
     kept = list(rows)
     ages = {agent: max(now - start, 0.0) for agent, start in running_elevations(kept).items()}
     return ended_durations(kept) | ages
@@ -142,44 +146,50 @@ def _record_key(agent: str, session: str) -> bytes:
 _change_of = attrgetter("agent_did", "changed_at", "event_id", "ring")
 _end_of = attrgetter("agent_did", "ended_at", "ended_event_id", "ended_duration")
 
-_shown = attrgetter(
-    "ring", "ring_at", "ring_event_id", "elevated_since", "ended_at", "ended_event_id", "ended_duration"
+_row_fields = attrgetter(
+    "ring",
+    "ring_at_us",
+    "ring_event_id",
+    "elevated_since_us",
+    "ended_at_us",
+    "ended_event_id",
+    "ended_duration_us",
 )
-"""What a row is made of; cheaper to compare than rows to make. Without a ring, or an end, their values are none."""
+"""The fields that a row is made of: cheaper to compare than rows are to make."""
 
 
-def _differ(old: RingSeries, new: RingSeries) -> bool:
-    """Whether the rows of two series of one key do. As a rule each event that names a ring changes the row."""
-    return old.ring_event_id != new.ring_event_id or _shown(old) != _shown(new)
+def _rows_differ(old: RingSeries, new: RingSeries) -> bool:
+    """Whether the rows of two series of one key differ. Usually each event that names a ring changes the row."""
+    return old.ring_event_id != new.ring_event_id or _row_fields(old) != _row_fields(new)
 
 
 def _row(key: AgentSession, series: RingSeries | None) -> AgentRing | None:
     if series is None or key == OVERFLOW or "" in key:
         return None
-    has_ring, has_ended = series.ring is not None, series.ended_at is not None
-    if not has_ring and not has_ended and series.elevated_since is None:
+    has_ring, has_ended = series.ring is not None, series.ended_at_us is not None
+    if not has_ring and not has_ended and series.elevated_since_us is None:
         return None
     agent, session = key
     return AgentRing(
         agent,
         session,
         series.ring,
-        series.ring_at if has_ring else None,
+        series.ring_at_us if has_ring else None,
         series.ring_event_id if has_ring else None,
-        series.elevated_since,
-        series.ended_at,
+        series.elevated_since_us,
+        series.ended_at_us,
         series.ended_event_id if has_ended else None,
-        series.ended_duration if has_ended else None,
+        series.ended_duration_us if has_ended else None,
     )
 
 
 def _latest(entries: Iterable[tuple[str, int | None, str | None, int | None]]) -> dict[str, int]:
-    """Per agent, of its entries (agent, time, event id, value), the value of the latest; a null value is none."""
+    """The latest value of each agent. An entry is agent, time, event id and value; without a value it is none."""
     latest: dict[str, tuple[int, str, int]] = {}
-    for agent, at, event_id, value in entries:
-        if value is None or at is None:
+    for agent, at_us, event_id, value in entries:
+        if value is None or at_us is None:
             continue
-        entry = (at, event_id or "", value)
+        entry = (at_us, event_id or "", value)
         best = latest.get(agent)
         if best is None or entry > best:
             latest[agent] = entry

@@ -37,7 +37,6 @@ from hypervisor_consumers.runtime.partitions.restore import Restorer
 from hypervisor_consumers.runtime.processor import Roles
 from hypervisor_consumers.runtime.protocols import (
     BatchFold,
-    ColumnFold,
     Fold,
     Output,
     OutputCodec,
@@ -127,7 +126,7 @@ class StatefulProcessor(Generic[S, O]):
         """The roles that the service has."""
         service = self._service
         return Roles(
-            batches=self if isinstance(service.fold, ColumnFold | BatchFold) else None,
+            batches=self if isinstance(service.fold, BatchFold) else None,
             outputs=self,
             table=self if service.view is not None else None,
             lease=self if service.output is not None else None,

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 from hypervisor_consumers.runtime.partitions.changelog import Change, changes_of, load_change, tables_of
 from hypervisor_consumers.runtime.partitions.dedup_window import SEED, DedupWindow, first_offset
 from hypervisor_consumers.runtime.partitions.offset_accounting import Account, Tally
-from hypervisor_consumers.runtime.protocols import BatchFold, ColumnFold, Fold, Folded, PendingBatches, Table
+from hypervisor_consumers.runtime.protocols import BatchFold, Fold, Table
 from hypervisor_consumers.runtime.records import Result
 from hypervisor_schemas.errors import InvalidPayload
 from hypervisor_schemas.events import HypervisorEvent
@@ -64,10 +64,7 @@ class Partition(Generic[S, O]):
         self._pending_tables = {**tables_of(self._pending), **tables_of(self._pending_own)}
         for name, table in self._pending_tables.items():
             table.base = self._committed_tables[name]
-        self._batches: PendingBatches | None = None
-        if isinstance(fold, ColumnFold):
-            self._batches = fold.batches(self._pending)
-        self._batch_fold: BatchFold[S, O] | None = fold if isinstance(fold, BatchFold) else None
+        self._batches = fold.batches(self._pending) if isinstance(fold, BatchFold) else None
         self._window = DedupWindow(window_size, seed)
         self._rejected_before: set[int] = set()
         self._rejected: list[int] = []
@@ -83,7 +80,7 @@ class Partition(Generic[S, O]):
         return self._pending
 
     def settle(self) -> None:
-        """Do now what `changes` would have to do first."""
+        """Put the batches that were taken into the state, which `changes` would do otherwise."""
         if self._batches is not None:
             self._batches.settle()
 
@@ -188,29 +185,24 @@ class Partition(Generic[S, O]):
         return result, outputs or ()
 
     def apply_columns(
-        self, first_offset: int, columns: EventColumns, seen_at: npt.NDArray[np.int64]
+        self, first_offset: int, columns: EventColumns, seen_at_ms: npt.NDArray[np.int64]
     ) -> Sequence[tuple[int, O]] | None:
-        """Fold events of consecutive offsets at once, if the fold can, and all are new and as they should be.
+        """Fold events of consecutive offsets at once, if the fold can, and all are new and valid.
 
-        Returns what came out, each with the offset of its event. None: nothing happened, and `apply` is for each.
+        Returns the outputs, each with the offset of its event. None if nothing happened, and `apply` has to be
+        called for each event.
         """
-        batches, batch_fold = self._batches, self._batch_fold
-        if batches is None and batch_fold is None:
+        batches = self._batches
+        if batches is None or not self._window.all_new(first_offset, columns.id_numbers):
             return None
-        if not self._window.all_new(first_offset, columns.id_numbers):
-            return None
-        folded: Folded[O] | None = None
-        if batch_fold is not None:
-            folded = batch_fold.apply_batch(self._pending, columns, seen_at)
-        elif batches is not None and (ignored := batches.take(columns, seen_at)) is not None:
-            folded = Folded(ignored, ())
+        folded = batches.take(columns, seen_at_ms)
         if folded is None:
             self._window.take_back()
             return None
         ignored = folded.ignored
         applied = len(columns) - ignored
         self._tally.passed_all(first_offset, {Result.APPLIED.value: applied, Result.IGNORED.value: ignored})
-        return [(first_offset + place, output) for place, output in folded.outputs]
+        return [(first_offset + index, output) for index, output in folded.outputs]
 
     def ignore(self, offset: int) -> None:
         """A record that is for another service."""

@@ -1,14 +1,14 @@
-"""Sagas that have ended, and what still comes of them: events of other agents that were slow, or sent twice. Pure.
+"""Events that come after the end of their saga, because other agents are slow or events are sent twice. Pure.
 
-As long as a saga is remembered,
+As long as a saga is remembered after its end,
 
-- what comes late of it doesn't open it again: a step's end is a span with the step's own start, in the same trace
-  under the same saga; a compensation, too; a start from before the end (by event time) waits for its end;
-- a second end, a `created` or checkpoint from before the end, and whatever ends after a time-out is counted, not
+- its late events don't open it again: a step's end is a span with the step's own start, in the same trace under
+  the same saga, and so is a compensation; a start from before the end (by event time) waits for its end;
+- a second end, a `created` or checkpoint from before the end, and any end after a time-out is counted, not
   exported: its span was sent already;
-- a start from after the end, or a `created`, is a new run of the saga.
+- a start or `created` from after the end is a new run of the saga.
 
-When it is forgotten, what is still open of it becomes an error span that ends where the saga did.
+When the saga is forgotten, its steps and fan-outs that are still open become error spans with its end.
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ from functools import partial
 
 import msgspec
 
-from hypervisor_consumers.saga_spans.fold.opening import fan_out_of, is_fan_out_of, parent_of, started_by
-from hypervisor_consumers.saga_spans.fold.parsed_event import Facts
+from hypervisor_consumers.saga_spans.fold.parsed_event import ParsedEvent
 from hypervisor_consumers.saga_spans.fold.span_builders import (
     TIMED_OUT,
     UNFINISHED,
@@ -29,17 +28,27 @@ from hypervisor_consumers.saga_spans.fold.span_builders import (
     step_span,
     unfinished_spans,
 )
-from hypervisor_consumers.saga_spans.fold.state import EndedSaga, OpenFanOut, OpenSaga, OpenStep, SagaKey, SagaState
+from hypervisor_consumers.saga_spans.fold.state import (
+    EndedSaga,
+    OpenFanOut,
+    OpenSaga,
+    OpenStep,
+    SagaKey,
+    SagaState,
+    new_fan_out,
+    new_step,
+    parent_span_of,
+)
 from hypervisor_consumers.saga_spans.spans import SagaSpanRecord
 
 __all__ = ["Late", "after_end", "forget", "remember"]
 
-_HELD = 64
-"""Steps that are remembered of a saga that has ended; of more, the rest are spans at once."""
+_MAX_REMEMBERED = 64
+"""Open steps of an ended saga that are remembered at most; the others become spans at once."""
 
 
 class Late(Enum):
-    """What an event is that comes after the end of its saga, if not spans."""
+    """The treatment of a late event that gives no spans."""
 
     COUNTED = 1
     NEW_RUN = 2
@@ -51,21 +60,21 @@ def remember(
     saga: OpenSaga,
     steps: Sequence[OpenStep],
     *,
-    ended_at: float,
-    forget_at: int,
+    end_time: float,
+    forget_at_ms: int,
     timed_out: bool = False,
 ) -> list[SagaSpanRecord]:
-    """Keep what has to be known of a saga that was closed, with the steps that were open. Returns what isn't kept.
+    """Remember a saga that was closed, with its open steps. Returns the spans of the steps that are not kept.
 
-    After a time-out nothing that was open is kept.
+    After a time-out no open step or fan-out is kept.
     """
     ended = EndedSaga(
         trace_id=saga.trace_id,
         span_id=saga.span_id,
-        ended_at=ended_at,
-        forget_at=forget_at,
+        end_time=end_time,
+        forget_at_ms=forget_at_ms,
         timed_out=timed_out,
-        steps=() if timed_out else tuple(steps[:_HELD]),
+        steps=() if timed_out else tuple(steps[:_MAX_REMEMBERED]),
         fan_outs=() if timed_out else saga.fan_outs,
     )
     if state.ended[key] is None:
@@ -74,72 +83,74 @@ def remember(
         state.ended[key] = ended
     if timed_out:
         return _unfinished(key, ended, steps, saga.fan_outs)
-    return _unfinished(key, ended, steps[_HELD:], ())
+    return _unfinished(key, ended, steps[_MAX_REMEMBERED:], ())
 
 
 def forget(state: SagaState, key: SagaKey, ended: EndedSaga) -> list[SagaSpanRecord]:
-    """Remember this saga no longer. Returns what was still open of it."""
+    """Forget this saga. Returns the spans of its steps and fan-outs that were still open."""
     state.ended.remove(key)
     return _unfinished(key, ended, ended.steps, ended.fan_outs)
 
 
 def after_end(
-    state: SagaState, key: SagaKey, ended: EndedSaga, kind: str, facts: Facts
+    state: SagaState, key: SagaKey, ended: EndedSaga, kind: str, event: ParsedEvent
 ) -> Sequence[SagaSpanRecord] | Late:
-    """What an event of a saga that is remembered becomes."""
-    is_new = facts.time > ended.ended_at
+    """The spans of an event whose saga has ended and is remembered, or the treatment of that event."""
+    is_new = event.time > ended.end_time
     if kind == "saga.created":
         return Late.NEW_RUN if is_new else Late.COUNTED
     if kind in _STARTS:
-        return Late.NEW_RUN if is_new and not ended.timed_out else _STARTS[kind](state, key, ended, facts)
+        return Late.NEW_RUN if is_new and not ended.timed_out else _STARTS[kind](state, key, ended, event)
     change = _OTHERS.get(kind)
-    return Late.COUNTED if change is None else change(state, key, ended, facts)
+    return Late.COUNTED if change is None else change(state, key, ended, event)
 
 
-def _step_started(state: SagaState, key: SagaKey, ended: EndedSaga, facts: Facts) -> Sequence[SagaSpanRecord]:
-    started = started_by(facts, parent_of(facts, ended.fan_outs))
+def _step_started(state: SagaState, key: SagaKey, ended: EndedSaga, event: ParsedEvent) -> Sequence[SagaSpanRecord]:
+    started = new_step(event, parent_span_of(event, ended.fan_outs))
     steps = [*(step for step in ended.steps if step.step_id != started.step_id), started]
-    state.ended[key] = msgspec.structs.replace(ended, steps=tuple(steps[-_HELD:]))
-    return _unfinished(key, ended, steps[:-_HELD], ())
+    state.ended[key] = msgspec.structs.replace(ended, steps=tuple(steps[-_MAX_REMEMBERED:]))
+    return _unfinished(key, ended, steps[:-_MAX_REMEMBERED], ())
 
 
-def _fan_out_started(state: SagaState, key: SagaKey, ended: EndedSaga, facts: Facts) -> Sequence[SagaSpanRecord]:
-    fan_outs = [*ended.fan_outs, fan_out_of(facts, ended.trace_id, key)]
-    state.ended[key] = msgspec.structs.replace(ended, fan_outs=tuple(fan_outs[-_HELD:]))
-    return _unfinished(key, ended, (), fan_outs[:-_HELD])
+def _fan_out_started(
+    state: SagaState, key: SagaKey, ended: EndedSaga, event: ParsedEvent
+) -> Sequence[SagaSpanRecord]:
+    fan_outs = [*ended.fan_outs, new_fan_out(event, ended.trace_id, key)]
+    state.ended[key] = msgspec.structs.replace(ended, fan_outs=tuple(fan_outs[-_MAX_REMEMBERED:]))
+    return _unfinished(key, ended, (), fan_outs[:-_MAX_REMEMBERED])
 
 
-def _compensating(_: SagaState, __: SagaKey, ended: EndedSaga, facts: Facts) -> Sequence[SagaSpanRecord]:
-    return (compensation_span(facts, trace_id=ended.trace_id, parent_span_id=ended.span_id),)
+def _compensating(_: SagaState, __: SagaKey, ended: EndedSaga, event: ParsedEvent) -> Sequence[SagaSpanRecord]:
+    return (compensation_span(event, trace_id=ended.trace_id, parent_span_id=ended.span_id),)
 
 
 def _step_ended(
-    state: SagaState, key: SagaKey, ended: EndedSaga, facts: Facts, status: str
+    state: SagaState, key: SagaKey, ended: EndedSaga, event: ParsedEvent, status: str
 ) -> Sequence[SagaSpanRecord] | Late:
-    step = next((one for one in ended.steps if one.step_id == facts.step), None)
+    step = next((open_step for open_step in ended.steps if open_step.step_id == event.step), None)
     if step is not None:
-        others = tuple([one for one in ended.steps if one is not step])
+        others = tuple([other for other in ended.steps if other is not step])
         state.ended[key] = msgspec.structs.replace(ended, steps=others)
     elif ended.timed_out:
         return Late.COUNTED
     else:
-        step = started_by(facts, parent_of(facts, ended.fan_outs))
-    return (step_span(facts, step, status=status, trace_id=ended.trace_id, parent_span_id=ended.span_id),)
+        step = new_step(event, parent_span_of(event, ended.fan_outs))
+    return (step_span(event, step, status=status, trace_id=ended.trace_id, parent_span_id=ended.span_id),)
 
 
 def _fan_out_resolved(
-    state: SagaState, key: SagaKey, ended: EndedSaga, facts: Facts
+    state: SagaState, key: SagaKey, ended: EndedSaga, event: ParsedEvent
 ) -> Sequence[SagaSpanRecord] | Late:
-    fan_out = next((one for one in ended.fan_outs if is_fan_out_of(one, facts)), None)
+    fan_out = next((each for each in ended.fan_outs if each.fan_out_id == event.fan_out_id), None)
     if fan_out is None:
         return Late.COUNTED
-    others = tuple([one for one in ended.fan_outs if one is not fan_out])
+    others = tuple([other for other in ended.fan_outs if other is not fan_out])
     state.ended[key] = msgspec.structs.replace(ended, fan_outs=others)
-    return (fan_out_span(facts, fan_out, trace_id=ended.trace_id, parent_span_id=ended.span_id),)
+    return (fan_out_span(event, fan_out, trace_id=ended.trace_id, parent_span_id=ended.span_id),)
 
 
 _STARTS = {"saga.step_started": _step_started, "saga.fanout_started": _fan_out_started}
-_OTHERS: Mapping[str, Callable[[SagaState, SagaKey, EndedSaga, Facts], Sequence[SagaSpanRecord] | Late]] = {
+_OTHERS: Mapping[str, Callable[[SagaState, SagaKey, EndedSaga, ParsedEvent], Sequence[SagaSpanRecord] | Late]] = {
     "saga.step_committed": partial(_step_ended, status="ok"),
     "saga.step_failed": partial(_step_ended, status="error"),
     "saga.fanout_resolved": _fan_out_resolved,
@@ -154,7 +165,7 @@ def _unfinished(
         key,
         steps,
         fan_outs,
-        ended_at=ended.ended_at,
+        end_time=ended.end_time,
         error_type=TIMED_OUT if ended.timed_out else UNFINISHED,
         trace_id=ended.trace_id,
         parent_span_id=ended.span_id,

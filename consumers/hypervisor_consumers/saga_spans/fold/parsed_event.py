@@ -1,4 +1,4 @@
-"""What a saga event says, read and checked before anything changes. Pure."""
+"""Reads and checks a saga event before anything changes. Pure."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from hypervisor_schemas.events import HypervisorEvent
 from hypervisor_schemas.payloads import SagaPayload, read_payload
 from hypervisor_schemas.wire.codec import ID_CHARACTERS
 
-__all__ = ["SHORT", "Facts", "facts_of", "shortened"]
+__all__ = ["MAX_KEPT_CHARACTERS", "ParsedEvent", "parse_event", "parsed_event", "shortened"]
 
-SHORT = 256
-"""Characters of a text that is kept while something is open: what is kept is a record of the changelog."""
+MAX_KEPT_CHARACTERS = 256
+"""Characters of a text that is kept while something is open: everything kept is in a record of the changelog."""
 
-_LONGEST_DURATION = 10 * 365 * 86_400.0
-_MOST_BRANCHES = 64
+_MAX_DURATION_SECONDS = 10 * 365 * 86_400.0
+_MAX_BRANCHES = 64
 
 
-class Facts(msgspec.Struct, gc=False):
-    """Of one event. An absent text is empty."""
+class ParsedEvent(msgspec.Struct, gc=False):
+    """The fields of a valid saga event that the fold uses. An absent text is empty."""
 
     event_id: str
     time: float
-    """Seconds since 1970, the event's own."""
-    seen_at: int
-    """Milliseconds since 1970: when it was published, or now if that is earlier; 0 in an agent's process."""
+    """The event's own time, in seconds since 1970."""
+    seen_at_ms: int
+    """As in `Fold.apply`; 0 in an agent's process."""
     session_id: str
     agent_did: str
     causal_trace_id: str
@@ -41,7 +41,7 @@ class Facts(msgspec.Struct, gc=False):
     payload: SagaPayload
 
     def attributes(self) -> dict[str, Any]:
-        """Those that every span of this event has; a new object each time."""
+        """The attributes that every span of this event has, as a new object."""
         attributes: dict[str, Any] = {"agent.saga.id": self.saga_id}
         if self.agent_did:
             attributes["agent.did"] = self.agent_did
@@ -58,7 +58,7 @@ class Facts(msgspec.Struct, gc=False):
 
     @property
     def step(self) -> str:
-        """What the step goes by."""
+        """The name that the step is found by."""
         return self.step_id or self.action
 
     @property
@@ -71,12 +71,12 @@ class Facts(msgspec.Struct, gc=False):
 
     @property
     def policy(self) -> str:
-        """When a fan-out counts as done."""
+        """The policy by which a fan-out counts as done."""
         return _lenient(self.payload.policy)
 
     @property
     def is_failure(self) -> bool:
-        """Of the end of a fan-out: it is not as its policy wants it."""
+        """Whether the end of a fan-out is a failure: its policy is not satisfied, or there is an error."""
         return self.payload.policy_satisfied is False or self.payload.error is not msgspec.UNSET
 
     @property
@@ -85,71 +85,71 @@ class Facts(msgspec.Struct, gc=False):
         given = self.payload.branches
         if not isinstance(given, list | tuple):
             return ()
-        names = [_lenient(one.get("step_id") if isinstance(one, Mapping) else one) for one in given]
-        return tuple(name for name in names[:_MOST_BRANCHES] if name)
+        names = [_lenient(branch.get("step_id") if isinstance(branch, Mapping) else branch) for branch in given]
+        return tuple(name for name in names[:_MAX_BRANCHES] if name)
 
     @property
     def error_type(self) -> str:
-        """The kind of an error, if the agent says it."""
+        """The kind of an error, if the agent gives it."""
         return _lenient(self.payload.error_type)
 
     @property
     def error_text(self) -> str:
-        """What went wrong, for people."""
-        given = (self.payload.error, self.payload.reason)
-        texts = [_described(one) for one in given if one is not msgspec.UNSET]
+        """The error or reason as text for people."""
+        details = (self.payload.error, self.payload.reason)
+        texts = [_described(detail) for detail in details if detail is not msgspec.UNSET]
         return next(filter(None, texts), "")
 
     @property
-    def duration(self) -> float:
-        """How long it took, in seconds, if the agent says it; 0 otherwise."""
+    def duration_seconds(self) -> float:
+        """The duration, if the agent gives it; 0 otherwise."""
         value = self.payload.duration_seconds
         is_number = isinstance(value, int | float) and not isinstance(value, bool)
-        return float(value) if is_number and 0 <= value <= _LONGEST_DURATION else 0.0
+        return float(value) if is_number and 0 <= value <= _MAX_DURATION_SECONDS else 0.0
 
     @property
     def checkpoint(self) -> dict[str, str]:
-        """What a checkpoint says of itself, as attributes of a span event."""
+        """The attributes of a checkpoint's span event."""
         payload = self.payload
-        told = {
+        texts = {
             "checkpoint_id": _lenient(payload.checkpoint_id),
             "goal": _lenient(payload.goal) or _lenient(payload.goal_description),
             "goal_hash": _lenient(payload.goal_hash),
         }
-        return {f"agent.saga.{name}": value for name, value in told.items() if value}
+        return {f"agent.saga.{name}": value for name, value in texts.items() if value}
 
 
-def facts_of(event: HypervisorEvent, seen_at: int = 0) -> Facts:
-    """The facts of an event, ours or the package's.
+def parse_event(event: HypervisorEvent, seen_at_ms: int = 0) -> ParsedEvent:
+    """Parse an event, ours or the package's.
 
-    `action` goes before `step_action`; a saga without `saga_id` goes by its causal trace id, else "unknown"; a
-    step without `step_id` by its action. An empty text counts as absent.
+    `action` is preferred to `step_action`; a saga without `saga_id` is named by its causal trace id, else
+    "unknown"; a step without `step_id` by its action. An empty text counts as absent.
 
     Raises:
         InvalidPayload: A field has another type than `SagaPayload` says, or an id is too long.
     """
     payload = read_payload(event.payload, SagaPayload)
-    return facts_from(
+    return parsed_event(
         payload,
         _text(event.event_id),
         _seconds(event.timestamp),
-        seen_at,
+        seen_at_ms,
         _text(event.session_id),
         _text(event.agent_did),
         _text(event.causal_trace_id),
     )
 
 
-def facts_from(  # noqa: PLR0917 - called for each event, and by name it takes longer
+def parsed_event(  # noqa: PLR0917 - called for each event, and by name it takes longer
     payload: SagaPayload,
     event_id: str,
     time: float,
-    seen_at: int,
+    seen_at_ms: int,
     session_id: str,
     agent_did: str,
     causal_trace_id: str,
-) -> Facts:
-    """The facts, of an event that is in pieces.
+) -> ParsedEvent:
+    """Put together an event from fields that are read already.
 
     Raises:
         InvalidPayload: An id is too long.
@@ -157,12 +157,12 @@ def facts_from(  # noqa: PLR0917 - called for each event, and by name it takes l
     action = _text(payload.action) or _text(payload.step_action)
     step_id = _id("step_id", payload.step_id)
     if not step_id:
-        _id("action", action)  # the step goes by it
+        _id("action", action)  # it names the step
     saga_id = _id("saga_id", payload.saga_id) or causal_trace_id or "unknown"
-    return Facts(
+    return ParsedEvent(
         event_id,
         time,
-        seen_at,
+        seen_at_ms,
         session_id,
         agent_did,
         causal_trace_id,
@@ -174,8 +174,8 @@ def facts_from(  # noqa: PLR0917 - called for each event, and by name it takes l
 
 
 def shortened(text: str) -> str:
-    """The text, cut to `SHORT`."""
-    return text if len(text) <= SHORT else text[: SHORT - 1] + "…"
+    """The text, cut to `MAX_KEPT_CHARACTERS`."""
+    return text if len(text) <= MAX_KEPT_CHARACTERS else text[: MAX_KEPT_CHARACTERS - 1] + "…"
 
 
 def _text(value: Any) -> str:
@@ -187,7 +187,7 @@ def _text(value: Any) -> str:
 
 
 def _lenient(value: Any) -> str:
-    """A text or a number; whatever else is there is none of ours."""
+    """A text or a number as text; "" for anything else."""
     if isinstance(value, bool) or not isinstance(value, str | int | float | Enum):
         return ""
     if isinstance(value, float) and not math.isfinite(value):
@@ -217,10 +217,10 @@ def _id(name: str, value: str | int | None) -> str:
 def _described(value: Any) -> str:
     try:
         return str(value)
-    except Exception:  # noqa: BLE001 - str() of a stranger's object may raise anything
+    except Exception:  # noqa: BLE001 - str() of a foreign object may raise anything
         return f"<{type(value).__name__} that can't be written as text>"
 
 
 def _seconds(timestamp: datetime) -> float:
-    # A time without a zone is UTC here as it is on the wire; Python would take it for this machine's zone.
+    # A time without a zone is UTC here, as on the wire; Python would take it for this machine's zone.
     return (timestamp if timestamp.tzinfo else timestamp.replace(tzinfo=UTC)).timestamp()

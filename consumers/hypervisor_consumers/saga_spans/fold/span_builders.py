@@ -1,11 +1,11 @@
-"""The spans: what each kind is called, and what it says. Pure."""
+"""Builds the span of each kind: its name, its times, its attributes. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import Any
 
-from hypervisor_consumers.saga_spans.fold.parsed_event import Facts
+from hypervisor_consumers.saga_spans.fold.parsed_event import ParsedEvent
 from hypervisor_consumers.saga_spans.fold.span_identity import step_span_id
 from hypervisor_consumers.saga_spans.fold.state import Checkpoint, OpenFanOut, OpenSaga, OpenStep, SagaKey
 from hypervisor_consumers.saga_spans.spans import SagaSpanRecord, SpanEvent
@@ -22,68 +22,72 @@ __all__ = [
 ]
 
 TIMED_OUT = "saga_timeout"
-"""The `error_type` of a saga that got no end in time, and of what was open in it then."""
+"""The `error_type` of a saga that got no end in time, and of its steps and fan-outs that were open then."""
 UNFINISHED = "saga_unfinished"
 """The `error_type` of a step or fan-out that was still open when its saga ended."""
 
 CHECKPOINT = "saga.checkpoint"
 
 
-def step_span(facts: Facts, step: OpenStep, *, status: str, trace_id: str, parent_span_id: str) -> SagaSpanRecord:
-    """A step that ended; `parent_span_id` where the step names none."""
+def step_span(
+    event: ParsedEvent, step: OpenStep, *, status: str, trace_id: str, parent_span_id: str
+) -> SagaSpanRecord:
+    """A step that has ended; `parent_span_id` is used if the step names none."""
     return _span(
-        facts,
-        name=f"saga.step.{facts.action or facts.step_id}",
-        step_id=facts.step,
-        step_action=facts.action,
+        event,
+        name=f"saga.step.{event.action or event.step_id}",
+        step_id=event.step,
+        step_action=event.action,
         start_time=step.start_time,
         status=status,
         trace_id=trace_id,
         span_id=step.span_id,
         parent_span_id=step.parent_span_id or parent_span_id,
-        causal_trace_id=step.causal_trace_id or facts.causal_trace_id,
+        causal_trace_id=step.causal_trace_id or event.causal_trace_id,
         checkpoints=step.checkpoints,
     )
 
 
-def compensation_span(facts: Facts, *, trace_id: str, parent_span_id: str) -> SagaSpanRecord:
-    """A compensation, at once. Its event comes when it is over, if it says how long it took."""
+def compensation_span(event: ParsedEvent, *, trace_id: str, parent_span_id: str) -> SagaSpanRecord:
+    """A compensation, made from its only event. An event that has a duration is sent at the end of it."""
     return _span(
-        facts,
-        name=f"saga.compensate.{facts.action or facts.step_id}",
-        step_id=facts.step_id or "compensation",
-        step_action=facts.action or "compensate",
-        start_time=facts.time - facts.duration,
+        event,
+        name=f"saga.compensate.{event.action or event.step_id}",
+        step_id=event.step_id or "compensation",
+        step_action=event.action or "compensate",
+        start_time=event.time - event.duration_seconds,
         status="compensating",
         trace_id=trace_id,
-        span_id=step_span_id(facts.event_id),
+        span_id=step_span_id(event.event_id),
         parent_span_id=parent_span_id,
-        causal_trace_id=facts.causal_trace_id,
+        causal_trace_id=event.causal_trace_id,
     )
 
 
-def fan_out_span(facts: Facts, fan_out: OpenFanOut, *, trace_id: str, parent_span_id: str) -> SagaSpanRecord:
+def fan_out_span(event: ParsedEvent, fan_out: OpenFanOut, *, trace_id: str, parent_span_id: str) -> SagaSpanRecord:
     """A fan-out that is resolved."""
-    policy = fan_out.policy or facts.policy
+    policy = fan_out.policy or event.policy
     return _span(
-        facts,
+        event,
         name=f"saga.fanout.{policy or fan_out.fan_out_id}",
         step_id=fan_out.fan_out_id,
         step_action=policy,
         start_time=fan_out.start_time,
-        status="error" if facts.is_failure else "ok",
+        status="error" if event.is_failure else "ok",
         trace_id=trace_id,
         span_id=fan_out.span_id,
         parent_span_id=parent_span_id,
-        causal_trace_id=fan_out.causal_trace_id or facts.causal_trace_id,
+        causal_trace_id=fan_out.causal_trace_id or event.causal_trace_id,
     )
 
 
-def ended_saga_span(facts: Facts, saga: OpenSaga, *, verb: str, step_action: str, status: str) -> SagaSpanRecord:
+def ended_saga_span(
+    event: ParsedEvent, saga: OpenSaga, *, verb: str, step_action: str, status: str
+) -> SagaSpanRecord:
     """A saga, from its start to its end."""
     return _span(
-        facts,
-        name=f"saga.{verb}.{facts.saga_id}",
+        event,
+        name=f"saga.{verb}.{event.saga_id}",
         step_id="",
         step_action=step_action,
         start_time=saga.start_time,
@@ -91,13 +95,13 @@ def ended_saga_span(facts: Facts, saga: OpenSaga, *, verb: str, step_action: str
         trace_id=saga.trace_id,
         span_id=saga.span_id,
         parent_span_id=None,
-        causal_trace_id=saga.causal_trace_id or facts.causal_trace_id,
+        causal_trace_id=saga.causal_trace_id or event.causal_trace_id,
         checkpoints=saga.checkpoints,
     )
 
 
 def timed_out_span(key: SagaKey, saga: OpenSaga, *, seconds: float) -> SagaSpanRecord:
-    """A saga that got no end within so many seconds."""
+    """A saga that got no end within `seconds`."""
     return _open_span(
         key,
         name=f"saga.timed_out.{key[1]}",
@@ -121,26 +125,26 @@ def unfinished_spans(
     steps: Sequence[OpenStep],
     fan_outs: Sequence[OpenFanOut],
     *,
-    ended_at: float,
+    end_time: float,
     error_type: str,
     trace_id: str,
     parent_span_id: str,
 ) -> list[SagaSpanRecord]:
-    """What was open when its saga ended at `ended_at`, and got no end of its own: it ends there, too."""
+    """The steps and fan-outs that were open when their saga ended at `end_time`: they end then, too."""
     reason = "no end came before its saga was timed out" if error_type == TIMED_OUT else "open when its saga ended"
 
-    def span(one: OpenStep | OpenFanOut, **about: Any) -> SagaSpanRecord:
+    def span(opened: OpenStep | OpenFanOut, **fields: Any) -> SagaSpanRecord:
         return _open_span(
             key,
-            start_time=one.start_time,
-            end_time=max(one.start_time, ended_at),
+            start_time=opened.start_time,
+            end_time=max(opened.start_time, end_time),
             reason=reason,
             error_type=error_type,
             trace_id=trace_id,
-            span_id=one.span_id,
-            causal_trace_id=one.causal_trace_id,
-            agent_did=one.agent_did,
-            **about,
+            span_id=opened.span_id,
+            causal_trace_id=opened.causal_trace_id,
+            agent_did=opened.agent_did,
+            **fields,
         )
 
     return [
@@ -169,7 +173,7 @@ def unfinished_spans(
 
 
 def _span(
-    facts: Facts,
+    event: ParsedEvent,
     *,
     name: str,
     step_id: str,
@@ -182,25 +186,25 @@ def _span(
     causal_trace_id: str,
     checkpoints: Sequence[Checkpoint] = (),
 ) -> SagaSpanRecord:
-    attributes = facts.attributes()
+    attributes = event.attributes()
     attributes["agent.saga.step_id"] = step_id
     attributes["agent.saga.step_action"] = step_action
     attributes["agent.saga.state"] = status
     return SagaSpanRecord(
         name,
-        facts.saga_id,
+        event.saga_id,
         step_id,
         step_action,
         start_time,
         # Clocks of two agents may differ; no backend takes a span that ends before it starts.
-        max(start_time, facts.time),
+        max(start_time, event.time),
         status,
         attributes,
         trace_id,
         span_id,
         parent_span_id,
         causal_trace_id,
-        facts.error_type if status == "error" else "",
+        event.error_type if status == "error" else "",
         _events(checkpoints),
     )
 
@@ -253,4 +257,6 @@ def _open_span(
 
 
 def _events(checkpoints: Sequence[Checkpoint]) -> tuple[SpanEvent, ...]:
-    return tuple([SpanEvent(CHECKPOINT, one.time, one.attributes) for one in checkpoints]) if checkpoints else ()
+    return (
+        tuple([SpanEvent(CHECKPOINT, saved.time, saved.attributes) for saved in checkpoints]) if checkpoints else ()
+    )
