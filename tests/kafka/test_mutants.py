@@ -89,8 +89,8 @@ MUTANTS = (
     Mutant(
         "an abort drops what is pending",
         "partitions/partition",
-        "            table.discard_changes()\n        self._window.rollback()",
-        "            table.merge_changes()\n        self._window.rollback()",
+        "        self._state.discard()\n",
+        "        self._state.merge()\n",
         "TestCommitting::test_an_aborted_transaction_leaves_no_trace_in_counts_and_known_ids[memory]",
     ),
     Mutant(
@@ -103,8 +103,8 @@ MUTANTS = (
     Mutant(
         "an abort undoes the known ids",
         "partitions/partition",
-        "        self._window.rollback()\n",
-        "        self._window.mark()\n",
+        "        self._ids.window.rollback()\n",
+        "        self._ids.window.mark()\n",
         "TestCommitting::test_an_aborted_transaction_leaves_no_trace_in_counts_and_known_ids[memory]",
     ),
     Mutant(

@@ -293,14 +293,14 @@ class TestFolding:
             for _ in range(batch_fold.MAX_PENDING_EVENTS // 2)
         ]
         for number in range(2):
-            assert not partition._pending.series
+            assert not partition._state.pending.series
             columns = columns_of([encode_event(replace(event)) for event in batch], SINGLE_OBJECT)
             assert columns is not None
             again = replace(
                 columns, id_numbers=np.arange(len(batch), dtype=np.uint64) + np.uint64(number * len(batch))
             )
             assert partition.apply_columns(partition.next_offset, again, np.full(len(batch), 1000)) is not None
-        assert [row.assigned for row in partition._pending.series.values() if row] == [
+        assert [row.assigned for row in partition._state.pending.series.values() if row] == [
             batch_fold.MAX_PENDING_EVENTS
         ]
 
