@@ -157,14 +157,14 @@ class Indexer:
             raise OutputUnavailable(str(error)) from error
         self._rows.clear()
         now = self._now()
-        published: Counter[int] = Counter()
+        published_ms: Counter[int] = Counter()
         for one in moved:
             content = one.content
             content.stored = content.next_offset
-            published.update(content.published)
-            content.published.clear()
+            published_ms.update(content.published_ms)
+            content.published_ms.clear()
             one.accounting.committed(content.tally.account())
-        self._runtime_metrics.concluded("committed", max(0.0, now - began), published, int(now * 1000))
+        self._runtime_metrics.concluded("committed", max(0.0, now - began), published_ms, int(now * 1000))
         self._tell_kafka(moved, is_last)
         return {}
 
@@ -230,7 +230,7 @@ class IndexedPartition:
         first = begin if stored is None else stored
         self.tally = Tally(Account(first, first, {}))
         self.tally.lose(begin)
-        self.published: Counter[int] = Counter()
+        self.published_ms: Counter[int] = Counter()
         """How many records since the last commit were published at each time, in milliseconds since 1970."""
 
     @property
@@ -246,6 +246,6 @@ class IndexedPartition:
     def passed(self, record: Record, result: str) -> None:
         """Count a record by its result."""
         self.tally.passed(record.offset, result)
-        if record.published > 0:
-            self.tally.seen(record.published)
-            self.published[record.published] += 1
+        if record.published_ms > 0:
+            self.tally.seen(record.published_ms)
+            self.published_ms[record.published_ms] += 1

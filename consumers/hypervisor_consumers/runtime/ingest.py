@@ -128,10 +128,10 @@ class RecordIngest:
         columns = None if framing is None else columns_of(values, framing)
         if columns is None or any_headers(batch):
             return False
-        published = np.fromiter(map(_second, each("timestamp", batch)), np.int64, len(batch))
-        if not (published > 0).all():
+        published_ms = np.fromiter(map(_second, each("timestamp", batch)), np.int64, len(batch))
+        if not (published_ms > 0).all():
             return False
-        return batches.apply_columns(partition.topic_partition, first, columns, published)
+        return batches.apply_columns(partition.topic_partition, first, columns, published_ms)
 
     def _take_each(self, partition: AssignedPartition[Any], batch: Sequence[Message]) -> None:
         if not batch:

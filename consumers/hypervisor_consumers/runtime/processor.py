@@ -103,10 +103,10 @@ class BatchProcessor(Protocol):
         topic_partition: TopicPartition,
         first_offset: int,
         columns: EventColumns,
-        published: npt.NDArray[np.int64],
+        published_ms: npt.NDArray[np.int64],
         /,
     ) -> bool:
-        """Take events of consecutive offsets at once; `published` as in `Record`, none of them 0.
+        """Take events of consecutive offsets at once; `published_ms` as in `Record`, none of them 0.
 
         False: nothing was taken, `Processor.apply` is to be called for each.
         """

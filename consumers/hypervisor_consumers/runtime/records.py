@@ -32,8 +32,8 @@ class Record(NamedTuple):
     key: bytes | None
     value: bytes | None
     headers: Sequence[tuple[str, bytes | None]] | None
-    published: int
-    """Kafka's time of the record, in milliseconds since 1970; 0 where it has none."""
+    published_ms: int
+    """Kafka's time of the record, since 1970; 0 where it has none."""
 
 
 OutputRecord: TypeAlias = "tuple[bytes | None, bytes | None, list[tuple[str, bytes | None]] | None]"

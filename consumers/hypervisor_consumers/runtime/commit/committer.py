@@ -183,10 +183,10 @@ class Committer(Generic[S, O]):
             raise OutputUnavailable(self.transactions.reason)
         took = self._visibility.lease.now() - self._began
         sent, self._in_flight = [one for one in self._in_flight if one.is_read], []
-        published: Counter[int] = Counter()
+        published_ms: Counter[int] = Counter()
         if outcome is Outcome.COMMITTED:
-            published = self._merge(sent)
-        self._runtime_metrics.concluded(outcome.value, took, published, int(self._now() * 1000))
+            published_ms = self._merge(sent)
+        self._runtime_metrics.concluded(outcome.value, took, published_ms, int(self._now() * 1000))
         if outcome is Outcome.COMMITTED:
             self._visibility.show_caught_up()
             for one in sent:
@@ -201,14 +201,14 @@ class Committer(Generic[S, O]):
 
     def _merge(self, sent: list[AssignedPartition[Content[S, O]]]) -> Counter[int]:
         """Make what was pending committed. Returns when its records were published."""
-        published: Counter[int] = Counter()
+        published_ms: Counter[int] = Counter()
         with self._visibility.lock:
             for one in sent:
                 fold = _fold_of(one)
-                published.update(fold.pending.published)
+                published_ms.update(fold.pending.published_ms)
                 fold.commit()
             self._visibility.lease.renew(self._began)
-        return published
+        return published_ms
 
     def _roll_back(self) -> dict[TopicPartition, int | None]:
         letters = None if self.transactions.was_cut_off else self._builder.topics.dead_letters

@@ -99,5 +99,5 @@ def dead_letter_of(record: Record, service: str, error: RecordError) -> DeadLett
         topic=record.topic_partition.topic,
         partition=record.topic_partition.partition,
         offset=record.offset,
-        timestamp=record.published,
+        timestamp=record.published_ms,
     )

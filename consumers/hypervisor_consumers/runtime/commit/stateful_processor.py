@@ -201,12 +201,12 @@ class StatefulProcessor(Generic[S, O]):
         fold = self._fold_of(record.topic_partition)
         now = int(self._now() * 1000)
         # A foreign clock may be ahead; nothing was seen later than now.
-        seen_at = min(record.published, now) if record.published > 0 else now
-        result, outputs = fold.partition.apply(record.offset, event, seen_at)
+        seen_at_ms = min(record.published_ms, now) if record.published_ms > 0 else now
+        result, outputs = fold.partition.apply(record.offset, event, seen_at_ms)
         if outputs:
             fold.pending.outputs.add([(record.offset, output) for output in outputs])
         fold.took(record)
-        fold.at_end, fold.heard_at_ms = False, seen_at
+        fold.at_end, fold.heard_at_ms = False, seen_at_ms
         return result
 
     def redeliver(self, record: Record) -> None:
@@ -226,20 +226,20 @@ class StatefulProcessor(Generic[S, O]):
         topic_partition: TopicPartition,
         first_offset: int,
         columns: EventColumns,
-        published: npt.NDArray[np.int64],
+        published_ms: npt.NDArray[np.int64],
         /,
     ) -> bool:
         """Fold events of consecutive offsets into what is pending, or nothing."""
         fold = self._fold_of(topic_partition)
         now = int(self._now() * 1000)
-        outputs = fold.partition.apply_columns(first_offset, columns, np.minimum(published, now))
+        outputs = fold.partition.apply_columns(first_offset, columns, np.minimum(published_ms, now))
         if outputs is None:
             return False
         fold.pending.outputs.add(outputs)
-        fold.partition.seen(int(published[-1]))
-        times, counts = np.unique(published, return_counts=True)
-        fold.pending.published.update(dict(zip(times.tolist(), counts.tolist(), strict=True)))
-        fold.at_end, fold.heard_at_ms = False, min(int(published[-1]), now)
+        fold.partition.seen(int(published_ms[-1]))
+        times, counts = np.unique(published_ms, return_counts=True)
+        fold.pending.published_ms.update(dict(zip(times.tolist(), counts.tolist(), strict=True)))
+        fold.at_end, fold.heard_at_ms = False, min(int(published_ms[-1]), now)
         return True
 
     def reject(self, record: Record, error: RecordError) -> None:

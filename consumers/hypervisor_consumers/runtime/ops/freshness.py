@@ -30,7 +30,7 @@ class Freshness:
         of one of them, or when its last record was published.
         """
         read = {
-            TopicPartition(self.topic, partition): (one.next_offset, one.published)
+            TopicPartition(self.topic, partition): (one.next_offset, one.published_ms)
             for partition, one in accounts.items()
         }
         return {
@@ -93,7 +93,7 @@ class IndexFreshness:
                 time
                 for time in (
                     self.runtime_metrics.log_ends.longer_since(topic_partition, included),
-                    account.published / 1000 if account is not None and account.published else None,
+                    account.published_ms / 1000 if account is not None and account.published_ms else None,
                 )
                 if time is not None
             ]
@@ -108,12 +108,12 @@ def _lag(
     """The lag of partitions of which each is read up to an offset, its last record published at (ms)."""
     lag = 0
     seconds: float | None = 0.0
-    for topic_partition, (offset, published) in read.items():
+    for topic_partition, (offset, published_ms) in read.items():
         end = runtime_metrics.end_of(topic_partition)
         if end is None:
             return {"lag_records": None, "lag_seconds": None}
         behind = max(0, end - offset)
         lag += behind
         if behind and seconds is not None:
-            seconds = max(seconds, now - published / 1000) if published else None
+            seconds = max(seconds, now - published_ms / 1000) if published_ms else None
     return {"lag_records": lag, "lag_seconds": seconds if seconds is None else round(seconds, 3)}

@@ -106,14 +106,14 @@ class RuntimeMetrics:
         return None if partition is None else partition.accounting.log_end
 
     def concluded(
-        self, outcome: str, seconds: float, published: Mapping[int, int] | None = None, now: int = 0
+        self, outcome: str, seconds: float, published_ms: Mapping[int, int] | None = None, now_ms: int = 0
     ) -> None:
-        """Count a transaction that ended; `published`: how many of its records were published at each time (ms)."""
+        """Count a transaction that ended; `published_ms`: how many of its records were published at each time."""
         with self._lock:
             self._outcomes[outcome] += 1
             self._transactions.add(seconds)
-            for at, records in (published or {}).items():
-                self._latencies.add(max(0, now - at) / 1000, records)
+            for at, records in (published_ms or {}).items():
+                self._latencies.add(max(0, now_ms - at) / 1000, records)
 
     def refused(self) -> None:
         """Count an output that was refused for good."""
@@ -158,7 +158,7 @@ class RuntimeMetrics:
             position.add_metric(where, account.next_offset)
             behind = max(0, (accounting.log_end or 0) - account.next_offset)
             lag.add_metric(where, behind)
-            age = now - account.published / 1000 if behind and account.published else 0
+            age = now - account.published_ms / 1000 if behind and account.published_ms else 0
             lag_seconds.add_metric(where, max(0.0, age))
             if accounting.distance is not None:
                 distance.add_metric(where, accounting.distance)

@@ -52,9 +52,9 @@ class FoldPartition(Generic[S, O]):
 
     def took(self, record: Record) -> None:
         """Note when a record that was taken was published."""
-        if record.published > 0:
-            self.partition.seen(record.published)
-            self.pending.published[record.published] += 1
+        if record.published_ms > 0:
+            self.partition.seen(record.published_ms)
+            self.pending.published_ms[record.published_ms] += 1
 
     def commit(self) -> None:
         """Merge what was pending: its transaction went through."""

@@ -22,7 +22,7 @@ class Account(msgspec.Struct, frozen=True, array_like=True):
     first_offset: int
     next_offset: int
     results: dict[str, int]
-    published: int = 0
+    published_ms: int = 0
     """The time when the last record was published, in milliseconds since 1970; 0: there was none."""
 
     @property
@@ -37,7 +37,7 @@ class Tally:
     def __init__(self, since: Account) -> None:
         self._since = since
         self._results: Counter[str] = Counter()
-        self._published = since.published
+        self._published = since.published_ms
         self.next_offset = since.next_offset
 
     def passed(self, offset: int, result: str) -> None:
@@ -67,9 +67,9 @@ class Tally:
             self._results[result] += next_offset - self.next_offset
             self.next_offset = next_offset
 
-    def seen(self, published: int) -> None:
+    def seen(self, published_ms: int) -> None:
         """The time of publishing of the record that was passed last, in milliseconds since 1970."""
-        self._published = published
+        self._published = published_ms
 
     def account(self) -> Account:
         """The account up to here."""

@@ -137,7 +137,7 @@ class Partition(Generic[S, O]):
         """Whether the next transaction has something to write for this partition."""
         return self._is_new or self.next_offset != self.account.next_offset or self._state.has_changes
 
-    def apply(self, offset: int, event: HypervisorEvent, seen_at: int) -> tuple[Result, Sequence[O]]:
+    def apply(self, offset: int, event: HypervisorEvent, seen_at_ms: int) -> tuple[Result, Sequence[O]]:
         """Fold one event, unless its id was seen in the window.
 
         Raises:
@@ -148,7 +148,7 @@ class Partition(Generic[S, O]):
             result = Result.DUPLICATE
         else:
             try:
-                outputs = self._fold.apply(self.pending, event, seen_at)
+                outputs = self._fold.apply(self.pending, event, seen_at_ms)
             except InvalidPayload:
                 self._ids.window.forget(event.event_id)
                 raise
@@ -197,13 +197,13 @@ class Partition(Generic[S, O]):
         """Count the offsets up to `next_offset`: retention has deleted them unread."""
         self._tally.lose(next_offset)
 
-    def seen(self, published: int) -> None:
-        """Note when the record that was passed last was published, in milliseconds since 1970."""
-        self._tally.seen(published)
+    def seen(self, published_ms: int) -> None:
+        """Note when the record that was passed last was published, since 1970."""
+        self._tally.seen(published_ms)
 
-    def expire(self, now: int) -> Sequence[O]:
-        """Let the fold remove what has been idle too long at `now`, milliseconds since 1970."""
-        return self._fold.expire(self.pending, now)
+    def expire(self, now_ms: int) -> Sequence[O]:
+        """Let the fold remove what has been idle too long at `now_ms`, since 1970."""
+        return self._fold.expire(self.pending, now_ms)
 
     def changes(self) -> Iterator[Change]:
         """The records of the changelog for all that is pending, the account among them."""

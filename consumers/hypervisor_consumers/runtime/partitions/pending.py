@@ -61,14 +61,14 @@ class Pending(Generic[O]):
 
     dead_letters: list[DeadLetter] = field(default_factory=list)
     outputs: Outputs[O] = field(default_factory=Outputs)
-    published: Counter[int] = field(default_factory=Counter)
+    published_ms: Counter[int] = field(default_factory=Counter)
     """The number of records that were published at each time, in milliseconds since 1970."""
 
     def clear(self) -> None:
         """Forget it."""
         self.dead_letters.clear()
         self.outputs.clear()
-        self.published.clear()
+        self.published_ms.clear()
 
 
 class Rewrite:

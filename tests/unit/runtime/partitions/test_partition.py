@@ -203,11 +203,11 @@ class TestTheAccount:
         say(partition, "b")
         partition.seen(2000)
         changes = commit(partition)
-        assert partition.account.published == 2000
+        assert partition.account.published_ms == 2000
         partition = restored(changes)
         partition.advance(5)
         commit(partition)
-        assert partition.account.published == 2000
+        assert partition.account.published_ms == 2000
 
     def test_does_not_keep_a_time_that_was_rolled_back(self) -> None:
         partition = begun()
@@ -216,7 +216,7 @@ class TestTheAccount:
         partition.rollback()
         partition.advance(1)
         commit(partition)
-        assert partition.account.published == 0
+        assert partition.account.published_ms == 0
 
     def test_counts_what_retention_deleted_unread(self) -> None:
         partition = begun()
