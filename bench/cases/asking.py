@@ -23,7 +23,7 @@ from bench.resident import resident
 from bench.row import Row
 from bench.setting import Setting, seconds_of
 from hypervisor_consumers.event_index.backends.store import EventStore, open_store
-from hypervisor_consumers.event_index.query.queries import Wanted
+from hypervisor_consumers.event_index.query.queries import EventFilter
 from hypervisor_schemas.events import EventType
 from hypervisor_telemetry.local.child import Child
 from tests.support.postgres import opened
@@ -41,7 +41,7 @@ Times: TypeAlias = Mapping[str, Sequence[float]]
 class Question:
     """One filter, as the store and as HTTP take it."""
 
-    wanted: Wanted
+    wanted: EventFilter
     parameters: Mapping[str, str]
 
 
@@ -138,8 +138,8 @@ def _percentile(ascending: Sequence[float], percent: int) -> float:
 
 
 def _look(store: EventStore, question: Question) -> None:
-    with store.snapshot() as now:
-        now.page(question.wanted, LIMIT)
+    with store.snapshot() as snapshot:
+        snapshot.page(question.wanted, LIMIT)
 
 
 def _get(service: RunningService, question: Question) -> None:
@@ -148,17 +148,17 @@ def _get(service: RunningService, question: Question) -> None:
 
 def _by_session(chance: random.Random) -> Question:
     session = session_of(chance.randrange(EVENTS))
-    return Question(Wanted(session_id=session), {"session_id": session})
+    return Question(EventFilter(session_id=session), {"session_id": session})
 
 
 def _by_agent(chance: random.Random) -> Question:
     agent = f"did:mesh:{chance.randrange(AGENTS):032x}"
-    return Question(Wanted(agent_did=agent), {"agent_did": agent})
+    return Question(EventFilter(agent_did=agent), {"agent_did": agent})
 
 
 def _by_trace(chance: random.Random) -> Question:
     trace = trace_of(chance.randrange(EVENTS))
-    return Question(Wanted(trace_id=trace), {"trace_id": trace})
+    return Question(EventFilter(trace_id=trace), {"trace_id": trace})
 
 
 def _by_type_and_time(chance: random.Random) -> Question:
@@ -166,7 +166,7 @@ def _by_type_and_time(chance: random.Random) -> Question:
     start = BEGAN + SPREAD * chance.random() * 0.9
     end = start + timedelta(hours=chance.randrange(1, 48))
     return Question(
-        Wanted([kind], start=start, end=end),
+        EventFilter([kind], start=start, end=end),
         {"event_type": kind, "start": start.isoformat(), "end": end.isoformat()},
     )
 

@@ -93,7 +93,7 @@ def _executemany(url: str, batches: Tuples) -> float:
 def _copy_and_insert(url: str, batches: Tuples) -> float:
     """Seconds; the partitions are there."""
     with closing(open_database(url)) as database:
-        database.make_room([row for batch in batches for row in batch])
+        database.prepare_partitions([row for batch in batches for row in batch])
     stage = "CREATE TEMPORARY TABLE staged (LIKE events) ON COMMIT DELETE ROWS"
     insert = f"INSERT INTO events ({NAMES}) SELECT {NAMES} FROM staged"  # noqa: S608 - names
 

@@ -1,4 +1,4 @@
-"""`query …`: options in, a table or JSON lines out."""
+"""The `query` commands: they query the event index and print tables or JSON lines."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ from hypervisor_telemetry.cli.index_options import (
     Url,
     client_of,
     console_of,
-    filters_of,
+    filter_parameters,
     print_json,
-    put,
+    print_line,
 )
 from hypervisor_telemetry.cli.index_text import (
+    entity_lines,
+    event_details,
     event_lines,
     freshness_line,
-    one_event,
     stats_lines,
-    subject_lines,
     trace_lines,
 )
 
 __all__ = ["query"]
 
-query = typer.Typer(help="Ask the event index: what happened in the fleet. Times are UTC.", no_args_is_help=True)
+query = typer.Typer(help="Query the event index: what happened in the fleet. Times are UTC.", no_args_is_help=True)
 
 
 @query.command()
@@ -67,7 +67,7 @@ def events(
 ) -> None:
     """The last events that fit, oldest first."""
     with speaking():
-        filters = filters_of(
+        filters = filter_parameters(
             kinds=kinds,
             session=session,
             agent=agent,
@@ -98,8 +98,15 @@ def event(
     as_json: AsJson = False,
     colour: Coloured = Colour.AUTO,
 ) -> None:
-    """One event, all of it."""
-    _show(f"/v1/events/{_part(event_id)}", {"after": after}, _the_event, url=url, as_json=as_json, colour=colour)
+    """One event with all its fields."""
+    _show(
+        f"/v1/events/{_segment(event_id)}",
+        {"after": after},
+        lambda answer: event_details(answer["event"]),
+        url=url,
+        as_json=as_json,
+        colour=colour,
+    )
 
 
 @query.command()
@@ -119,9 +126,9 @@ def stats(
     as_json: AsJson = False,
     colour: Coloured = Colour.AUTO,
 ) -> None:
-    """How many events fit, in all and of each type; with --bucket also by time."""
+    """The number of events that fit, in all and of each type; with --bucket also by time."""
     with speaking():
-        filters = filters_of(
+        filters = filter_parameters(
             kinds=kinds,
             session=session,
             agent=agent,
@@ -155,11 +162,11 @@ def sessions(
 ) -> None:
     """The sessions, the one with the latest event first."""
     with speaking():
-        filters = filters_of(agent=agent, since=since, until=until)
+        filters = filter_parameters(agent=agent, since=since, until=until)
     _show(
         "/v1/sessions",
         {**filters, "limit": str(limit), "after": after},
-        subject_lines,
+        entity_lines,
         url=url,
         as_json=as_json,
         colour=colour,
@@ -176,9 +183,9 @@ def session_(
 ) -> None:
     """A session: its events by type, its agents with their rings, its sagas."""
     _show(
-        f"/v1/sessions/{_part(session_id)}",
+        f"/v1/sessions/{_segment(session_id)}",
         {"after": after},
-        subject_lines,
+        entity_lines,
         url=url,
         as_json=as_json,
         colour=colour,
@@ -195,7 +202,12 @@ def agent_(
 ) -> None:
     """An agent: its events by type, its sessions with its ring in each."""
     _show(
-        f"/v1/agents/{_part(agent_did)}", {"after": after}, subject_lines, url=url, as_json=as_json, colour=colour
+        f"/v1/agents/{_segment(agent_did)}",
+        {"after": after},
+        entity_lines,
+        url=url,
+        as_json=as_json,
+        colour=colour,
     )
 
 
@@ -208,11 +220,14 @@ def trace_(
     colour: Coloured = Colour.AUTO,
 ) -> None:
     """The causal tree of a trace: who spawned whom, and where something failed."""
-    _show(f"/v1/traces/{_part(trace_id)}", {"after": after}, trace_lines, url=url, as_json=as_json, colour=colour)
-
-
-def _the_event(answer: Mapping[str, Any]) -> Iterator[Text]:
-    return one_event(answer["event"])
+    _show(
+        f"/v1/traces/{_segment(trace_id)}",
+        {"after": after},
+        trace_lines,
+        url=url,
+        as_json=as_json,
+        colour=colour,
+    )
 
 
 def _show(
@@ -243,16 +258,16 @@ def _ask(url: str | None, path: str, parameters: Mapping[str, Any]) -> dict[str,
         raise IndexUnavailable(f"{error} Name another one by --url or {Settings.INDEX_URL.name}.") from error
 
 
-def _part(text: str) -> str:
-    """A part of a path: a slash in an id is the id's."""
+def _segment(text: str) -> str:
+    """An id as one segment of a path: a slash in it is escaped."""
     return quote(text, safe="")
 
 
 def _footer(answer: Mapping[str, Any], colour: Colour) -> None:
-    put(console_of(colour, stderr=True), freshness_line(answer))
+    print_line(console_of(colour, stderr=True), freshness_line(answer))
 
 
 def _print(lines: Iterable[Text], colour: Colour) -> None:
     console = console_of(colour)
     for line in lines:
-        put(console, line)
+        print_line(console, line)

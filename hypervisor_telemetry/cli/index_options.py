@@ -1,4 +1,4 @@
-"""What `query` and `tail` have in common: their options, whom they ask, and how they print."""
+"""The shared parts of `query` and `tail`: their options, the index client, and printing."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ __all__ = [
     "Url",
     "client_of",
     "console_of",
-    "filters_of",
+    "filter_parameters",
     "print_json",
-    "put",
+    "print_line",
 ]
 
 
 class Colour(StrEnum):
-    """When to colour."""
+    """The choice of coloured output."""
 
     AUTO = "auto"
     ALWAYS = "always"
@@ -77,15 +77,15 @@ Until = Annotated[str | None, typer.Option(help="Not after this time; the same f
 After = Annotated[
     str | None, typer.Option(help="A read token, from a publisher's flush(): wait until the index includes it.")
 ]
-Limit = Annotated[int, typer.Option(min=1, max=1000, help="The last so many.")]
+Limit = Annotated[int, typer.Option(min=1, max=1000, help="At most this many, the last ones.")]
 
 
 def client_of(url: str | None) -> IndexClient:
-    """Of the index that the option or the environment names."""
+    """The client for the index at this URL, or at the URL in the environment."""
     return IndexClient(url or Settings.INDEX_URL.of(os.environ), Settings.API_TOKEN.of(os.environ))
 
 
-def filters_of(
+def filter_parameters(
     *,
     kinds: Sequence[str] | None = None,
     session: str | None = None,
@@ -96,10 +96,10 @@ def filters_of(
     since: str | None = None,
     until: str | None = None,
 ) -> dict[str, Any]:
-    """The options as parameters of the index's API.
+    """The filter options as query parameters of the index's API.
 
     Raises:
-        SettingError: A time can't be read.
+        SettingError: A time is not valid.
     """
     now = datetime.now(UTC)
     return {
@@ -109,8 +109,8 @@ def filters_of(
         "trace_id": trace,
         "subtree": subtree,
         "payload": payload,
-        "start": _instant("--since", since, now),
-        "end": _instant("--until", until, now),
+        "start": _parse_time("--since", since, now),
+        "end": _parse_time("--until", until, now),
     }
 
 
@@ -118,8 +118,8 @@ _AGO = re.compile(r"(\d{1,9})([smhd])")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
-def _instant(option: str, text: str | None, now: datetime) -> str | None:
-    """An ISO 8601 time, or how long ago, as ISO 8601 with its zone."""
+def _parse_time(option: str, text: str | None, now: datetime) -> str | None:
+    """The time in ISO 8601 with its zone; `text` is ISO 8601, or how long ago."""
     if text is None:
         return None
     try:
@@ -134,21 +134,21 @@ def _instant(option: str, text: str | None, now: datetime) -> str | None:
 
 
 def print_json(values: Iterable[Mapping[str, Any]]) -> None:
-    """One line each, in ASCII: safe in every terminal and every encoding."""
+    """Print each value as one line of JSON in ASCII, which is safe in every terminal and encoding."""
     for value in values:
         typer.echo(json.dumps(value, separators=(",", ":")))
 
 
 def console_of(colour: Colour, *, stderr: bool = False) -> Console:
-    """Where lines are put."""
+    """The console for standard output or standard error, with this choice of colours."""
     forced = {Colour.AUTO: None, Colour.ALWAYS: True, Colour.NEVER: False}[colour]
     return Console(
         stderr=stderr, highlight=False, force_terminal=forced, no_color=True if colour is Colour.NEVER else None
     )
 
 
-def put(console: Console, line: Text) -> None:
-    """A line as it is; on a terminal, as much of it as fits, so that rows stay rows."""
+def print_line(console: Console, line: Text) -> None:
+    """Print a line as it is; on a terminal it is cut to the width, so that each row stays one line."""
     console.print(
         line, no_wrap=True, overflow="ellipsis" if console.is_terminal else "ignore", crop=console.is_terminal
     )

@@ -1,4 +1,4 @@
-"""`tail`: the fleet's events as they come."""
+"""The command `tail`: it prints the fleet's events as they enter the index."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from hypervisor_telemetry.cli.index_options import (
     Url,
     client_of,
     console_of,
-    filters_of,
+    filter_parameters,
     print_json,
-    put,
+    print_line,
 )
-from hypervisor_telemetry.cli.index_text import one_line
+from hypervisor_telemetry.cli.index_text import event_line
 from hypervisor_telemetry.index_client.stream_reconnect import follow
 
 __all__ = ["tail"]
@@ -37,7 +37,7 @@ def tail(
     agent: Agent = None,
     trace: Trace = None,
     lines: Annotated[
-        int, typer.Option("--lines", "-n", min=0, max=1000, help="Begin with the last so many events.")
+        int, typer.Option("--lines", "-n", min=0, max=1000, help="Begin with this many of the last events.")
     ] = 10,
     url: Url = None,
     as_json: AsJson = False,
@@ -46,18 +46,18 @@ def tail(
     """Show events as the index takes them in, until Ctrl-C. A lost connection goes on where it was."""
     with speaking():
         client = client_of(url)
-        filters = filters_of(kinds=kinds, session=session, agent=agent, trace=trace)
+        filters = filter_parameters(kinds=kinds, session=session, agent=agent, trace=trace)
         console = console_of(colour)
         try:
-            for one in follow(client, filters, lines, say=_say, pause=time.sleep):
+            for event in follow(client, filters, lines, say=_print_status, pause=time.sleep):
                 if as_json:
-                    print_json([one])
+                    print_json([event])
                 else:
-                    put(console, one_line(one))
+                    print_line(console, event_line(event))
                 sys.stdout.flush()
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
 
 
-def _say(sentence: str) -> None:
+def _print_status(sentence: str) -> None:
     typer.echo(sentence, err=True)

@@ -1,4 +1,4 @@
-"""Containment in SQL is containment as it is defined: held against a few lines of Python."""
+"""The SQL condition of containment is compared with a definition in a few lines of Python."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def is_contained(wanted: Any, there: Any) -> bool:
 
 @st.composite
 def parts(draw: st.DrawFn, of: Any) -> Any:
-    """Something that `of` contains, or nearly."""
+    """A value that `of` contains, or nearly contains."""
     if isinstance(of, dict):
         return {key: draw(parts(value)) for key, value in of.items() if draw(st.booleans())}
     if isinstance(of, list):

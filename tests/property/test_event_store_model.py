@@ -1,4 +1,4 @@
-"""The event index answers every query as a plain list would, whatever was written in whatever order."""
+"""The event index answers every query like a plain list, whatever was written in whatever order."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sqlalchemy import delete
 
 from hypervisor_consumers.event_index.backends.store import EventStore, IndexRow, open_store
 from hypervisor_consumers.event_index.query.cursors import read_cursor, write_cursor
-from hypervisor_consumers.event_index.query.queries import Wanted
+from hypervisor_consumers.event_index.query.queries import EventFilter
 from hypervisor_consumers.event_index.tables import metadata
 from hypervisor_schemas.events import EventType, HypervisorEvent, UnknownEventType, event_type_of, type_value
 from hypervisor_schemas.topics import event_topic
@@ -64,12 +64,12 @@ filters = st.fixed_dictionaries(
 )
 
 
-asked_types = (
+type_names = (
     st.sampled_from(["ring.assigned", "ring.elevated", "ring", "ring.", "saga", "quantum", "ri", ""]) | text
 )
 wide_filters = st.builds(
-    Wanted,
-    event_types=st.none() | st.lists(asked_types, max_size=4),
+    EventFilter,
+    event_types=st.none() | st.lists(type_names, max_size=4),
     session_id=few_sessions,
     trace_id=st.sampled_from([None, "a1b2c3d4e5f6"]) | text,
     start=st.none() | few_moments,
@@ -78,18 +78,18 @@ wide_filters = st.builds(
 
 
 class ListIndex:
-    """The model: a list of rows, sorted and filtered anew for every question."""
+    """The model: a list of rows, sorted and filtered anew for every query."""
 
     def __init__(self, is_postgres: bool) -> None:
         self.rows: list[IndexRow] = []
         self.is_postgres = is_postgres
 
-    def is_one(self, event: HypervisorEvent) -> object:
-        """What two rows of one event have in common: over partitions of time, a key has to hold the time."""
+    def key(self, event: HypervisorEvent) -> object:
+        """The primary key. The key of a table that is partitioned by time must hold the time."""
         return (event.event_id, event.timestamp) if self.is_postgres else event.event_id
 
     def stored(self, value: Any) -> Any:
-        """PostgreSQL has no room for NUL."""
+        """The value as the database stores it: PostgreSQL can't hold NUL."""
         if not self.is_postgres:
             return value
         if isinstance(value, str) and not isinstance(value, EventType | UnknownEventType):
@@ -98,28 +98,28 @@ class ListIndex:
             return {self.stored(key): self.stored(inner) for key, inner in value.items()}
         if isinstance(value, list):
             return [self.stored(inner) for inner in value]
-        if isinstance(value, HypervisorEvent | Wanted):
+        if isinstance(value, HypervisorEvent | EventFilter):
             return replace(value, **{one.name: self.stored(getattr(value, one.name)) for one in fields(value)})
         return value
 
     def write(self, rows: list[IndexRow]) -> int:
         before = len(self.rows)
         for row in (row._replace(event=self.stored(row.event)) for row in rows):
-            if all(self.is_one(row.event) != self.is_one(known.event) for known in self.rows):
+            if all(self.key(row.event) != self.key(known.event) for known in self.rows):
                 self.rows.append(row)
         return len(self.rows) - before
 
     def query(self, limit: int = 100, **given: Any) -> list[HypervisorEvent]:
-        wanted = self.stored(given)
+        event_filter = self.stored(given)
 
         def fits(event: HypervisorEvent) -> bool:
             return (
                 all(
-                    wanted.get(name) is None or getattr(event, name) == wanted[name]
+                    event_filter.get(name) is None or getattr(event, name) == event_filter[name]
                     for name in ("event_type", "session_id", "agent_did")
                 )
-                and (wanted.get("start") is None or event.timestamp >= wanted["start"])
-                and (wanted.get("end") is None or event.timestamp <= wanted["end"])
+                and (event_filter.get("start") is None or event.timestamp >= event_filter["start"])
+                and (event_filter.get("end") is None or event.timestamp <= event_filter["end"])
             )
 
         in_order = sorted(self.rows, key=lambda row: (row.event.timestamp, row.topic, row.partition, row.offset))
@@ -141,66 +141,70 @@ def model_of(store: EventStore) -> ListIndex:
     return ListIndex(is_postgres=store._database.writer.dialect.name == "postgresql")
 
 
-def fits(event: HypervisorEvent, wanted: Wanted) -> bool:
+def fits(event: HypervisorEvent, event_filter: EventFilter) -> bool:
     value = type_value(event.event_type)
-    kinds = wanted.event_types
+    kinds = event_filter.event_types
     return (
         (kinds is None or any(value == kind or _is_of_category(value, kind) for kind in kinds))
-        and wanted.session_id in {None, event.session_id}
-        and (wanted.trace_id is None or (event.causal_trace_id or "").split("/")[0] == (wanted.trace_id or None))
-        and (wanted.start is None or event.timestamp >= wanted.start)
-        and (wanted.end is None or event.timestamp <= wanted.end)
+        and event_filter.session_id in {None, event.session_id}
+        and (
+            event_filter.trace_id is None
+            or (event.causal_trace_id or "").split("/")[0] == (event_filter.trace_id or None)
+        )
+        and (event_filter.start is None or event.timestamp >= event_filter.start)
+        and (event_filter.end is None or event.timestamp <= event_filter.end)
     )
 
 
-def _is_of_category(value: str, asked: str) -> bool:
-    return value.startswith(asked if asked.endswith(".") else f"{asked}.") and "." not in asked[:-1]
+def _is_of_category(value: str, name: str) -> bool:
+    return value.startswith(name if name.endswith(".") else f"{name}.") and "." not in name[:-1]
 
 
 def write_both(store: EventStore, model: ListIndex, batch: list[tuple[int, HypervisorEvent]]) -> None:
     rows: list[IndexRow] = []
     moved: dict[tuple[str, int], tuple[int | None, int]] = {}
     for partition, event in batch:
-        place = event_topic("hypervisor.", type_value(event.event_type)), partition
-        old, new = moved.get(place) or (store.next_offset(*place), store.next_offset(*place) or 0)
-        rows.append(IndexRow(*place, new, event))
-        moved[place] = (old, new + 1)
+        topic_partition = event_topic("hypervisor.", type_value(event.event_type)), partition
+        next_offset = store.next_offset(*topic_partition)
+        old, new = moved.get(topic_partition) or (next_offset, next_offset or 0)
+        rows.append(IndexRow(*topic_partition, new, event))
+        moved[topic_partition] = (old, new + 1)
     assert store.write(rows, moved) == model.write(rows)
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(batches=batches, questions=st.lists(filters, min_size=1, max_size=12))
-def test_the_index_answers_as_a_list_would(
-    store: EventStore, batches: list[list[tuple[int, HypervisorEvent]]], questions: list[dict[str, Any]]
+@given(batches=batches, queries=st.lists(filters, min_size=1, max_size=12))
+def test_the_index_answers_like_a_list(
+    store: EventStore, batches: list[list[tuple[int, HypervisorEvent]]], queries: list[dict[str, Any]]
 ) -> None:
     model = model_of(store)
     for batch in batches:
         write_both(store, model, batch)
-    for question in questions:
-        assert store.query(**question) == model.query(**question)
+    for query in queries:
+        assert store.query(**query) == model.query(**query)
     assert store.event_count() == len(model.rows)
     assert store.type_counts() == Counter(type_value(row.event.event_type) for row in model.rows)
 
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(batches=batches, wanted=wide_filters, size=st.integers(1, 7))
-def test_pages_one_after_the_other_are_what_a_list_would_give(
-    store: EventStore, batches: list[list[tuple[int, HypervisorEvent]]], wanted: Wanted, size: int
+@given(batches=batches, event_filter=wide_filters, size=st.integers(1, 7))
+def test_successive_pages_are_those_of_a_list(
+    store: EventStore, batches: list[list[tuple[int, HypervisorEvent]]], event_filter: EventFilter, size: int
 ) -> None:
     model = model_of(store)
     for batch in batches:
         write_both(store, model, batch)
-    expected = [event for event in model.query(limit=1000) if fits(event, model.stored(wanted))]
+    expected = [event for event in model.query(limit=1000) if fits(event, model.stored(event_filter))]
     found: list[HypervisorEvent] = []
     before = None
-    with store.snapshot() as now:
-        named = now.named(wanted)
+    with store.snapshot() as snapshot:
+        named = snapshot.resolve(event_filter)
         while True:
-            page = now.page(named, size, before)
+            page = snapshot.page(named, size, before)
             found += page.events
-            if page.last is None:
+            if page.resume_at is None:
                 break
             assert len(page.events) == size
-            before = read_cursor(write_cursor(page.last, wanted), wanted)
+            before = read_cursor(write_cursor(page.resume_at, event_filter), event_filter)
         assert found[::-1] == expected
-        assert now.type_counts(named) == Counter(type_value(event.event_type) for event in expected)
+        assert snapshot.type_counts(named) == Counter(type_value(event.event_type) for event in expected)

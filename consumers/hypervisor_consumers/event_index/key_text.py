@@ -1,33 +1,34 @@
-"""Texts as PostgreSQL can hold them: without NUL, and short enough where an index has them. Pure."""
+"""Texts as PostgreSQL can hold them: without NUL, and short enough for an index. Pure."""
 
 from __future__ import annotations
 
 import hashlib
 import re
 
-__all__ = ["json_without_nul", "key_text", "without_nul"]
+__all__ = ["ESCAPED_NUL", "json_without_nul", "key_text", "without_nul"]
 
-_IN_ITS_PLACE = "\N{REPLACEMENT CHARACTER}"
-# Not where the backslash is itself escaped.
-_ESCAPED_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
+_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+ESCAPED_NUL = r"(?<!\\)((?:\\\\)*)\\u0000"
+"""The pattern of an escaped NUL in a JSON text, after the backslashes before it. It skips an escaped backslash."""
+_ESCAPED_NUL = re.compile(ESCAPED_NUL)
 
 _KEY_BYTES = 2400
-"""An entry of a B-tree has 2,704 at most; beside the type there is the topic, of 249."""
+"""The longest key. A B-tree entry has 2,704 bytes at most; the topic needs 249 of them beside the type."""
 _KEPT_CHARACTERS = 500
 
 
 def without_nul(text: str) -> str:
-    """With U+FFFD in the place of U+0000."""
-    return text.replace("\0", _IN_ITS_PLACE) if "\0" in text else text
+    """The text with U+FFFD in place of U+0000."""
+    return text.replace("\0", _REPLACEMENT) if "\0" in text else text
 
 
 def json_without_nul(text: str) -> str:
-    """The same for a JSON text, where it is escaped."""
-    return _ESCAPED_NUL.sub(r"\1" + _IN_ITS_PLACE, text) if "\\u0000" in text else text
+    """The JSON text with U+FFFD in place of the escaped U+0000."""
+    return _ESCAPED_NUL.sub(r"\1" + _REPLACEMENT, text) if "\\u0000" in text else text
 
 
 def key_text(text: str) -> str:
-    """A text that an index can have: of one with more than 2,400 bytes the beginning, and a hash of all of it."""
+    """The text as an index can hold it: if it exceeds 2,400 bytes, its beginning and a hash of all of it."""
     text = without_nul(text)
     if len(text) * 4 <= _KEY_BYTES or len(text.encode(errors="replace")) <= _KEY_BYTES:
         return text

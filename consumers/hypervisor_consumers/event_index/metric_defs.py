@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.metrics_core import Metric
 
-from hypervisor_consumers.event_index.backends.store import EventStore
 from hypervisor_consumers.runtime.ops.metric_defs import MetricDef
 
 __all__ = ["INDEX_METRICS", "index_families"]
@@ -24,9 +23,9 @@ EXPIRED = MetricDef(
 INDEX_METRICS = (EXPIRED,)
 
 
-def index_families(store: EventStore) -> Iterable[Metric]:
-    """Their values now."""
+def index_families(*, removed: int, not_added: int) -> Iterable[Metric]:
+    """The metric families with their values now."""
     expired = CounterMetricFamily(EXPIRED.name, EXPIRED.help, labels=EXPIRED.labels)
-    expired.add_metric(["removed"], store.expired)
-    expired.add_metric(["not_added"], store.came_too_late)
+    expired.add_metric(["removed"], removed)
+    expired.add_metric(["not_added"], not_added)
     return [expired]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from hypervisor_consumers.event_index.api.routes import create_router
 from hypervisor_consumers.event_index.backends.store import EventStore, open_store
 from hypervisor_consumers.event_index.indexer import Indexer
 from hypervisor_consumers.event_index.metric_defs import index_families
-from hypervisor_consumers.event_index.retention import Housekeeping
+from hypervisor_consumers.event_index.retention import remove_expired
 from hypervisor_consumers.runtime.commit.dead_letters import DeadLetterWriter
 from hypervisor_consumers.runtime.kafka.client_config import writer_settings
 from hypervisor_consumers.runtime.kafka.offset_queries import OffsetQueries
@@ -26,10 +27,12 @@ DEFAULT_PORT = 8002
 
 
 def event_index_service(database: str | None, host: str, environ: Mapping[str, str]) -> Service:
-    """Every event to the database at this URL (else `TELEMETRY_DATABASE_URL`), and `/v1` to ask it.
+    """The service that writes every event to a database and answers queries under `/v1`.
+
+    The database is at the URL `database`, or else at `TELEMETRY_DATABASE_URL`.
 
     Raises:
-        SettingError: No database is named, it can't be opened, or `host` needs a token.
+        SettingError: No database is named, it can't be opened, or `host` needs a token and none is set.
     """
     token = Settings.API_TOKEN.of(environ)
     require_token_off_loopback(host, token)
@@ -39,9 +42,7 @@ def event_index_service(database: str | None, host: str, environ: Mapping[str, s
             Settings.DATABASE_URL.name, "is not set; name the database, as in --database sqlite:///events.db."
         )
     store = open_store(
-        url,
-        query_seconds=Settings.QUERY_TIMEOUT.of(environ),
-        retention=Settings.INDEX_RETENTION.of(environ),
+        url, query_seconds=Settings.QUERY_TIMEOUT.of(environ), retention=Settings.INDEX_RETENTION.of(environ)
     )
     return _IndexService(store, token)
 
@@ -53,7 +54,7 @@ class _IndexService:
     name: str = "event-index"
 
     def parts(self, runtime: Runtime) -> Parts:
-        """All event topics into the store."""
+        """The indexer, which reads all event topics into the store, and the HTTP API."""
         clients, consumer = runtime.clients, runtime.consumer
         dead_letters = runtime.prefix + DEAD_LETTERS
         indexer = Indexer(
@@ -73,8 +74,8 @@ class _IndexService:
             indexer,
             topics,
             needed=[dead_letters],
-            families=lambda: index_families(self.store),
+            families=lambda: index_families(removed=self.store.expired, not_added=self.store.not_added),
             routers=[router],
-            beside={"housekeeping": Housekeeping(self.store).run},
+            beside={"retention": partial(remove_expired, self.store)},
             answers_for=topics,
         )

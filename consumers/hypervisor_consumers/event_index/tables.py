@@ -1,7 +1,7 @@
-"""The tables of the event index, and how an event stands in them. Pure: no connection is made here.
+"""The tables of the event index, and the rows that hold events. Pure: no connection is made here.
 
-Every index ends in `timestamp`, so that "the last N of a session" is a walk along it and not a sort. The tables are
-made by `migrations`; a test holds that they are these.
+Every index ends in `timestamp`: "the last N of a session" reads along the index and sorts nothing. The package
+`migrations` creates the tables; a test checks that they are the ones declared here.
 """
 
 from __future__ import annotations
@@ -18,33 +18,44 @@ from hypervisor_schemas.events import HypervisorEvent, event_type_of, type_value
 from hypervisor_schemas.timestamps import datetime_of, microseconds
 from hypervisor_schemas.wire.payload_json import to_json
 
-__all__ = ["IndexRow", "KeyText", "event_of", "events", "metadata", "offsets", "type_counts", "values_of"]
+__all__ = [
+    "EVENT_COLUMNS",
+    "TIMESTAMP",
+    "IndexRow",
+    "KeyText",
+    "event_of",
+    "events",
+    "metadata",
+    "offsets",
+    "type_counts",
+    "values_of",
+]
 
 metadata = MetaData()
 
 text = Text().with_variant(Text(collation="C"), "postgresql")
-"""Ordered by code points on both, whatever language the database speaks."""
+"""The type of a text that both databases order by code points, whatever the database's language is."""
 
 
 class KeyText(TypeDecorator[str]):
-    """A text that an index has. One that is too long for PostgreSQL's is asked for as it is stored, cut."""
+    """A text that is part of an index. PostgreSQL stores long ones shortened, so queries shorten them, too."""
 
     impl = Text
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[str]:
-        """As other texts."""
+        """The column's type: the same as for other texts."""
         return Text(collation="C") if dialect.name == "postgresql" else Text()
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        """Before it is asked for."""
+        """The value as PostgreSQL stores it."""
         return key_text(value) if value is not None and dialect.name == "postgresql" else value
 
 
 key = KeyText()
 
-# The key is the random id, the rows stand in the order of writing: a random key for the table itself is slower.
-# PostgreSQL's key is (event_id, timestamp): one over partitions has to hold what they are divided by.
+# The primary key is the random id, while rows are stored in the order of writing: clustering the table by a random
+# key is slower. PostgreSQL's key is (event_id, timestamp): a partitioned table's key must hold the partition key.
 events = Table(
     "events",
     metadata,
@@ -64,9 +75,9 @@ events = Table(
 
 Index("ix_events_time", events.c.timestamp)
 Index("ix_events_type", events.c.event_type, events.c.timestamp)
-# For streams, which read on from offsets. It grows at its ends, and costs the ingest 5 %.
+# For streams, which continue from offsets. The index grows at its ends only, and costs the ingest 5 %.
 Index("ix_events_place", events.c.topic, events.c.partition, events.c.offset)
-# Without what is absent: nobody asks for it by these, and it would be one long run of equal keys.
+# Partial indexes, without NULL: no query asks for it, and it would be one long run of equal keys.
 for _name, _column in (
     ("ix_events_session", events.c.session_id),
     ("ix_events_agent", events.c.agent_did),
@@ -83,7 +94,7 @@ offsets = Table(
     Column("next_offset", BigInteger, nullable=False, comment="the first offset that is not applied yet"),
 )
 
-# By partition, because a partition has one writer: copies that write side by side never wait for one row.
+# Counted per partition, because a partition has one writer: copies that write concurrently never share a row.
 type_counts = Table(
     "type_counts",
     metadata,
@@ -93,11 +104,17 @@ type_counts = Table(
     Column("count", BigInteger, nullable=False),
 )
 
+TIMESTAMP = list(events.c).index(events.c.timestamp)
+"""The index of the timestamp in a tuple of `values_of`."""
+
+EVENT_COLUMNS = ", ".join(f'"{column.name}"' for column in events.c)
+"""The quoted names of the columns of `events`, in their order."""
+
 _decode_json = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class IndexRow(NamedTuple):
-    """An event and its place in Kafka."""
+    """An event with its topic, partition and offset in Kafka."""
 
     topic: str
     partition: int
@@ -106,10 +123,10 @@ class IndexRow(NamedTuple):
 
 
 def values_of(row: IndexRow) -> tuple[Any, ...]:
-    """The row as values of `events`, in the order of its columns.
+    """The row's values for `events`, in the order of its columns.
 
-    An event without an id gets its place as one, `topic:partition:offset`: the same whenever it is read again, and
-    no other event's.
+    An event without an id gets the id `topic:partition:offset`: it is the same whenever the event is read again,
+    and no other event has it.
     """
     topic, partition, offset, event = row
     trace = event.causal_trace_id
@@ -130,7 +147,7 @@ def values_of(row: IndexRow) -> tuple[Any, ...]:
 
 
 def event_of(row: Row[Any]) -> HypervisorEvent:
-    """The event that `values_of` described; its timestamp in UTC."""
+    """The event of a row of `events`; its timestamp is in UTC."""
     return HypervisorEvent(
         event_id=row.event_id,
         event_type=event_type_of(row.event_type),

@@ -1,23 +1,19 @@
-"""The event index's HTTP API: what is asked, what is answered, and what is refused."""
+"""The event index's HTTP API: parameters, responses and refusals."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
 from sqlalchemy import create_engine
 
-from hypervisor_consumers.event_index.api.routes import create_router
-from hypervisor_consumers.event_index.backends.store import EventStore, IndexRow, open_store
-from hypervisor_consumers.runtime.ops.freshness import IndexFreshness
-from hypervisor_consumers.runtime.ops.runtime_metrics import RuntimeMetrics
+from hypervisor_consumers.event_index.backends.store import EventStore, open_store
 from hypervisor_schemas.events import EventType, HypervisorEvent, event_type_of
 from tests.support.app_client import Client
+from tests.support.index_api import index_app, write
 
 TOPIC = "hypervisor.events.ring"
 NOON = datetime(2025, 1, 15, 12, tzinfo=UTC)
@@ -38,15 +34,12 @@ EVENTS = [
 @pytest.fixture
 def store(database_url: str) -> Iterator[EventStore]:
     with closing(open_store(database_url)) as opened:
-        rows = [IndexRow(TOPIC, 0, number, event) for number, event in enumerate(EVENTS)]
-        opened.write(rows, {(TOPIC, 0): (None, len(rows))})
+        write(opened, *EVENTS, topic=TOPIC)
         yield opened
 
 
 def client_of(store: EventStore, token: str | None = None) -> Client:
-    app = FastAPI()
-    app.include_router(create_router(store, IndexFreshness(RuntimeMetrics(), time.time), token))
-    return Client(app)
+    return Client(index_app(store, token))
 
 
 @pytest.fixture
@@ -113,13 +106,11 @@ def test_filters_narrow_the_answer(client: Client, query: str, expected: list[in
 
 
 def test_a_hundred_events_are_the_default(client: Client, store: EventStore) -> None:
-    rows = [
-        IndexRow(
-            TOPIC, 0, at, HypervisorEvent(timestamp=NOON + timedelta(hours=1, seconds=at), payload={"number": at})
-        )
-        for at in range(6, 206)
+    later = [
+        HypervisorEvent(timestamp=NOON + timedelta(hours=1, seconds=number), payload={"number": number})
+        for number in range(6, 206)
     ]
-    store.write(rows, {(TOPIC, 0): (6, 206)})
+    write(store, *later, topic=TOPIC)
     assert numbers(client, "") == list(range(106, 206))
 
 
@@ -136,8 +127,8 @@ def test_a_hundred_events_are_the_default(client: Client, store: EventStore) -> 
     ],
 )
 def test_a_wrong_value_is_refused_with_a_sentence(client: Client, query: str, parameter: str, says: str) -> None:
-    ((place, sentence),) = refusals(client, f"/v1/events{query}")
-    assert place == ["query", parameter]
+    ((location, sentence),) = refusals(client, f"/v1/events{query}")
+    assert location == ["query", parameter]
     assert says in sentence
 
 
@@ -149,8 +140,8 @@ def test_an_unknown_parameter_is_refused_with_those_that_exist(client: Client) -
             "cursor, after, wait; 'sesion_id' is not among them.",
         )
     ]
-    [(place, _)] = refusals(client, "/v1/stats?limit=5")
-    assert place == ["query", "limit"]
+    [(location, _)] = refusals(client, "/v1/stats?limit=5")
+    assert location == ["query", "limit"]
     assert refusals(client, "/v1/events/1?session_id=s1") == [
         (["query", "session_id"], "This takes after, wait; 'session_id' is not among them.")
     ]

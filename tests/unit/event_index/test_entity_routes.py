@@ -1,22 +1,17 @@
-"""The index about whole subjects: sessions, agents, and the causal tree of a trace."""
+"""The routes of sessions, agents and traces, and the causal tree of a trace."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
 
-from hypervisor_consumers.event_index.api.routes import create_router
-from hypervisor_consumers.event_index.backends.store import EventStore, IndexRow, open_store
+from hypervisor_consumers.event_index.backends.store import EventStore
 from hypervisor_consumers.event_index.query.causal_tree import causal_tree
-from hypervisor_consumers.runtime.ops.freshness import IndexFreshness
-from hypervisor_consumers.runtime.ops.runtime_metrics import RuntimeMetrics
 from hypervisor_schemas.events import HypervisorEvent, event_type_of
 from tests.support.app_client import Client
+from tests.support.index_api import answer, index_app, write
 
 NOON = datetime(2025, 1, 15, 12, tzinfo=UTC)
 
@@ -25,7 +20,7 @@ def at(second: int) -> str:
     return (NOON + timedelta(seconds=second)).isoformat()
 
 
-def told(
+def event(
     second: int, kind: str, session: str | None = None, agent: str | None = None, **payload: Any
 ) -> HypervisorEvent:
     return HypervisorEvent(
@@ -39,58 +34,43 @@ def told(
 
 
 EVENTS = [
-    told(0, "session.created", "s1"),
-    told(1, "ring.assigned", "s1", "did:a", ring=3),
-    told(2, "ring.elevated", "s1", "did:a", from_ring=3, to_ring=0),
-    told(3, "ring.breach_detected", "s1", "did:a", ring=2),
-    told(4, "ring.elevated", "s1", "did:a", to_ring="root"),
-    told(5, "ring.assigned", "s2", "did:a", ring=1),
-    told(6, "saga.created", "s1", "did:b", saga_id="deploy"),
-    told(7, "saga.step_committed", "s1", "did:b", saga_id="deploy", step_id="1"),
-    told(8, "saga.step_failed", "s1", "did:b", saga_id="deploy", step_id="2", error="no space left"),
-    told(9, "saga.compensating", "s1", "did:b", saga_id="deploy", step_id="1"),
-    told(10, "saga.completed", "s1", "did:b", saga_id=7),
-    told(11, "saga.created", "s1", "did:b", saga_id=["wrong"]),
-    told(12, "saga.escalated", "s3", None, saga_id="deploy"),
-    told(13, "vfs.write"),
-    told(14, "vfs.write", "s/4", "did:web:x/y"),
+    event(0, "session.created", "s1"),
+    event(1, "ring.assigned", "s1", "did:a", ring=3),
+    event(2, "ring.elevated", "s1", "did:a", from_ring=3, to_ring=0),
+    event(3, "ring.breach_detected", "s1", "did:a", ring=2),
+    event(4, "ring.elevated", "s1", "did:a", to_ring="root"),
+    event(5, "ring.assigned", "s2", "did:a", ring=1),
+    event(6, "saga.created", "s1", "did:b", saga_id="deploy"),
+    event(7, "saga.step_committed", "s1", "did:b", saga_id="deploy", step_id="1"),
+    event(8, "saga.step_failed", "s1", "did:b", saga_id="deploy", step_id="2", error="no space left"),
+    event(9, "saga.compensating", "s1", "did:b", saga_id="deploy", step_id="1"),
+    event(10, "saga.completed", "s1", "did:b", saga_id=7),
+    event(11, "saga.created", "s1", "did:b", saga_id=["wrong"]),
+    event(12, "saga.escalated", "s3", None, saga_id="deploy"),
+    event(13, "vfs.write"),
+    event(14, "vfs.write", "s/4", "did:web:x/y"),
 ]
 
 
 @pytest.fixture
-def store(database_url: str) -> Iterator[EventStore]:
-    with closing(open_store(database_url)) as opened:
-        yield opened
-
-
-@pytest.fixture
 def client(store: EventStore) -> Client:
-    write(store, EVENTS)
-    app = FastAPI()
-    app.include_router(create_router(store, IndexFreshness(RuntimeMetrics(), lambda: 0.0), None))
-    return Client(app)
+    write(store, *EVENTS)
+    return Client(index_app(store, now=lambda: 0.0))
 
 
-def write(store: EventStore, events: list[HypervisorEvent]) -> None:
-    first = store.next_offset("t", 0)
-    rows = [IndexRow("t", 0, (first or 0) + number, event) for number, event in enumerate(events)]
-    store.write(rows, {("t", 0): (first, (first or 0) + len(rows))})
-
-
-def answer(client: Client, path: str) -> dict[str, Any]:
-    response = client.get(path)
-    assert response.status_code == 200, response.text
-    answered = dict(response.json())
-    assert {"includes", "lag_records", "lag_seconds"} == answered.pop("freshness").keys()
-    assert answered.pop("is_partial") is True
-    return answered
+def content(client: Client, path: str) -> dict[str, Any]:
+    """The answer without its freshness."""
+    body = answer(client, path)
+    assert {"includes", "lag_records", "lag_seconds"} == body.pop("freshness").keys()
+    assert body.pop("is_partial") is True
+    return body
 
 
 # --- sessions
 
 
 def test_sessions_come_with_the_latest_first(client: Client) -> None:
-    sessions = answer(client, "/v1/sessions")["sessions"]
+    sessions = content(client, "/v1/sessions")["sessions"]
     assert sessions[0] == {"session_id": "s/4", "event_count": 1, "first": at(14), "last": at(14)}
     assert [(one["session_id"], one["event_count"]) for one in sessions] == [
         ("s/4", 1),
@@ -112,12 +92,12 @@ def test_sessions_come_with_the_latest_first(client: Client) -> None:
     ],
 )
 def test_sessions_are_found_by_their_events(client: Client, query: str, sessions: dict[str, int]) -> None:
-    found = answer(client, f"/v1/sessions?{query}")["sessions"]
+    found = content(client, f"/v1/sessions?{query}")["sessions"]
     assert [(one["session_id"], one["event_count"]) for one in found] == list(sessions.items())
 
 
 def test_a_session_tells_its_agents_rings_and_sagas(client: Client) -> None:
-    assert answer(client, "/v1/sessions/s1") == {
+    assert content(client, "/v1/sessions/s1") == {
         "session_id": "s1",
         "first": at(0),
         "last": at(11),
@@ -159,13 +139,13 @@ def test_a_session_tells_its_agents_rings_and_sagas(client: Client) -> None:
         ],
         "is_whole": True,
     }
-    assert answer(client, "/v1/sessions/s3")["sagas"][0]["state"] == "escalated"
-    assert answer(client, "/v1/sessions/s/4")["agents"][0]["agent_did"] == "did:web:x/y"
+    assert content(client, "/v1/sessions/s3")["sagas"][0]["state"] == "escalated"
+    assert content(client, "/v1/sessions/s/4")["agents"][0]["agent_did"] == "did:web:x/y"
 
 
 def test_a_session_with_more_than_is_taken_in_says_so(client: Client, store: EventStore) -> None:
-    write(store, [told(n, "ring.assigned", "long", "did:a", ring=n % 4) for n in range(100, 1101)])
-    long = answer(client, "/v1/sessions/long")
+    write(store, *(event(n, "ring.assigned", "long", "did:a", ring=n % 4) for n in range(100, 1101)))
+    long = content(client, "/v1/sessions/long")
     assert long["is_whole"] is False
     assert long["event_count"] == 1001
     assert long["agents"][0]["ring"] == 0
@@ -175,7 +155,7 @@ def test_a_session_with_more_than_is_taken_in_says_so(client: Client, store: Eve
 
 
 def test_an_agent_tells_its_sessions_and_its_ring_in_each(client: Client) -> None:
-    assert answer(client, "/v1/agents/did:a") == {
+    assert content(client, "/v1/agents/did:a") == {
         "agent_did": "did:a",
         "first": at(1),
         "last": at(5),
@@ -187,7 +167,7 @@ def test_an_agent_tells_its_sessions_and_its_ring_in_each(client: Client) -> Non
         ],
         "is_whole": True,
     }
-    assert answer(client, "/v1/agents/did:web:x/y")["event_count"] == 1
+    assert content(client, "/v1/agents/did:web:x/y")["event_count"] == 1
 
 
 # --- traces
@@ -220,8 +200,8 @@ def test_a_trace_is_its_causal_tree_with_what_failed_marked(client: Client, stor
         spanned(23, "d/a"),
         spanned(24, "b/a"),
     ]
-    write(store, events)
-    trace = answer(client, "/v1/traces/t")
+    write(store, *events)
+    trace = content(client, "/v1/traces/t")
     spans = trace.pop("spans")
     assert trace == {"trace_id": "t", "event_count": 5, "failed": True, "is_whole": True}
     assert [(one["span_id"], one["parent_span_id"], one["depth"]) for one in spans] == [
@@ -266,8 +246,8 @@ def test_ids_in_a_circle_are_all_there_once() -> None:
 
 
 def test_a_chain_of_any_depth_is_a_list(client: Client, store: EventStore) -> None:
-    write(store, [spanned(n, f"{n}/{n - 1}") for n in range(100, 1200)])
-    trace = answer(client, "/v1/traces/t")
+    write(store, *(spanned(n, f"{n}/{n - 1}") for n in range(100, 1200)))
+    trace = content(client, "/v1/traces/t")
     assert trace["is_whole"] is False
     assert [span["depth"] for span in trace["spans"]] == list(range(1001))
 

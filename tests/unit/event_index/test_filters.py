@@ -1,9 +1,8 @@
-"""Filters of the event index that look into events: what a payload contains, what is below a span."""
+"""Filters of the event index by the content of events: the payload, and the spans below a span."""
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -13,18 +12,16 @@ from urllib.parse import parse_qsl, quote
 import pytest
 from fastapi import FastAPI
 
-from hypervisor_consumers.event_index.api.routes import create_router
-from hypervisor_consumers.event_index.backends.store import EventStore, IndexRow, open_store
+from hypervisor_consumers.event_index.backends.store import EventStore, open_store
 from hypervisor_consumers.event_index.query import reader
 from hypervisor_consumers.event_index.query.cursors import read_cursor, write_cursor
-from hypervisor_consumers.event_index.query.queries import Position, Wanted
-from hypervisor_consumers.event_index.query.subtrees import subtree_of
-from hypervisor_consumers.runtime.ops.freshness import IndexFreshness
+from hypervisor_consumers.event_index.query.queries import EventFilter, Position
+from hypervisor_consumers.event_index.query.subtrees import causal_trace_ids_below
 from hypervisor_consumers.runtime.ops.http import HttpServer
-from hypervisor_consumers.runtime.ops.runtime_metrics import RuntimeMetrics
 from hypervisor_schemas.events import EventType, HypervisorEvent
 from hypervisor_telemetry.index_client.client import IndexClient
 from tests.support.app_client import Client
+from tests.support.index_api import answer, index_app, refusal, write
 
 NOON = datetime(2025, 1, 15, 12, tzinfo=UTC)
 
@@ -61,16 +58,13 @@ EVENTS = [
 @pytest.fixture
 def store(database_url: str) -> Iterator[EventStore]:
     with closing(open_store(database_url)) as opened:
-        rows = [IndexRow("t", 0, number, one) for number, one in enumerate(EVENTS)]
-        opened.write(rows, {("t", 0): (None, len(rows))})
+        write(opened, *EVENTS)
         yield opened
 
 
 @pytest.fixture
 def app(store: EventStore) -> FastAPI:
-    app = FastAPI()
-    app.include_router(create_router(store, IndexFreshness(RuntimeMetrics(), time.time), None))
-    return app
+    return index_app(store)
 
 
 @pytest.fixture
@@ -78,21 +72,8 @@ def client(app: FastAPI) -> Client:
     return Client(app)
 
 
-def answer(client: Client, path: str) -> dict[str, Any]:
-    response = client.get(path)
-    assert response.status_code == 200, response.text
-    return dict(response.json())
-
-
-def numbers(answered: dict[str, Any]) -> list[int]:
-    return [one["payload"]["number"] for one in answered["events"]]
-
-
-def refusal(client: Client, path: str) -> tuple[list[str], str]:
-    response = client.get(path)
-    assert response.status_code == 422, response.text
-    [error] = response.json()["detail"]
-    return error["loc"], error["msg"]
+def numbers(body: dict[str, Any]) -> list[int]:
+    return [document["payload"]["number"] for document in body["events"]]
 
 
 def payload(wanted: Any) -> str:
@@ -152,8 +133,8 @@ def test_a_cursor_belongs_to_them(client: Client, query: str) -> None:
 
 def test_the_order_of_keys_makes_no_other_filter() -> None:
     position = Position(1, "t", 0, 1)
-    cursor = write_cursor(position, Wanted(payload={"a": 1, "b": {"c": 2, "d": 3}}))
-    assert read_cursor(cursor, Wanted(payload={"b": {"d": 3, "c": 2}, "a": 1})) == position
+    cursor = write_cursor(position, EventFilter(payload={"a": 1, "b": {"c": 2, "d": 3}}))
+    assert read_cursor(cursor, EventFilter(payload={"b": {"d": 3, "c": 2}, "a": 1})) == position
 
 
 @pytest.mark.parametrize(
@@ -165,22 +146,22 @@ def test_the_order_of_keys_makes_no_other_filter() -> None:
         ("trace_id=t&subtree=" + "x" * 1025, "subtree", "at most 1024 characters"),
     ],
 )
-def test_what_cannot_be_asked_is_refused(client: Client, query: str, parameter: str, says: str) -> None:
+def test_a_wrong_filter_is_refused(client: Client, query: str, parameter: str, says: str) -> None:
     for path in ("/v1/events", "/v1/stats", "/v1/events/stream"):
-        place, sentence = refusal(client, f"{path}?{query}")
-        assert place == ["query", parameter]
+        location, sentence = refusal(client, f"{path}?{query}")
+        assert location == ["query", parameter]
         assert says in sentence
 
 
 def test_a_trace_of_too_many_spans_is_refused(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader, "MAX_SPANS", 3)
     for path in ("/v1/events", "/v1/stats", "/v1/events/stream"):
-        place, sentence = refusal(client, f"{path}?trace_id=t&subtree=root")
-        assert place == ["query", "subtree"]
+        location, sentence = refusal(client, f"{path}?trace_id=t&subtree=root")
+        assert location == ["query", "subtree"]
         assert sentence.startswith("This trace has more than 5000 spans")
 
 
 def test_a_tree_of_any_depth_is_walked() -> None:
     ids = [f"t/{number + 1}/{number}" for number in range(4000)]
-    assert len(subtree_of("1", ids, [])) == 4000
-    assert subtree_of("3999", ids, []) == ["t/3999/3998", "t/4000/3999"]
+    assert len(causal_trace_ids_below("1", ids, [])) == 4000
+    assert causal_trace_ids_below("3999", ids, []) == ["t/3999/3998", "t/4000/3999"]

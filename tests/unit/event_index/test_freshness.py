@@ -1,35 +1,25 @@
-"""How old an answer of the event index is, and waiting for what somebody wrote."""
+"""The freshness of answers of the event index, and waiting for a read token."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import closing
-from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
-from hypervisor_consumers.event_index.api.read_your_writes import Inclusion
-from hypervisor_consumers.event_index.api.routes import create_router
-from hypervisor_consumers.event_index.backends.store import EventStore, IndexRow, open_store
+from hypervisor_consumers.event_index.api.read_your_writes import OffsetWaiter
+from hypervisor_consumers.event_index.backends.store import EventStore, IndexRow
 from hypervisor_consumers.event_index.errors import StoreUnavailable
-from hypervisor_consumers.runtime.ops.freshness import IndexFreshness
 from hypervisor_consumers.runtime.ops.runtime_metrics import RuntimeMetrics
 from hypervisor_consumers.runtime.partitions.offset_accounting import Account
 from hypervisor_consumers.runtime.records import TopicPartition
 from hypervisor_schemas.events import HypervisorEvent
 from tests.support.app_client import Client
+from tests.support.index_api import answer, index_app
 
 RING, SAGA = TopicPartition("t.events.ring", 0), TopicPartition("t.events.saga", 11)
 NOW = 1_000_000.0
-
-
-@pytest.fixture
-def store(database_url: str) -> Iterator[EventStore]:
-    with closing(open_store(database_url)) as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -39,9 +29,7 @@ def runtime_metrics() -> RuntimeMetrics:
 
 @pytest.fixture
 def app(store: EventStore, runtime_metrics: RuntimeMetrics) -> FastAPI:
-    app = FastAPI()
-    app.include_router(create_router(store, IndexFreshness(runtime_metrics, lambda: NOW), None))
-    return app
+    return index_app(store, runtime_metrics=runtime_metrics, now=lambda: NOW)
 
 
 @pytest.fixture
@@ -51,12 +39,6 @@ def client(app: FastAPI) -> Client:
 
 def move(store: EventStore, topic_partition: TopicPartition, offset: int) -> None:
     store.write([], {topic_partition: (store.next_offset(*topic_partition), offset)})
-
-
-def answer(client: Client, path: str = "/v1/events") -> dict[str, Any]:
-    response = client.get(path)
-    assert response.status_code == 200, response.text
-    return dict(response.json())
 
 
 # --- freshness
@@ -70,13 +52,13 @@ def test_every_answer_tells_what_it_includes_and_what_is_behind(
     move(store, SAGA, 20)
     runtime_metrics.log_ends.saw({RING: (0, 7), SAGA: (3, 20)}, NOW - 2.5)
     runtime_metrics.log_ends.saw({RING: (0, 10), SAGA: (3, 20)}, NOW)
-    told = answer(client, path)
-    assert told["freshness"] == {
+    body = answer(client, path)
+    assert body["freshness"] == {
         "includes": {"t.events.ring": {"0": 7}, "t.events.saga": {"11": 20}},
         "lag_records": 3,
         "lag_seconds": 2.5,
     }
-    assert told["is_partial"] is False
+    assert body["is_partial"] is False
 
 
 def lag(client: Client) -> tuple[int | None, float | None]:
@@ -204,9 +186,7 @@ def test_a_wrong_token_or_an_endless_wait_is_refused(client: Client, query: str,
         assert [error["loc"] for error in response.json()["detail"]] == [["query", parameter]]
 
 
-def test_many_who_wait_hold_up_nobody_and_are_answered_with_what_they_wait_for(
-    app: FastAPI, store: EventStore
-) -> None:
+def test_many_waiting_requests_block_nobody_and_get_what_they_wait_for(app: FastAPI, store: EventStore) -> None:
     event = HypervisorEvent(session_id="s1")
 
     async def ask() -> None:
@@ -224,49 +204,49 @@ def test_many_who_wait_hold_up_nobody_and_are_answered_with_what_they_wait_for(
     asyncio.run(ask())
 
 
-def test_those_who_wait_share_each_look() -> None:
-    looks = 0
+def test_waiting_requests_share_each_poll() -> None:
+    polls = 0
 
     def offsets() -> dict[TopicPartition, int]:
-        nonlocal looks
-        looks += 1
-        return {RING: looks}
+        nonlocal polls
+        polls += 1
+        return {RING: polls}
 
     async def wait() -> list[dict[TopicPartition, int]]:
-        inclusion = Inclusion(offsets, every=0)
-        return await asyncio.gather(*(inclusion.missing({RING: 5}, 30) for _ in range(300)))
+        waiter = OffsetWaiter(offsets, poll_seconds=0)
+        return await asyncio.gather(*(waiter.missing({RING: 5}, 30) for _ in range(300)))
 
     assert asyncio.run(wait()) == [{}] * 300
-    assert looks == 5
+    assert polls == 5
 
 
-def test_one_who_goes_away_does_not_end_the_wait_of_the_others() -> None:
-    looked = asyncio.Event()
+def test_a_cancelled_request_does_not_end_the_wait_of_the_others() -> None:
+    succeeded = asyncio.Event()
     here: dict[TopicPartition, int] = {}
 
     async def wait() -> None:
-        inclusion = Inclusion(lambda: dict(here), every=0)
-        impatient, patient = (asyncio.create_task(inclusion.missing({RING: 1}, 30)) for _ in range(2))
+        waiter = OffsetWaiter(lambda: dict(here), poll_seconds=0)
+        impatient, patient = (asyncio.create_task(waiter.missing({RING: 1}, 30)) for _ in range(2))
         await asyncio.sleep(0)
         impatient.cancel()
         await asyncio.wait({impatient})
         assert impatient.cancelled()
         here[RING] = 1
         assert await patient == {}
-        looked.set()
+        succeeded.set()
 
     asyncio.run(wait())
-    assert looked.is_set()
+    assert succeeded.is_set()
 
 
-def test_a_database_that_cannot_be_looked_at_is_503_for_who_waits(app: FastAPI, store: EventStore) -> None:
+def test_a_database_that_cannot_be_read_is_503_for_a_waiting_request(app: FastAPI, store: EventStore) -> None:
     def away() -> dict[TopicPartition, int]:
         raise StoreUnavailable("It is away.")
 
     async def wait() -> None:
-        inclusion = Inclusion(away)
+        waiter = OffsetWaiter(away)
         with pytest.raises(StoreUnavailable):
-            await inclusion.missing({RING: 1}, 30)
+            await waiter.missing({RING: 1}, 30)
 
     asyncio.run(wait())
     with store._database.writer.begin() as connection:

@@ -1,4 +1,4 @@
-"""Rows and offsets of event-index, on a real database and a Kafka in memory."""
+"""The indexer of event-index, on a real database and a Kafka in memory."""
 
 from __future__ import annotations
 
@@ -25,20 +25,12 @@ from hypervisor_telemetry.testing.memory.kafka import MemoryKafka
 from tests.support.word_count_service import Clock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 TOPIC, DEAD_LETTERS = "t.events.session", "t.dead-letters"
 HERE, THERE = TopicPartition(TOPIC, 0), TopicPartition(TOPIC, 1)
 SETTINGS = consumer_settings({"bootstrap.servers": "memory"}, "t.event-index")
 BAD = UndecodableRecord("It is no record.")
-
-
-@pytest.fixture
-def store(database_url: str) -> Iterator[EventStore]:
-    it = open_store(database_url)
-    yield it
-    it.close()
 
 
 class World:
@@ -62,7 +54,7 @@ def world() -> World:
 
 
 class Copy:
-    """An indexer, and what the loop does for it."""
+    """An indexer with the steps that the loop does for it."""
 
     def __init__(self, world: World, store: EventStore) -> None:
         self.world = world
@@ -301,7 +293,7 @@ def test_a_database_that_is_locked_is_waited_for_and_nothing_is_lost(world: Worl
 
 
 def set_back(store: EventStore, offset: int | None) -> None:
-    """What bringing back a backup does, or a standby that had not got all."""
+    """Set the database back, as by a restored backup, or by a standby that had not received everything."""
     with store._database.writer.begin() as connection:
         connection.execute(delete(events).where(events.c.offset >= (offset or 0)))
         connection.execute(delete(type_counts))

@@ -1,4 +1,4 @@
-"""The index's tables: made, adopted and brought up to date when it is opened."""
+"""The index's tables are created, adopted and migrated when the index is opened."""
 
 from __future__ import annotations
 
@@ -113,9 +113,9 @@ def test_processes_that_start_at_once_on_an_empty_database_all_come_up(database_
         for process in processes:
             process.stdin.write(b"x")
             process.stdin.flush()
-        said = [process.communicate(timeout=60) for process in processes]
+        outputs = [process.communicate(timeout=60) for process in processes]
     finally:
         for process in processes:
             process.kill()
             process.wait(10)
-    assert said == [(b"0\n", b"")] * len(processes)
+    assert outputs == [(b"0\n", b"")] * len(processes)

@@ -1,4 +1,4 @@
-"""What is PostgreSQL's own of the index's store: partitions, writers side by side, a server that goes away."""
+"""The event index's store on PostgreSQL: concurrent writers, and a server that goes away."""
 
 from __future__ import annotations
 
@@ -19,17 +19,16 @@ from hypervisor_consumers.event_index.backends.store import (
     LostPartition,
     QueryTooSlow,
     StoreUnavailable,
-    open_database,
     open_store,
 )
-from hypervisor_consumers.event_index.query.queries import Position, Wanted
 from hypervisor_consumers.event_index.tables import events as events_table
 from hypervisor_consumers.event_index.tables import values_of
 from hypervisor_schemas.errors import SettingError
-from hypervisor_schemas.events import EventType, event_type_of
-from tests.support.event_rows import NOON, RING, SAGA, Clock, ids, ring_event, ring_rows
+from tests.support.event_rows import RING, SAGA, Clock, ids, ring_event, ring_rows
+from tests.support.index_database import has_exact_counts
 from tests.support.postgres import Postgres, opened
 from tests.support.service_processes import eventually
+from tests.support.threads import run_concurrently
 
 pytestmark = pytest.mark.full
 
@@ -38,192 +37,9 @@ MONDAY = datetime(2025, 1, 13, tzinfo=UTC)
 
 
 @pytest.fixture
-def url(postgres: Postgres) -> str:
-    return postgres.new_database()
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def store(url: str, clock: Clock) -> Iterator[EventStore]:
-    with closing(open_store(url, now=clock)) as it:
-        yield it
-
-
-def partitions(url: str) -> dict[str, int]:
-    """Every partition, and how many events are in it."""
-    with opened(url) as connection:
-        names = connection.execute(
-            "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'events'::regclass"
-        )
-        return {
-            name: connection.execute(f"SELECT count(*) FROM {name}").fetchone()[0]  # type: ignore[index,arg-type]  # noqa: S608
-            for (name,) in names.fetchall()
-        }
-
-
-def counted(url: str) -> bool:
-    """Whether the kept counts are those of the rows, for each topic, partition and type."""
-    with opened(url) as connection:
-        key = "topic, partition, event_type"
-        kept = connection.execute(f"SELECT {key}, count FROM type_counts WHERE count <> 0").fetchall()  # noqa: S608
-        rows = connection.execute(f"SELECT {key}, count(*) FROM events GROUP BY {key}").fetchall()  # noqa: S608
-    return sorted(kept) == sorted(rows)
-
-
-# --- partitions
-
-
-def test_events_lie_in_a_partition_of_their_week_and_the_next_week_is_there(store: EventStore, url: str) -> None:
-    times = [MONDAY - timedelta(microseconds=1), MONDAY, MONDAY + WEEK - timedelta(microseconds=1)]
-    rows = [IndexRow(RING, 0, n, ring_event(n, timestamp=at)) for n, at in enumerate(times)]
-    store.write(rows, {(RING, 0): (None, 3)})
-    assert partitions(url) == {
-        "events_20250106": 1,
-        "events_20250113": 2,
-        "events_20250120": 0,
-        "events_default": 0,
-    }
-    assert ids(store.query()) == [0, 1, 2]
-
-
-def test_impossible_times_make_no_partitions(store: EventStore, url: str) -> None:
-    odd = [datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC), NOON + 3 * WEEK, NOON - 105 * WEEK]
-    odd += [datetime(year, 1, 1, tzinfo=UTC) for year in range(2, 2000, 7)]
-    rows = [IndexRow(RING, 0, n, ring_event(n, timestamp=at)) for n, at in enumerate(odd)]
-    assert store.write(rows, {(RING, 0): (None, len(odd))}) == len(odd)
-    assert store.write(rows, {(RING, 0): (len(odd), len(odd) + 1)}) == 0
-    assert partitions(url) == {"events_20250113": 0, "events_20250120": 0, "events_default": len(odd)}
-    assert store.query(limit=1)[0].timestamp == odd[1]
-    assert counted(url)
-
-
-def test_what_was_ahead_of_its_time_moves_when_its_week_is_made(store: EventStore, url: str, clock: Clock) -> None:
-    ahead = ring_rows(1, timestamp=NOON + 3 * WEEK)
-    store.write(ahead, {(RING, 0): (None, 2)})
-    assert partitions(url)["events_default"] == 1
-    clock.now += (2 * WEEK).total_seconds()
-    assert store.write([*ahead, *ring_rows(2, timestamp=NOON + 3 * WEEK)], {(RING, 0): (2, 3)}) == 1
-    assert partitions(url)["events_default"] == 0
-    assert partitions(url)["events_20250203"] == 2
-    assert ids(store.query()) == [1, 2]
-    assert counted(url)
-
-
-def test_copies_that_need_a_new_week_at_once_all_write(url: str, clock: Clock) -> None:
-    stores = [open_store(url, now=clock) for _ in range(4)]
-    start, failed = threading.Barrier(4), []
-
-    def write(number: int) -> None:
-        try:
-            start.wait(30)
-            for week in range(10):
-                rows = [IndexRow(RING, number, week, ring_event(number * 100 + week, timestamp=NOON - week * WEEK))]
-                stores[number].write(rows, {(RING, number): (week or None, week + 1)})
-        except BaseException as error:  # noqa: BLE001 - the test's own thread reports it
-            failed.append(error)
-
-    threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert failed == []
-    assert stores[0].event_count() == 40
-    assert sum(partitions(url).values()) == 40
-    assert partitions(url)["events_default"] == 0
-    for one in stores:
-        one.close()
-
-
-def test_a_week_that_cannot_be_made_now_keeps_nobody_from_writing(store: EventStore, url: str) -> None:
-    with opened(url) as reader, reader.transaction():
-        reader.execute("SELECT * FROM events_default").fetchall()
-        assert store.write(ring_rows(1), {(RING, 0): (None, 2)}) == 1
-        assert partitions(url) == {"events_default": 1}
-        assert ids(store.query()) == [1]
-    store._database._partitions._wait_until = 0.0  # type: ignore[attr-defined]
-    store.write(ring_rows(2), {(RING, 0): (2, 3)})
-    assert partitions(url) == {"events_20250113": 2, "events_20250120": 0, "events_default": 0}
-    assert counted(url)
-
-
-# --- retention
-
-
-def test_old_weeks_are_dropped_whole_and_counted_out_exactly(url: str, clock: Clock) -> None:
-    kinds = [EventType.RING_ASSIGNED, EventType.RING_DEMOTED, event_type_of("odd.one")]
-    rows = [
-        IndexRow(
-            RING if n % 2 else SAGA, n % 3, n, ring_event(n, event_type=kinds[n % 3], timestamp=NOON - n * WEEK / 8)
-        )
-        for n in range(80)
-    ]
-    moves = {(topic, partition): (None, 80) for topic in (RING, SAGA) for partition in range(3)}
-    with closing(open_store(url, now=clock)) as keeps:
-        assert keeps.write(rows, moves) == 80
-    assert len(partitions(url)) == 13
-    retention = (3 * WEEK).total_seconds()
-    with closing(open_store(url, now=clock, retention=retention)) as store:
-        steps = list(iter(store.expire, 0))
-        assert sum(steps) == store.expired == 80 - 25
-        assert store.event_count() == 25
-        assert min(event.timestamp for event in store.query()) == NOON - 3 * WEEK
-    assert min(partitions(url)) == "events_20241223"
-    assert counted(url)
-
-
-def test_a_reader_that_takes_long_holds_up_the_dropping_for_a_second_at_most(url: str, clock: Clock) -> None:
-    with closing(open_store(url, now=clock, retention=3600)) as store:
-        store.write(ring_rows(*range(10)), {(RING, 0): (None, 10)})
-        clock.now += (2 * WEEK).total_seconds()
-        with opened(url) as reader, reader.transaction():
-            reader.execute("SELECT * FROM events").fetchall()
-            assert store.expire() == 10, "row by row instead"
-            assert store.write(ring_rows(20, timestamp=NOON + 2 * WEEK), {(RING, 0): (10, 21)}) == 1
-        assert store.expire() == 0
-        assert "events_20250113" not in partitions(url)
-    assert counted(url)
-
-
-def test_one_copy_removes_at_a_time(url: str, clock: Clock) -> None:
-    with closing(open_store(url, now=clock, retention=3600)) as store:
-        store.write(ring_rows(1), {(RING, 0): (None, 2)})
-        clock.now += 7200
-        with opened(url) as other, other.transaction():
-            other.execute("SELECT pg_advisory_xact_lock(%s)", (0x6576_656E_7473_0003,))
-            assert store.expire() == 0
-        assert store.expire() == 1
-
-
-def test_what_is_written_while_old_events_go_is_counted_exactly(url: str, clock: Clock) -> None:
-    with closing(open_store(url, now=clock)) as keeps:
-        keeps.write(ring_rows(*range(20_000)), {(RING, 0): (None, 20_000)})
-    done, failed = threading.Event(), []
-
-    def expire() -> None:
-        try:
-            with closing(open_store(url, now=clock, retention=1)) as store:
-                clock.now += 20_001
-                while store.expire() or not done.is_set():
-                    pass
-        except BaseException as error:  # noqa: BLE001 - the test's own thread reports it
-            failed.append(error)
-
-    thread = threading.Thread(target=expire)
-    thread.start()
-    with closing(open_store(url, now=clock)) as store:
-        for at in range(30):
-            rows = [IndexRow(RING, 0, n, ring_event(n)) for n in range(30_000 + at * 100, 30_100 + at * 100)]
-            assert store.write(rows, {(RING, 0): (20_000 + at, 20_001 + at)}) == 100
-        done.set()
-        thread.join(60)
-        assert failed == []
-        assert store.event_count() == 3000
-    assert counted(url)
+    with closing(open_store(url, now=clock)) as opened_store:
+        yield opened_store
 
 
 # --- writers side by side
@@ -241,28 +57,20 @@ def test_a_writer_waits_for_no_other_partitions_writer(store: EventStore, url: s
 
 
 def test_copies_that_bring_the_same_events_in_any_order_make_one_row_of_each(url: str) -> None:
-    events, failed, added = 400, [], []
+    events, added = 400, []
     start = threading.Barrier(3)
 
     def write(partition: int) -> None:
-        try:
-            with closing(open_store(url)) as own:
-                start.wait(30)
-                for at in range(10):
-                    numbers = [(n * (7, 11, 13)[partition] + at * 31) % events for n in range(events)]
-                    rows = [IndexRow(RING, partition, n, ring_event(n)) for n in numbers]
-                    added.append(own.write(rows, {(RING, partition): (at or None, at + 1)}))
-        except BaseException as error:  # noqa: BLE001 - the test's own thread reports it
-            failed.append(error)
+        with closing(open_store(url)) as own:
+            start.wait(30)
+            for at in range(10):
+                numbers = [(n * (7, 11, 13)[partition] + at * 31) % events for n in range(events)]
+                rows = [IndexRow(RING, partition, n, ring_event(n)) for n in numbers]
+                added.append(own.write(rows, {(RING, partition): (at or None, at + 1)}))
 
-    writers = [threading.Thread(target=write, args=(partition,)) for partition in range(3)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join(120)
-    assert failed == []
+    run_concurrently(write, 3, seconds=120)
     assert sum(added) == events
-    assert counted(url)
+    assert has_exact_counts(url)
 
 
 def test_events_that_came_before_are_found_wherever_they_are_in_a_batch(store: EventStore, url: str) -> None:
@@ -274,14 +82,14 @@ def test_events_that_came_before_are_found_wherever_they_are_in_a_batch(store: E
         assert store.write(rows, {(RING, 0): (at or None, at + 1)}) == len({*numbers} - added)
         added, at = added | {*numbers}, at + 1
         assert store.event_count() == len(added)
-    assert counted(url)
+    assert has_exact_counts(url)
     with opened(url) as connection:
         [rows_there] = connection.execute("SELECT count(*) FROM events").fetchone() or [0]
     assert rows_there == len(added)
 
 
 def _waiting(url: str) -> int:
-    """How many sessions wait for a lock."""
+    """The number of sessions that wait for a lock."""
     with opened(url) as connection:
         rows = connection.execute(
             "SELECT 1 FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
@@ -290,7 +98,7 @@ def _waiting(url: str) -> int:
 
 
 def test_two_copies_that_wait_for_each_other_in_a_circle_both_go_on(url: str) -> None:
-    """The store adds 1 and then 2; another one, in one transaction, 2 and then 1."""
+    """The store adds event 1 and then 2, while another transaction adds 2 and then 1."""
     with closing(open_store(url)) as store:
         store.write([], {(RING, 0): (None, 1)})
         held, failed, added = threading.Event(), [], []
@@ -385,7 +193,7 @@ def test_a_session_that_is_ended_in_mid_write_leaves_nothing_and_the_next_try_su
     assert store.next_offset(RING, 0) == 1
     assert store.event_count() == 1
     assert store.write(rows, moves) == 3
-    assert counted(url)
+    assert has_exact_counts(url)
 
 
 def test_a_server_that_is_stopped_and_started_is_found_again(own_postgres: Postgres) -> None:
@@ -439,7 +247,7 @@ def test_a_table_that_is_full_leaves_nothing_of_the_batch(store: EventStore, url
         other.execute("DROP TRIGGER full_disk ON type_counts")
     assert store.next_offset(RING, 0) == 2
     assert store.write(ring_rows(2), {(RING, 0): (2, 3)}) == 1
-    assert counted(url)
+    assert has_exact_counts(url)
 
 
 def test_a_reader_that_waits_too_long_does_not_hold_the_writer(url: str) -> None:
@@ -449,9 +257,9 @@ def test_a_reader_that_waits_too_long_does_not_hold_the_writer(url: str) -> None
 
         def sleep() -> None:
             try:
-                with store.snapshot() as now:
+                with store.snapshot() as snapshot:
                     started.set()
-                    now._connection.exec_driver_sql("SELECT pg_sleep(60)")
+                    snapshot._connection.exec_driver_sql("SELECT pg_sleep(60)")
             except StoreUnavailable as error:
                 ended.append(type(error))
 
@@ -468,7 +276,7 @@ def test_a_reader_that_waits_too_long_does_not_hold_the_writer(url: str) -> None
         assert QueryTooSlow in ended
 
 
-# --- what is told, and what never is
+# --- error messages without secrets
 
 
 @pytest.mark.parametrize(
@@ -502,7 +310,7 @@ def test_a_database_that_cannot_hold_every_text_is_refused(postgres: Postgres) -
 
 
 def applications(url: str) -> set[str]:
-    """What the other connections of this database say they are."""
+    """The application names of the other connections of this database."""
     with opened(url) as connection:
         rows = connection.execute(
             "SELECT application_name FROM pg_stat_activity"
@@ -520,95 +328,3 @@ def test_what_the_url_says_of_the_connection_holds(url: str) -> None:
     with closing(open_store(url + "?application_name=mine&connect_timeout=3")) as store:
         store.query()
         assert applications(url) == {"mine"}
-
-
-# --- the work that a query costs
-
-
-@pytest.fixture(scope="module")
-def grown(postgres: Postgres) -> str:
-    """120,000 events over twenty weeks."""
-    url, kinds = postgres.new_database(), list(EventType)
-    with closing(open_store(url, now=Clock())) as store:
-        for at in range(0, 120_000, 20_000):
-            rows = [
-                IndexRow(
-                    RING,
-                    0,
-                    n,
-                    ring_event(
-                        n,
-                        timestamp=NOON - timedelta(seconds=100 * n),
-                        session_id=f"s{n % 1000}",
-                        agent_did=f"did:{n % 300}",
-                        event_type=kinds[n % 40],
-                        causal_trace_id=f"{n % 2000:012x}/1",
-                    ),
-                )
-                for n in range(at, at + 20_000)
-            ]
-            store.write(rows, {(RING, 0): (at or None, at + 20_000)})
-    with opened(url) as connection:
-        connection.execute("ANALYZE")
-    return url
-
-
-@pytest.mark.parametrize(
-    ("wanted", "indexes"),
-    [
-        (Wanted(), {"timestamp"}),
-        (Wanted(session_id="s7"), {"session_id_timestamp"}),
-        (Wanted(agent_did="did:7"), {"agent_did_timestamp"}),
-        (Wanted(trace_id=f"{7:012x}"), {"trace_id_timestamp"}),
-        # Of a type that is common a walk along the time finds a hundred as fast.
-        (Wanted(["ring.assigned"], start=NOON - 5 * WEEK, end=NOON - WEEK), {"event_type_timestamp", "timestamp"}),
-        (Wanted(["ring.assigned"]), {"event_type_timestamp", "timestamp"}),
-        (Wanted(["ring.assigned", "saga.created", "ring.demoted"]), {"event_type_timestamp", "timestamp"}),
-    ],
-)
-@pytest.mark.parametrize("before", [None, Position(int((NOON - 3 * WEEK).timestamp() * 1e6), RING, 0, 0)])
-def test_the_last_hundred_walk_along_an_index(
-    grown: str, wanted: Wanted, before: Position | None, indexes: set[str]
-) -> None:
-    database, plans = open_database(grown), []
-
-    def explain(connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        if statement.startswith("SELECT"):
-            raw = connection.connection.driver_connection
-            explained = raw.execute(f"EXPLAIN (ANALYZE, FORMAT JSON) {statement}", parameters).fetchone()
-            plans.append(explained[0][0]["Plan"])
-
-    with closing(EventStore(database)) as store:
-        sqlalchemy_event.listen(database.readers, "before_cursor_execute", explain)
-        with store.snapshot() as now:
-            assert now.page(wanted, 100, before).events
-    [plan] = plans
-    scans = [node for node in _nodes(plan) if "Scan" in node["Node Type"] and node["Actual Loops"]]
-    used = [node for node in scans if node["Node Type"] != "Subquery Scan" and node["Actual Rows"]]
-    # Where a week has only a few, it may be by a bitmap of the same index.
-    names = {node["Index Name"] for node in used if node["Node Type"] != "Bitmap Heap Scan"}
-    assert {name[len("events_20250113_") : -len("_idx")] for name in names} <= indexes
-    read = sum(
-        (node["Actual Rows"] + node.get("Rows Removed by Filter", 0)) * node["Actual Loops"] for node in used
-    )
-    assert read < 120_000 / 8
-
-
-def _nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    yield plan
-    for inner in plan.get("Plans", ()):
-        yield from _nodes(inner)
-
-
-def test_a_time_range_touches_its_own_weeks_only(grown: str) -> None:
-    with opened(grown) as connection:
-        start = int((NOON - WEEK).timestamp() * 1e6)
-        plan = str(
-            connection.execute(
-                "EXPLAIN SELECT * FROM events WHERE timestamp >= %s AND timestamp < %s",
-                (start, start + 1000),
-                prepare=False,
-            ).fetchall()
-        )
-    assert "events_20250106" in plan
-    assert plan.count("events_20") <= 3

@@ -1,28 +1,22 @@
-"""Which events an answer of the index has: categories, traces, pages, one event, counts of a filter."""
+"""The events in answers of the index: categories, traces, pages, single events, counts of a filter."""
 
 from __future__ import annotations
 
 import secrets
-import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
 import pytest
-from fastapi import FastAPI
 
-from hypervisor_consumers.event_index.api.routes import create_router
-from hypervisor_consumers.event_index.backends.store import EventStore, IndexRow, open_store
+from hypervisor_consumers.event_index.backends.store import EventStore
 from hypervisor_consumers.event_index.query.cursors import read_cursor, write_cursor
-from hypervisor_consumers.event_index.query.queries import Position, Wanted
-from hypervisor_consumers.runtime.ops.freshness import IndexFreshness
-from hypervisor_consumers.runtime.ops.runtime_metrics import RuntimeMetrics
+from hypervisor_consumers.event_index.query.queries import EventFilter, Position
 from hypervisor_consumers.runtime.records import TopicPartition
 from hypervisor_schemas.events import HypervisorEvent, event_type_of
 from tests.support.app_client import Client
+from tests.support.index_api import answer, index_app, write
 
 NOON = datetime(2025, 1, 15, 12, tzinfo=UTC)
 KINDS = ["ring.elevated", "ring.demoted", "ringer.called", "ring", "saga.created", "x.y.z", "ring_elevated"]
@@ -43,34 +37,13 @@ def event(number: int, **fields: Any) -> HypervisorEvent:
 
 
 @pytest.fixture
-def store(database_url: str) -> Iterator[EventStore]:
-    with closing(open_store(database_url)) as opened:
-        yield opened
-
-
-def write(store: EventStore, *events: HypervisorEvent, topic: str = "t") -> None:
-    first = store.next_offset(topic, 0)
-    at = first or 0
-    rows = [IndexRow(topic, 0, at + number, one) for number, one in enumerate(events)]
-    store.write(rows, {(topic, 0): (first, at + len(rows))})
-
-
-@pytest.fixture
 def client(store: EventStore) -> Client:
     write(store, *map(event, range(14)))
-    app = FastAPI()
-    app.include_router(create_router(store, IndexFreshness(RuntimeMetrics(), time.time), None))
-    return Client(app)
+    return Client(index_app(store))
 
 
-def answer(client: Client, path: str) -> dict[str, Any]:
-    response = client.get(path)
-    assert response.status_code == 200, response.text
-    return dict(response.json())
-
-
-def numbers(answered: dict[str, Any]) -> list[int]:
-    return [one["payload"]["number"] for one in answered["events"]]
+def numbers(body: dict[str, Any]) -> list[int]:
+    return [document["payload"]["number"] for document in body["events"]]
 
 
 @pytest.mark.parametrize(
@@ -102,10 +75,10 @@ def test_a_trace_is_the_first_part_of_the_causal_trace_id(client: Client) -> Non
 
 
 def test_counts_of_a_filter_are_of_what_fits(client: Client) -> None:
-    counted = answer(client, "/v1/stats?session_id=s0&event_type=ring&end=2025-01-15T12:00:09Z")
+    stats = answer(client, "/v1/stats?session_id=s0&event_type=ring&end=2025-01-15T12:00:09Z")
     fits = [number for number in range(0, 10, 2) if KINDS[number % 7] in {"ring", "ring.elevated", "ring.demoted"}]
-    assert counted["event_count"] == len(fits)
-    assert counted["type_counts"] == Counter(KINDS[number % 7] for number in fits)
+    assert stats["event_count"] == len(fits)
+    assert stats["type_counts"] == Counter(KINDS[number % 7] for number in fits)
 
 
 def test_pages_go_back_in_time_and_leave_nothing_out(client: Client, store: EventStore) -> None:
@@ -135,7 +108,9 @@ def test_a_page_is_not_moved_by_events_that_come_meanwhile(client: Client, store
     assert numbers(answer(client, f"/v1/events?limit=5&cursor={page['next']}")) == [4, 5, 6, 7, 8]
 
 
-def test_events_of_one_moment_are_cut_between_pages_by_their_place(client: Client, store: EventStore) -> None:
+def test_events_of_one_moment_are_split_between_pages_by_topic_partition_and_offset(
+    client: Client, store: EventStore
+) -> None:
     for topic in ("b", "a"):
         write(
             store,
@@ -159,9 +134,9 @@ def test_events_of_one_moment_are_cut_between_pages_by_their_place(client: Clien
         ("ä", "not a cursor"),
         ("W10", "not a cursor"),
         ("x" * 1025, "at most 1024 characters"),
-        (write_cursor(Position(2**70, "t", 0, 0), Wanted()), "not a cursor"),
-        (write_cursor(Position(0, "t", 2**40, 0), Wanted()), "not a cursor"),
-        (write_cursor(Position(0, "t", 0, 0), Wanted(session_id="s1")), "belongs to another filter"),
+        (write_cursor(Position(2**70, "t", 0, 0), EventFilter()), "not a cursor"),
+        (write_cursor(Position(0, "t", 2**40, 0), EventFilter()), "not a cursor"),
+        (write_cursor(Position(0, "t", 0, 0), EventFilter(session_id="s1")), "belongs to another filter"),
     ],
 )
 def test_a_cursor_that_is_none_or_of_another_filter_is_refused(client: Client, cursor: str, says: str) -> None:
@@ -172,15 +147,15 @@ def test_a_cursor_that_is_none_or_of_another_filter_is_refused(client: Client, c
     assert says in error["msg"]
 
 
-@pytest.mark.parametrize("given", [Wanted(), Wanted(["a", "b"], "s", "a", "t", start=NOON, end=NOON)])
-def test_a_cursor_is_read_as_it_was_written(given: Wanted) -> None:
+@pytest.mark.parametrize("given", [EventFilter(), EventFilter(["a", "b"], "s", "a", "t", start=NOON, end=NOON)])
+def test_a_cursor_is_read_as_it_was_written(given: EventFilter) -> None:
     position = Position(-(2**62), "hypervisor.events.ring", 11, 2**62)
     assert read_cursor(write_cursor(position, given), given) == position
 
 
 def test_the_order_of_types_makes_no_other_filter() -> None:
     position = Position(1, "t", 0, 1)
-    assert read_cursor(write_cursor(position, Wanted(["a", "b"])), Wanted(["b", "a", "a"])) == position
+    assert read_cursor(write_cursor(position, EventFilter(["a", "b"])), EventFilter(["b", "a", "a"])) == position
 
 
 @pytest.mark.parametrize(
@@ -203,37 +178,37 @@ def test_an_event_that_is_not_there_is_404_with_a_sentence(client: Client) -> No
     assert client.get(f"/v1/events/{5:016x}?limit=3").status_code == 422
 
 
-# --- what an answer may have of texts
+# --- the size of the texts of an answer
 
 
 def test_a_page_ends_with_the_event_that_reaches_its_bound(store: EventStore) -> None:
     # Of two bytes per character, and one that a database keeps apart from its row.
     large = [event(n, payload={"text": secrets.token_hex(20_000) if n == 7 else "ä" * 1_000}) for n in range(10)]
     write(store, *large)
-    with store.snapshot() as now:
-        whole = now.page(Wanted(), 10)
+    with store.snapshot() as snapshot:
+        whole = snapshot.page(EventFilter(), 10)
         assert [one.payload for one in whole.events] == [one.payload for one in reversed(large)]
-        assert whole.last is None
+        assert whole.resume_at is None
         sizes = [sum(len(value.encode()) for value in row if isinstance(value, str)) for row in whole.rows]
         for count in range(1, 11):
             # To the byte: with one less they are as many, with one more it is one more.
             reached = sum(sizes[:count])
             for more, given in ((-1, count), (0, count), (1, count + 1)):
-                page = now.page(Wanted(), 10, max_bytes=reached + more)
+                page = snapshot.page(EventFilter(), 10, max_bytes=reached + more)
                 assert page.rows == whole.rows[:given]
-                assert (page.last is None) == (given >= 10)
-        assert len(now.page(Wanted(), 10, max_bytes=0).rows) == 1
-        assert len(now.page(Wanted([KINDS[1], KINDS[2]]), 10, max_bytes=1).rows) == 1
-        assert len(now.page(Wanted(), 3, max_bytes=sum(sizes[:3])).rows) == 3
+                assert (page.resume_at is None) == (given >= 10)
+        assert len(snapshot.page(EventFilter(), 10, max_bytes=0).rows) == 1
+        assert len(snapshot.page(EventFilter([KINDS[1], KINDS[2]]), 10, max_bytes=1).rows) == 1
+        assert len(snapshot.page(EventFilter(), 3, max_bytes=sum(sizes[:3])).rows) == 3
 
 
-def test_what_is_behind_an_offset_ends_with_the_event_that_reaches_its_bound(store: EventStore) -> None:
+def test_the_events_of_a_partition_end_with_the_one_that_reaches_the_bound(store: EventStore) -> None:
     write(store, *(event(n, payload={"text": "x" * 1_000}) for n in range(10)))
     topic_partition = TopicPartition("t", 0)
-    with store.snapshot() as now:
-        found, end = now.behind(topic_partition, (2, 9), Wanted(), limit=100, max_bytes=2_500)
+    with store.snapshot() as snapshot:
+        found, end = snapshot.partition_events(topic_partition, (2, 9), EventFilter(), limit=100, max_bytes=2_500)
         assert ([offset for offset, _ in found], end) == ([2, 3, 4], 5)
-        found, end = now.behind(topic_partition, (2, 9), Wanted(), limit=2, max_bytes=1 << 20)
+        found, end = snapshot.partition_events(topic_partition, (2, 9), EventFilter(), limit=2, max_bytes=1 << 20)
         assert ([offset for offset, _ in found], end) == ([2, 3], 4)
-        found, end = now.behind(topic_partition, (7, 9), Wanted(), limit=100, max_bytes=2_000)
+        found, end = snapshot.partition_events(topic_partition, (7, 9), EventFilter(), limit=100, max_bytes=2_000)
         assert ([offset for offset, _ in found], end) == ([7, 8], 9)

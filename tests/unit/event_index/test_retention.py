@@ -1,4 +1,4 @@
-"""Old events go from the index, are counted out, and don't come back; the same on every database."""
+"""The retention on every database: old events are removed and no longer counted, and don't come back."""
 
 from __future__ import annotations
 
@@ -11,25 +11,20 @@ import pytest
 from hypervisor_consumers.event_index.backends.store import EventStore, IndexRow, open_store
 from hypervisor_consumers.event_index.errors import StoreUnavailable
 from hypervisor_consumers.event_index.metric_defs import index_families
-from hypervisor_consumers.event_index.retention import Housekeeping
+from hypervisor_consumers.event_index.retention import remove_expired
 from hypervisor_schemas.events import EventType
 from tests.support.event_rows import RING, SAGA, Clock, ids, ring_event, ring_rows
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def store(database_url: str, clock: Clock) -> Iterator[EventStore]:
-    """Keeps events for an hour."""
+    """A store that keeps events for an hour."""
     with closing(open_store(database_url, retention=3600, now=clock)) as opened:
         yield opened
 
 
 def removed(store: EventStore) -> int:
-    """Removes until nothing is left to be."""
+    """Remove old events until none is left; returns how many there were."""
     return sum(iter(store.expire, 0))
 
 
@@ -46,7 +41,7 @@ def test_what_is_older_than_the_retention_goes_and_is_not_counted(store: EventSt
     assert removed(store) == 101
     assert store.type_counts() == {}
     assert store.next_offset(RING, 0) == 1200
-    assert (store.expired, store.came_too_late) == (1201, 0)
+    assert (store.expired, store.not_added) == (1201, 0)
 
 
 def test_an_event_that_comes_too_late_is_not_added_and_its_offset_moves(store: EventStore, clock: Clock) -> None:
@@ -54,7 +49,7 @@ def test_an_event_that_comes_too_late_is_not_added_and_its_offset_moves(store: E
     assert store.write(ring_rows(1, 2, 3), {(RING, 0): (None, 4)}) == 2
     assert ids(store.query()) == [2, 3]
     assert store.type_counts() == {"ring.assigned": 2}
-    assert store.came_too_late == 1
+    assert store.not_added == 1
     assert store.next_offset(RING, 0) == 4
 
 
@@ -96,11 +91,11 @@ def test_the_metrics_tell_what_became_of_old_events(store: EventStore, clock: Cl
     clock.now += 3600 + 3
     removed(store)
     store.write(ring_rows(1), {(RING, 0): (4, 5)})
-    [family] = index_families(store)
+    [family] = index_families(removed=store.expired, not_added=store.not_added)
     assert {sample.labels["outcome"]: sample.value for sample in family.samples} == {"removed": 2, "not_added": 1}
 
 
-def test_the_housekeeper_removes_all_there_is_and_looks_again_later(store: EventStore, clock: Clock) -> None:
+def test_the_retention_removes_all_there_is_and_looks_again_later(store: EventStore, clock: Clock) -> None:
     store.write(ring_rows(*range(1200)), {(RING, 0): (None, 1200)})
     clock.now += 3600 + 1200
     slept: list[float] = []
@@ -111,12 +106,12 @@ def test_the_housekeeper_removes_all_there_is_and_looks_again_later(store: Event
             store.write([IndexRow(RING, 1, 0, ring_event(5000))], {(RING, 1): (None, 1)})
             clock.now += 10_000
 
-    Housekeeping(store, sleep).run(lambda: store.expired == 1201)
+    remove_expired(store, lambda: store.expired == 1201, sleep)
     assert store.event_count() == 0
     assert sum(slept) < 60
 
 
-def test_the_housekeeper_goes_on_when_the_database_is_back(
+def test_the_retention_goes_on_when_the_database_is_back(
     store: EventStore, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.write(ring_rows(1), {(RING, 0): (None, 2)})
@@ -129,5 +124,5 @@ def test_the_housekeeper_goes_on_when_the_database_is_back(
         return expire()
 
     monkeypatch.setattr(store, "expire", sometimes)
-    Housekeeping(store, lambda _: None).run(lambda: store.expired == 1)
+    remove_expired(store, lambda: store.expired == 1, lambda _: None)
     assert store.event_count() == 0

@@ -1,4 +1,4 @@
-"""What is SQLite's own of the event index's store: its file, its one writer, its plans."""
+"""The event index's store on SQLite: its file, its single writer, its query plans."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hypervisor_consumers.event_index.backends.store import (
     open_database,
     open_store,
 )
-from hypervisor_consumers.event_index.query.queries import Position, Wanted
+from hypervisor_consumers.event_index.query.queries import EventFilter, Position
 from hypervisor_schemas.errors import SettingError
 from hypervisor_schemas.events import EventType, event_type_of
 from tests.support.event_rows import NOON, RING, ids, ring_event, ring_rows
@@ -68,8 +68,8 @@ def test_another_process_that_keeps_the_lock_is_waited_for_and_then_reported(pat
         assert store.write(ring_rows(1), {(RING, 0): (None, 2)}) == 1
 
 
-def plan_of(engine: Any, path: Path, ask: Callable[[], object]) -> str:
-    """How SQLite goes about the statements that `ask` makes the engine run."""
+def plan_of(engine: Any, path: Path, run: Callable[[], object]) -> str:
+    """The plan of SQLite for the statements that `run` makes the engine execute."""
     statements: list[tuple[str, Any]] = []
 
     def note(_connection: object, _cursor: object, statement: str, parameters: Any, *_more: object) -> None:
@@ -77,7 +77,7 @@ def plan_of(engine: Any, path: Path, ask: Callable[[], object]) -> str:
             statements.append((statement, parameters))
 
     sqlalchemy_event.listen(engine, "before_cursor_execute", note)
-    ask()
+    run()
     sqlalchemy_event.remove(engine, "before_cursor_execute", note)
     with closing(sqlite3.connect(path)) as connection:
         steps = [
@@ -115,24 +115,24 @@ def test_every_single_filter_walks_an_index_in_order_of_time(
 
 
 @pytest.mark.parametrize(
-    ("wanted", "index"),
+    ("event_filter", "index"),
     [
-        (Wanted(), "ix_events_time (timestamp<?)"),
-        (Wanted(["ring.assigned"]), "ix_events_type (event_type=? AND timestamp<?)"),
-        (Wanted(session_id="s1", end=NOON), "ix_events_session (session_id=? AND timestamp<?)"),
-        (Wanted(trace_id="t"), "ix_events_trace (trace_id=? AND timestamp<?)"),
+        (EventFilter(), "ix_events_time (timestamp<?)"),
+        (EventFilter(["ring.assigned"]), "ix_events_type (event_type=? AND timestamp<?)"),
+        (EventFilter(session_id="s1", end=NOON), "ix_events_session (session_id=? AND timestamp<?)"),
+        (EventFilter(trace_id="t"), "ix_events_trace (trace_id=? AND timestamp<?)"),
     ],
 )
-def test_a_later_page_is_entered_where_it_begins(path: Path, wanted: Wanted, index: str) -> None:
+def test_a_later_page_is_entered_where_it_begins(path: Path, event_filter: EventFilter, index: str) -> None:
     database = open_database(f"sqlite:///{path}")
     with closing(EventStore(database)) as store:
         store.write(ring_rows(*range(5_000), causal_trace_id="t/1"), {(RING, 0): (None, 5_000)})
 
-        def ask() -> None:
-            with store.snapshot() as now:
-                now.page(wanted, 3, Position(0, RING, 0, 0))
+        def run() -> None:
+            with store.snapshot() as snapshot:
+                snapshot.page(event_filter, 3, Position(0, RING, 0, 0))
 
-        plan = plan_of(database.readers, path, ask)
+        plan = plan_of(database.readers, path, run)
     assert f"USING INDEX {index}" in plan
     assert "TEMP B-TREE FOR ORDER BY" not in plan
 
@@ -144,13 +144,13 @@ def test_several_types_are_walked_each_along_its_index(path: Path) -> None:
         rows = [IndexRow(RING, 0, at, ring_event(at, event_type=kinds[at % 3])) for at in range(5_000)]
         store.write(rows, {(RING, 0): (None, 5_000)})
 
-        def ask() -> None:
-            with store.snapshot() as now:
-                found = now.page(now.named(Wanted(["ring"])), 3)
+        def run() -> None:
+            with store.snapshot() as snapshot:
+                found = snapshot.page(snapshot.resolve(EventFilter(["ring"])), 3)
                 assert [event.payload for event in found.events] == [{}] * 3
                 assert [int(event.event_id, 16) for event in found.events] == [4999, 4998, 4997]
 
-        plan = plan_of(database.readers, path, ask)
+        plan = plan_of(database.readers, path, run)
     assert plan.count("USING INDEX ix_events_type (event_type=?)") == 3
     # Each walk is in order of time; what is put in order afterwards is the few events that they found.
     assert plan.count("TEMP B-TREE FOR RIGHT PART OF ORDER BY") == 3

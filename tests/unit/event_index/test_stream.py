@@ -1,4 +1,4 @@
-"""Events as they come: over a real server, with a store that grows meanwhile."""
+"""The stream of events, over a real server, with a store that grows meanwhile."""
 
 from __future__ import annotations
 
@@ -12,20 +12,17 @@ from itertools import islice
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
 
 from hypervisor_consumers.event_index.api import stream
-from hypervisor_consumers.event_index.api.routes import create_router
 from hypervisor_consumers.event_index.backends.store import EventStore, IndexRow, open_store
-from hypervisor_consumers.event_index.query.offset_vector import Vector
-from hypervisor_consumers.runtime.ops.freshness import IndexFreshness
+from hypervisor_consumers.event_index.query.offset_vector import OffsetVector
 from hypervisor_consumers.runtime.ops.http import HttpServer
-from hypervisor_consumers.runtime.ops.runtime_metrics import RuntimeMetrics
 from hypervisor_consumers.runtime.records import TopicPartition
 from hypervisor_schemas.errors import IndexRefused, IndexUnavailable
 from hypervisor_schemas.events import EventType, HypervisorEvent
 from hypervisor_telemetry.index_client.client import IndexClient, Message
 from hypervisor_telemetry.index_client.stream_reconnect import follow
+from tests.support.index_api import index_app
 
 NOON = datetime(2025, 1, 15, 12, tzinfo=UTC)
 A, B = ("t", 0), ("u", 7)
@@ -41,7 +38,7 @@ class Log:
         self.written = 0
 
     def write(self, topic_partition: tuple[str, int], count: int = 1, **fields: Any) -> list[str]:
-        """Returns the ids."""
+        """Write events; returns their ids."""
         first = self.next[topic_partition] or 0
         events = [
             HypervisorEvent(
@@ -60,7 +57,7 @@ class Log:
         return [event.event_id for event in events]
 
     def skip(self, topic_partition: tuple[str, int], count: int) -> None:
-        """Offsets that hold no event."""
+        """Move past offsets that hold no event."""
         first = self.next[topic_partition]
         self.next[topic_partition] = (first or 0) + count
         self.store.write([], {topic_partition: (first, (first or 0) + count)})
@@ -73,9 +70,7 @@ def log(database_url: str) -> Iterator[Log]:
 
 
 def served(log: Log) -> HttpServer:
-    app = FastAPI()
-    app.include_router(create_router(log.store, IndexFreshness(RuntimeMetrics(), lambda: 0.0), None))
-    return HttpServer(app, "127.0.0.1", 0)
+    return HttpServer(index_app(log.store, now=lambda: 0.0), "127.0.0.1", 0)
 
 
 @pytest.fixture
@@ -95,12 +90,12 @@ def ids(messages: Iterator[Message], count: int) -> list[str]:
 
 
 def opened(client: IndexClient, after: str | None = None, **parameters: Any) -> Iterator[Message]:
-    """The stream, once it has begun."""
+    """The messages of a stream; it begins with the first one that is read."""
     return client.stream(PATH, {name: str(value) for name, value in parameters.items()}, after=after)
 
 
 def until_served(client: IndexClient) -> None:
-    """A place among the streams becomes free."""
+    """Wait until one more stream is served."""
     deadline = time.monotonic() + 30
     while True:
         try:
@@ -188,26 +183,23 @@ def test_a_filter_that_nothing_fits_still_tells_how_far_it_is(log: Log, client: 
 
 
 def test_following_goes_on_over_a_server_that_was_started_anew(log: Log) -> None:
-    one = served(log)
-    port = int(one.url.rpartition(":")[2])
-    said: list[str] = []
+    server = served(log)
+    port = int(server.url.rpartition(":")[2])
 
     def pause(_: float) -> None:
-        """While there is no server something is written, then there is one."""
-        nonlocal one
+        """Write events while there is no server, then start one."""
+        nonlocal server
         log.write(A, 2)
-        one = HttpServer(app, "127.0.0.1", port)
+        server = HttpServer(index_app(log.store, now=lambda: 0.0), "127.0.0.1", port)
 
-    app = FastAPI()
-    app.include_router(create_router(log.store, IndexFreshness(RuntimeMetrics(), lambda: 0.0), None))
     log.write(A, 2)
-    events = follow(IndexClient(one.url), {}, 1, say=said.append, pause=pause)
+    events = follow(IndexClient(server.url), {}, 1, say=lambda _: None, pause=pause)
     got = [next(events)["event_id"]]
-    one.close()
+    server.close()
     got += [event["event_id"] for event in islice(events, 2)]
     assert got == [f"{number:016x}" for number in (1, 2, 3)]
     events.close()
-    one.close()
+    server.close()
 
 
 def test_closing_the_server_ends_a_stream_at_once(log: Log, caplog: pytest.LogCaptureFixture) -> None:
@@ -241,7 +233,7 @@ def test_a_client_that_takes_nothing_for_long_loses_its_stream(
     log: Log, server: HttpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream, "MAX_STREAMS", 1)
-    monkeypatch.setattr(stream, "_TAKEN_WITHIN", 0.2)
+    monkeypatch.setattr(stream, "_SEND_TIMEOUT_SECONDS", 0.2)
     for _ in range(20):
         log.write(A, 100, payload={"text": "x" * 10_000})
     stuck = socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])))
@@ -272,7 +264,7 @@ def test_what_is_no_id_is_refused(client: IndexClient, bad: str) -> None:
 
 
 def test_a_vector_is_a_read_token_whatever_moves() -> None:
-    at = Vector({TopicPartition("t", 1): 5})
+    at = OffsetVector({TopicPartition("t", 1): 5})
     at.move(TopicPartition("s", 0), 3)
     at.move(TopicPartition("t", 0), 1)
     at.move(TopicPartition("t", 1), 4)  # not backwards

@@ -1,26 +1,20 @@
-"""Counts in spans of time, sessions page by page, and answers that are never too large."""
+"""Counts in time buckets, pages of sessions, and the largest size of answers."""
 
 from __future__ import annotations
 
-import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
 
-from hypervisor_consumers.event_index.api.routes import create_router
-from hypervisor_consumers.event_index.backends.store import EventStore, IndexRow, open_store
+from hypervisor_consumers.event_index.backends.store import EventStore
 from hypervisor_consumers.event_index.query.bounded_fetch import MAX_BYTES
 from hypervisor_consumers.event_index.query.cursors import read_group_cursor, write_group_cursor
-from hypervisor_consumers.event_index.query.queries import GroupPosition, Wanted
-from hypervisor_consumers.runtime.ops.freshness import IndexFreshness
-from hypervisor_consumers.runtime.ops.runtime_metrics import RuntimeMetrics
+from hypervisor_consumers.event_index.query.queries import EventFilter, GroupPosition
 from hypervisor_schemas.events import HypervisorEvent, event_type_of
 from tests.support.app_client import Client
+from tests.support.index_api import answer, index_app, refusal, write
 
 NOON = datetime(2025, 1, 15, 12, tzinfo=UTC)
 
@@ -44,37 +38,8 @@ EVENTS = [
 
 
 @pytest.fixture
-def store(database_url: str) -> Iterator[EventStore]:
-    with closing(open_store(database_url)) as opened:
-        yield opened
-
-
-def write(store: EventStore, *events: HypervisorEvent) -> None:
-    first = store.next_offset("t", 0)
-    at = first or 0
-    store.write(
-        [IndexRow("t", 0, at + n, one) for n, one in enumerate(events)], {("t", 0): (first, at + len(events))}
-    )
-
-
-@pytest.fixture
 def client(store: EventStore) -> Client:
-    app = FastAPI()
-    app.include_router(create_router(store, IndexFreshness(RuntimeMetrics(), time.time), None))
-    return Client(app)
-
-
-def answer(client: Client, path: str) -> dict[str, Any]:
-    response = client.get(path)
-    assert response.status_code == 200, response.text
-    return dict(response.json())
-
-
-def refusal(client: Client, path: str) -> tuple[list[str], str]:
-    response = client.get(path)
-    assert response.status_code == 422, response.text
-    [error] = response.json()["detail"]
-    return error["loc"], error["msg"]
+    return Client(index_app(store))
 
 
 # --- buckets
@@ -84,7 +49,7 @@ def counted(client: Client, query: str) -> list[tuple[str, int]]:
     return [(one["start"][11:19], one["event_count"]) for one in answer(client, f"/v1/stats?{query}")["buckets"]]
 
 
-def test_events_are_counted_in_spans_of_time(client: Client, store: EventStore) -> None:
+def test_events_are_counted_in_time_buckets(client: Client, store: EventStore) -> None:
     write(store, *EVENTS)
     stats = answer(client, "/v1/stats?bucket=1m")
     assert list(stats) == [
@@ -144,24 +109,24 @@ def test_times_before_1970_and_at_the_ends_of_time_have_buckets_too(client: Clie
 
 def test_too_many_buckets_are_refused_with_the_size_that_would_do(client: Client, store: EventStore) -> None:
     write(store, *EVENTS, event(6, NOON + timedelta(days=7)))
-    place, sentence = refusal(client, "/v1/stats?bucket=1m")
-    assert place == ["query", "bucket"]
+    location, sentence = refusal(client, "/v1/stats?bucket=1m")
+    assert location == ["query", "bucket"]
     assert sentence == ("That would be 10,081 buckets; 1,000 are the most. Give 606 or more, or start and end.")
     assert len(answer(client, "/v1/stats?bucket=606")["buckets"]) <= 1000
 
 
 def test_buckets_of_very_many_types_are_refused(client: Client, store: EventStore) -> None:
     write(store, *(event(n, NOON, event_type=event_type_of(f"x.{n}")) for n in range(20_001)))
-    place, sentence = refusal(client, "/v1/stats?bucket=1m")
-    assert place == ["query", "bucket"]
+    location, sentence = refusal(client, "/v1/stats?bucket=1m")
+    assert location == ["query", "bucket"]
     assert "too many different types" in sentence
     assert len(answer(client, "/v1/stats?bucket=1m&event_type=x.7")["buckets"]) == 1
 
 
 @pytest.mark.parametrize("size", ["0", "", "-1", "1.5", "1w", "m", "01", "9999d", "1 m", "1e3", "%EF%BC%91"])
 def test_a_size_that_is_none_is_refused_with_a_sentence(client: Client, size: str) -> None:
-    place, sentence = refusal(client, f"/v1/stats?bucket={size}")  # the last one is a full-width 1
-    assert place == ["query", "bucket"]
+    location, sentence = refusal(client, f"/v1/stats?bucket={size}")  # the last one is a full-width 1
+    assert location == ["query", "bucket"]
     assert "is not a size from a second to ten years, such as 60, 5m, 1h or 1d" in sentence
 
 
@@ -199,9 +164,9 @@ def test_a_cursor_of_sessions_belongs_to_their_filter(client: Client, store: Eve
 
 @pytest.mark.parametrize("value", ["", "s", "日本\x00\"'", "x" * 5000, "\x01" * 1024])
 def test_a_position_among_sessions_is_read_as_it_was_written(value: str) -> None:
-    cursor = write_group_cursor(GroupPosition(-5, value), Wanted())
+    cursor = write_group_cursor(GroupPosition(-5, value), EventFilter())
     assert len(cursor) <= 16_384
-    last, read = read_group_cursor(cursor, Wanted())
+    last, read = read_group_cursor(cursor, EventFilter())
     assert last == -5
     assert read == value or (len(value) > 1024 and read > value)
 
@@ -252,6 +217,6 @@ def test_a_payload_is_answered_as_it_is_kept(client: Client, store: EventStore) 
     payload = {"text": 'ä"\\\n😀', "deep": [1, 1.5, None, {"a": []}], "big": 2**70}
     one = event(0, NOON, payload=payload)
     write(store, one)
-    [told] = answer(client, "/v1/events")["events"]
-    assert told == one.to_dict()
-    assert list(told) == list(one.to_dict())
+    [document] = answer(client, "/v1/events")["events"]
+    assert document == one.to_dict()
+    assert list(document) == list(one.to_dict())

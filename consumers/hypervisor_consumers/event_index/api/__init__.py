@@ -1,1 +1,1 @@
-"""The HTTP API: parameters in, answers out."""
+"""The HTTP API: from query parameters to JSON responses."""

@@ -1,4 +1,4 @@
-"""The HTTP API of the event index about whole subjects: sessions, agents, traces."""
+"""The HTTP API of the event index for sessions, agents and traces."""
 
 from __future__ import annotations
 
@@ -6,153 +6,152 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, HTTPException, Path, Query, Response
+from fastapi import APIRouter, HTTPException, Path, Query, Response
 
 from hypervisor_consumers.event_index.api.parameters import (
     MAX_ID_CHARACTERS,
-    Asked,
-    SessionFilter,
-    only,
+    SessionParameters,
+    WaitParameters,
     read_or_refuse,
 )
-from hypervisor_consumers.event_index.api.response_models import Agent, Session, Sessions, Trace, answers
-from hypervisor_consumers.event_index.api.responses import Answers
+from hypervisor_consumers.event_index.api.response_models import Agent, Session, Sessions, Trace
+from hypervisor_consumers.event_index.api.responses import Responder, route_options
 from hypervisor_consumers.event_index.query.causal_tree import causal_tree
 from hypervisor_consumers.event_index.query.cursors import read_group_cursor, write_group_cursor
-from hypervisor_consumers.event_index.query.queries import Wanted
-from hypervisor_consumers.event_index.query.reader import Group, Snapshot
-from hypervisor_consumers.event_index.query.summaries import RING_TYPES, SAGA_TYPES, rings_by, sagas_of
+from hypervisor_consumers.event_index.query.queries import EventFilter
+from hypervisor_consumers.event_index.query.reader import Group, Page, Snapshot
+from hypervisor_consumers.event_index.query.summaries import RING_TYPES, SAGA_TYPES, latest_rings, summarize_sagas
 
-__all__ = ["add_subjects"]
+__all__ = ["add_entity_routes"]
 
-_AT_MOST = 1000
-"""Events, and groups of them, that a summary is made of."""
+_SUMMARY_LIMIT = 1000
+"""The most events, and the most groups, that a summary is made of."""
 
-_BYTES = 4 * 1024 * 1024
-"""Of events that are read for it: as objects they take many times as much."""
+_SUMMARY_BYTES = 4 * 1024 * 1024
+"""The size of the events that a summary is made of; as objects they take many times as much."""
 
 _Id = Annotated[str, Path(max_length=MAX_ID_CHARACTERS)]
 
 
-def add_subjects(router: APIRouter, answer: Answers) -> None:
+def add_entity_routes(router: APIRouter, responder: Responder) -> None:
     """Add the routes of sessions, agents and traces; 404 for one that no event names."""
 
-    @router.get("/sessions", responses=answers(Sessions), dependencies=[Depends(only(SessionFilter))])
-    async def sessions(asked: Annotated[SessionFilter, Query()]) -> Response:
+    @router.get("/sessions", **route_options(Sessions, SessionParameters))
+    async def sessions(parameters: Annotated[SessionParameters, Query()]) -> Response:
         """The sessions with events that fit, the one of the latest event first; counts and times are of those.
 
         `next` is the cursor to those behind them. A session that gets an event meanwhile moves to the front.
         """
-        wanted = Wanted(agent_did=asked.agent_did, start=asked.start, end=asked.end)
-        behind = None if asked.cursor is None else read_or_refuse(read_group_cursor, asked.cursor, wanted)
+        event_filter = EventFilter(agent_did=parameters.agent_did, start=parameters.start, end=parameters.end)
+        after = read_or_refuse(read_group_cursor, parameters.cursor, event_filter)
 
-        def look(now: Snapshot) -> dict[str, Any]:
-            found = now.groups(wanted, "session_id", asked.limit, behind)
+        def read(snapshot: Snapshot) -> dict[str, Any]:
+            page = snapshot.groups(event_filter, "session_id", parameters.limit, after)
             return {
-                "sessions": _described(found.groups, "session_id"),
-                "next": None if found.last is None else write_group_cursor(found.last, wanted),
+                "sessions": _group_documents(page.groups, "session_id"),
+                "next": None if page.resume_at is None else write_group_cursor(page.resume_at, event_filter),
             }
 
-        return await answer.to(asked, look)
+        return await responder.respond(parameters, read)
 
-    @router.get(
-        "/sessions/{session_id:path}",
-        responses=answers(Session, may_miss=True),
-        dependencies=[Depends(only(Asked))],
-    )
-    async def session(session_id: _Id, asked: Annotated[Asked, Query()]) -> Response:
+    @router.get("/sessions/{session_id:path}", **route_options(Session, WaitParameters, may_miss=True))
+    async def session(session_id: _Id, parameters: Annotated[WaitParameters, Query()]) -> Response:
         """A session: its events by type, its agents with their rings, its sagas.
 
         `is_whole` is false where only the latest of its agents, ring or saga events (1,000 each) are taken in.
         """
 
-        def look(now: Snapshot) -> dict[str, Any]:
-            wanted = Wanted(session_id=session_id)
-            summary = _summary(now, wanted, f"No event of session {session_id!r} is in the index")
-            agents = now.groups(wanted, "agent_did", _AT_MOST)
-            moves = now.page(replace(wanted, event_types=RING_TYPES), _AT_MOST, max_bytes=_BYTES)
-            of_sagas = now.page(replace(wanted, event_types=SAGA_TYPES), _AT_MOST, max_bytes=_BYTES)
-            rings = rings_by(lambda event: event.agent_did, moves.events)
+        def read(snapshot: Snapshot) -> dict[str, Any]:
+            event_filter = EventFilter(session_id=session_id)
+            summary = _summary(snapshot, event_filter, f"session {session_id!r}")
+            agents = snapshot.groups(event_filter, "agent_did", _SUMMARY_LIMIT)
+            ring_events = _latest_of_types(snapshot, event_filter, RING_TYPES)
+            saga_events = _latest_of_types(snapshot, event_filter, SAGA_TYPES)
+            rings = latest_rings(lambda event: event.agent_did, ring_events.events)
             return {
                 "session_id": session_id,
                 **summary,
-                "agents": _described(agents.groups, "agent_did", rings),
-                "sagas": sagas_of(of_sagas.events),
-                "is_whole": agents.last is None and moves.last is None and of_sagas.last is None,
+                "agents": _group_documents(agents.groups, "agent_did", rings),
+                "sagas": summarize_sagas(saga_events.events),
+                "is_whole": all(page.resume_at is None for page in (agents, ring_events, saga_events)),
             }
 
-        return await answer.to(asked, look)
+        return await responder.respond(parameters, read)
 
-    @router.get(
-        "/agents/{agent_did:path}", responses=answers(Agent, may_miss=True), dependencies=[Depends(only(Asked))]
-    )
-    async def agent(agent_did: _Id, asked: Annotated[Asked, Query()]) -> Response:
+    @router.get("/agents/{agent_did:path}", **route_options(Agent, WaitParameters, may_miss=True))
+    async def agent(agent_did: _Id, parameters: Annotated[WaitParameters, Query()]) -> Response:
         """An agent: its events by type, its sessions with its ring in each.
 
         `is_whole` is false where only the latest of its sessions or ring events (1,000 each) are taken in.
         """
 
-        def look(now: Snapshot) -> dict[str, Any]:
-            wanted = Wanted(agent_did=agent_did)
-            summary = _summary(now, wanted, f"No event of agent {agent_did!r} is in the index")
-            its = now.groups(wanted, "session_id", _AT_MOST)
-            moves = now.page(replace(wanted, event_types=RING_TYPES), _AT_MOST, max_bytes=_BYTES)
-            rings = rings_by(lambda event: event.session_id, moves.events)
+        def read(snapshot: Snapshot) -> dict[str, Any]:
+            event_filter = EventFilter(agent_did=agent_did)
+            summary = _summary(snapshot, event_filter, f"agent {agent_did!r}")
+            sessions = snapshot.groups(event_filter, "session_id", _SUMMARY_LIMIT)
+            ring_events = _latest_of_types(snapshot, event_filter, RING_TYPES)
+            rings = latest_rings(lambda event: event.session_id, ring_events.events)
             return {
                 "agent_did": agent_did,
                 **summary,
-                "sessions": _described(its.groups, "session_id", rings),
-                "is_whole": its.last is None and moves.last is None,
+                "sessions": _group_documents(sessions.groups, "session_id", rings),
+                "is_whole": sessions.resume_at is None and ring_events.resume_at is None,
             }
 
-        return await answer.to(asked, look)
+        return await responder.respond(parameters, read)
 
-    @router.get("/traces/{trace_id}", responses=answers(Trace, may_miss=True), dependencies=[Depends(only(Asked))])
-    async def trace(trace_id: _Id, asked: Annotated[Asked, Query()]) -> Response:
+    @router.get("/traces/{trace_id}", **route_options(Trace, WaitParameters, may_miss=True))
+    async def trace(trace_id: _Id, parameters: Annotated[WaitParameters, Query()]) -> Response:
         """The causal tree of a trace: its spans, each behind its parent, with `depth`, its events, and what failed.
 
         `failed_below` tells that a span further down failed. `is_whole` is false where only the latest 1,000 events
         are taken in.
         """
 
-        def look(now: Snapshot) -> dict[str, Any]:
-            page = now.page(Wanted(trace_id=trace_id), _AT_MOST, max_bytes=_BYTES)
+        def read(snapshot: Snapshot) -> dict[str, Any]:
+            page = snapshot.page(EventFilter(trace_id=trace_id), _SUMMARY_LIMIT, max_bytes=_SUMMARY_BYTES)
             events = page.events[::-1]
             if not events:
-                raise _not_there(f"No event of trace {trace_id!r} is in the index")
+                raise _not_found(f"trace {trace_id!r}")
             spans = causal_tree(events)
             return {
                 "trace_id": trace_id,
                 "event_count": len(events),
                 "failed": any(span["failed"] for span in spans),
                 "spans": spans,
-                "is_whole": page.last is None,
+                "is_whole": page.resume_at is None,
             }
 
-        return await answer.to(asked, look)
+        return await responder.respond(parameters, read)
 
 
-def _summary(now: Snapshot, wanted: Wanted, nothing: str) -> dict[str, Any]:
-    extent = now.extent(wanted)
-    if extent is None:
-        raise _not_there(nothing)
-    counts = now.type_counts(wanted)
+def _latest_of_types(snapshot: Snapshot, event_filter: EventFilter, types: Sequence[str]) -> Page:
+    return snapshot.page(replace(event_filter, event_types=types), _SUMMARY_LIMIT, max_bytes=_SUMMARY_BYTES)
+
+
+def _summary(snapshot: Snapshot, event_filter: EventFilter, entity: str) -> dict[str, Any]:
+    time_range = snapshot.time_range(event_filter)
+    if time_range is None:
+        raise _not_found(entity)
+    counts = snapshot.type_counts(event_filter)
     return {
-        "first": extent[0].isoformat(),
-        "last": extent[1].isoformat(),
+        "first": time_range[0].isoformat(),
+        "last": time_range[1].isoformat(),
         "event_count": sum(counts.values()),
         "type_counts": counts,
     }
 
 
-def _not_there(nothing: str) -> HTTPException:
-    return HTTPException(404, f"{nothing}; it may not have come yet.")
+def _not_found(entity: str) -> HTTPException:
+    return HTTPException(404, f"No event of {entity} is in the index; it may not have come yet.")
 
 
-def _described(groups: Sequence[Group], called: str, rings: dict[str, int] | None = None) -> list[dict[str, Any]]:
+def _group_documents(
+    groups: Sequence[Group], value_name: str, rings: dict[str, int] | None = None
+) -> list[dict[str, Any]]:
     return [
         {
-            called: group.value,
+            value_name: group.value,
             "event_count": group.events,
             "first": group.first.isoformat(),
             "last": group.last.isoformat(),

@@ -1,4 +1,4 @@
-"""The query parameters of the event index's API: each bounded, and no other taken."""
+"""The query parameters of the event index's API: each is bounded, and unknown ones are refused."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from hypervisor_consumers.event_index.query.containment import (
     read_object,
 )
 from hypervisor_consumers.event_index.query.cursors import MAX_CURSOR_CHARACTERS, MAX_GROUP_CURSOR_CHARACTERS
-from hypervisor_consumers.event_index.query.queries import Wanted
+from hypervisor_consumers.event_index.query.queries import EventFilter
 from hypervisor_consumers.runtime.records import TopicPartition
 from hypervisor_schemas.read_token import MAX_TOKEN_CHARACTERS, read_token
 from hypervisor_schemas.timestamps import microseconds
 
 __all__ = [
     "MAX_ID_CHARACTERS",
-    "Asked",
-    "EventFilter",
-    "EventPage",
-    "EventStats",
-    "EventStream",
-    "SessionFilter",
-    "only",
+    "PageParameters",
+    "QueryParameters",
+    "SessionParameters",
+    "StatsParameters",
+    "StreamParameters",
+    "WaitParameters",
+    "allow_only",
     "read_or_refuse",
     "refused",
 ]
@@ -42,11 +42,11 @@ P = TypeVar("P")
 MAX_ID_CHARACTERS = 1024
 _MAX_TYPES = 50
 
-# A client that forgot to write "+" as "%2B" sends "2025-01-15T10:30:00 00:00".
+# A client that doesn't write "+" as "%2B" sends "2025-01-15T10:30:00 00:00".
 _LOST_PLUS = re.compile(r"(.+T.+) (\d\d:?\d\d)")
 
 
-def _instant(text: Any) -> datetime:
+def _parse_time(text: Any) -> datetime:
     try:
         moment = datetime.fromisoformat(_LOST_PLUS.sub(r"\1+\2", text))
         microseconds(moment)
@@ -55,26 +55,26 @@ def _instant(text: Any) -> datetime:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-_SIZE = re.compile(r"([1-9][0-9]{0,8})([smhd]?)")
-_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_BUCKET_SIZE = re.compile(r"([1-9][0-9]{0,8})([smhd]?)")
+_UNIT_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
-def _bucket(text: Any) -> int:
-    read = _SIZE.fullmatch(text) if isinstance(text, str) else None
-    seconds = int(read[1]) * _SECONDS[read[2]] if read else 0
-    if not 0 < seconds <= _LONGEST_BUCKET:
+def _parse_bucket_seconds(text: Any) -> int:
+    match = _BUCKET_SIZE.fullmatch(text) if isinstance(text, str) else None
+    seconds = int(match[1]) * _UNIT_SECONDS[match[2]] if match else 0
+    if not 0 < seconds <= _MAX_BUCKET_SECONDS:
         raise ValueError(f"{text!r} is not a size from a second to ten years, such as 60, 5m, 1h or 1d")
     return seconds
 
 
-_LONGEST_BUCKET = 3660 * 86400
-_Bucket = Annotated[int, BeforeValidator(_bucket, json_schema_input_type=str)]
-_Instant = Annotated[datetime, BeforeValidator(_instant)]
+_MAX_BUCKET_SECONDS = 3660 * 86400
+_Bucket = Annotated[int, BeforeValidator(_parse_bucket_seconds, json_schema_input_type=str)]
+_Instant = Annotated[datetime, BeforeValidator(_parse_time)]
 _Id = Annotated[str, Field(max_length=MAX_ID_CHARACTERS)]
 
 
-class Asked(BaseModel):
-    """What everything that is asked may say: which writes the answer has to include."""
+class WaitParameters(BaseModel):
+    """The parameters of every query: the writes that the response must include, and how long to wait for them."""
 
     after: str | None = Field(
         None,
@@ -84,11 +84,11 @@ class Asked(BaseModel):
     )
     wait: float = Field(5, ge=0, le=30, description="Seconds to wait for that, at most.")
 
-    def awaited(self) -> dict[TopicPartition, int]:
+    def awaited_offsets(self) -> dict[TopicPartition, int]:
         """The offsets to wait for.
 
         Raises:
-            RequestValidationError: `after` is no token.
+            RequestValidationError: `after` is no read token.
         """
         try:
             return {
@@ -99,8 +99,8 @@ class Asked(BaseModel):
             raise refused("after", str(error)) from None
 
 
-class Fitting(BaseModel):
-    """Which events; all that is given has to fit."""
+class FilterParameters(BaseModel):
+    """The parameters of a filter over events: an event must match all that is given."""
 
     event_type: list[_Id] | None = Field(
         None,
@@ -135,11 +135,11 @@ class Fitting(BaseModel):
         examples=["89abcdef"],
     )
 
-    def wanted(self) -> Wanted:
-        """The filter, with categories and subtree as they were given.
+    def event_filter(self) -> EventFilter:
+        """The filter, with categories and subtree not resolved yet.
 
         Raises:
-            RequestValidationError: The payload is no object, or the subtree is of no trace.
+            RequestValidationError: The payload is no object, or a subtree is given without its trace.
         """
         if self.subtree is not None and self.trace_id is None:
             raise refused("subtree", "A subtree is of a trace; give its trace_id, too.")
@@ -147,19 +147,19 @@ class Fitting(BaseModel):
             payload = None if self.payload is None else read_object(self.payload)
         except ValueError as error:
             raise refused("payload", str(error)) from None
-        return Wanted(
+        return EventFilter(
             *(self.event_type, self.session_id, self.agent_did, self.trace_id, self.start, self.end),
             payload=payload,
             subtree=self.subtree,
         )
 
 
-class EventFilter(Fitting, Asked):
-    """Which events, and which writes the answer has to include."""
+class QueryParameters(FilterParameters, WaitParameters):
+    """The parameters of a query over events."""
 
 
-class EventPage(EventFilter):
-    """Which of them, and in what order."""
+class PageParameters(QueryParameters):
+    """The parameters of a page of events."""
 
     limit: int = Field(100, ge=1, le=1000, description="The last so many.")
     order: Literal["asc", "desc"] = Field("asc", description="Of the events of an answer: oldest or latest first.")
@@ -170,8 +170,8 @@ class EventPage(EventFilter):
     )
 
 
-class EventStats(EventFilter):
-    """Of which events, and in spans of which size."""
+class StatsParameters(QueryParameters):
+    """The parameters of event counts."""
 
     bucket: _Bucket | None = Field(
         None,
@@ -181,8 +181,8 @@ class EventStats(EventFilter):
     )
 
 
-class EventStream(Fitting):
-    """Which events, and from where on."""
+class StreamParameters(FilterParameters):
+    """The parameters of a stream of events."""
 
     limit: int = Field(0, ge=0, le=1000, description="Begin with the last so many; then come the new ones.")
     last_event_id: str | None = Field(
@@ -192,8 +192,8 @@ class EventStream(Fitting):
     )
 
 
-class SessionFilter(Asked):
-    """Which sessions, by their events; all that is given has to fit."""
+class SessionParameters(WaitParameters):
+    """The parameters of a page of sessions: the filter is over their events."""
 
     agent_did: _Id | None = Field(None, examples=["did:mesh:rogue-bot"])
     start: _Instant | None = Field(
@@ -208,15 +208,15 @@ class SessionFilter(Asked):
     )
 
 
-def only(*models: type[BaseModel]) -> Callable[[Request], Awaitable[None]]:
-    """A dependency that refuses other parameters: a mistyped filter must not answer with everything.
+def allow_only(*models: type[BaseModel]) -> Callable[[Request], Awaitable[None]]:
+    """A dependency that refuses unknown parameters, and repeated ones except lists.
 
-    None of them may be given twice, except lists.
+    A mistyped filter must not return everything.
     """
     fields = {name: field for model in models for name, field in model.model_fields.items()}
     lists = {name for name, field in fields.items() if field.annotation == list[_Id] | None}
-    # Of a class and its base, pydantic names the base's fields first; they are the least of it.
-    takes = f"This takes {', '.join(sorted(fields, key=lambda name: name in Asked.model_fields))}"
+    # Pydantic names the fields of the base class first; the sentence names them last, as they matter least.
+    takes = f"This takes {', '.join(sorted(fields, key=lambda name: name in WaitParameters.model_fields))}"
 
     async def check(request: Request) -> None:
         given = Counter(name for name, _ in request.query_params.multi_items())
@@ -237,17 +237,19 @@ def only(*models: type[BaseModel]) -> Callable[[Request], Awaitable[None]]:
 
 
 def refused(parameter: str, sentence: str) -> RequestValidationError:
-    """The error to raise for a parameter whose value is found wrong only later: 422 with the sentence."""
+    """The error to raise for a parameter that turns out to be wrong after validation: 422 with the sentence."""
     return RequestValidationError([{"type": "value_error", "loc": ("query", parameter), "msg": sentence}])
 
 
-def read_or_refuse(read: Callable[[str, Wanted], P], cursor: str, wanted: Wanted) -> P:
-    """What `read` reads from the cursor.
+def read_or_refuse(
+    read: Callable[[str, EventFilter], P], cursor: str | None, event_filter: EventFilter
+) -> P | None:
+    """The position that `read` finds in the cursor; None without a cursor.
 
     Raises:
-        RequestValidationError: It is none, or one of another filter.
+        RequestValidationError: The text is no cursor, or a cursor of another filter.
     """
     try:
-        return read(cursor, wanted)
+        return None if cursor is None else read(cursor, event_filter)
     except ValueError as error:
         raise refused("cursor", str(error)) from None

@@ -1,4 +1,4 @@
-"""Waiting until the index has come far enough: to what somebody wrote, or to what is new."""
+"""Waits until the index includes certain offsets: those of a client's own writes, or new ones."""
 
 from __future__ import annotations
 
@@ -9,63 +9,60 @@ from starlette.concurrency import run_in_threadpool
 
 from hypervisor_consumers.runtime.records import TopicPartition
 
-__all__ = ["Inclusion"]
+__all__ = ["OffsetWaiter"]
 
 
-class Inclusion:
-    """Looks at the offsets of the database for everybody who waits, one look at a time.
+class OffsetWaiter:
+    """Polls the offsets of the database for all requests that wait, one poll at a time.
 
-    Who waits holds no thread, and a thousand of them share a look every `every` seconds. The database is looked
-    at, not what this process has written: other copies write, too.
+    A waiting request holds no thread, and a thousand of them share one poll every `poll_seconds`. The offsets are
+    those of the database, not of this process's writes: other copies write, too.
     """
 
-    def __init__(self, offsets: Callable[[], Mapping[TopicPartition, int]], every: float = 0.02) -> None:
+    def __init__(self, offsets: Callable[[], Mapping[TopicPartition, int]], poll_seconds: float = 0.02) -> None:
         self._offsets = offsets
-        self._every = every
-        self._look: asyncio.Task[Mapping[TopicPartition, int]] | None = None
+        self._poll_seconds = poll_seconds
+        self._poll: asyncio.Task[Mapping[TopicPartition, int]] | None = None
 
-    async def missing(self, wanted: Mapping[TopicPartition, int], seconds: float) -> dict[TopicPartition, int]:
+    async def missing(self, awaited: Mapping[TopicPartition, int], seconds: float) -> dict[TopicPartition, int]:
         """Wait until the database includes these offsets, `seconds` at most.
 
         Returns:
-            The partitions that don't by then, and where they are (0: nowhere). Nothing: it includes all.
+            The partitions that it doesn't include by then, with their offsets in the database (0: none).
 
         Raises:
             StoreUnavailable: The database didn't answer.
         """
 
-        def missing(at: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
+        def missing(offsets: Mapping[TopicPartition, int]) -> dict[TopicPartition, int]:
             return {
-                topic_partition: at.get(topic_partition, 0)
-                for topic_partition, offset in wanted.items()
-                if at.get(topic_partition, 0) < offset
+                topic_partition: offsets.get(topic_partition, 0)
+                for topic_partition, offset in awaited.items()
+                if offsets.get(topic_partition, 0) < offset
             }
 
-        return missing(await self.until(lambda at: not missing(at), seconds))
+        return missing(await self.wait_until(lambda offsets: not missing(offsets), seconds))
 
-    async def until(
-        self, enough: Callable[[Mapping[TopicPartition, int]], bool], seconds: float
+    async def wait_until(
+        self, is_enough: Callable[[Mapping[TopicPartition, int]], bool], seconds: float
     ) -> Mapping[TopicPartition, int]:
-        """Wait until the offsets are `enough`, `seconds` at most. Returns them as they are by then.
+        """Wait until `is_enough` is true for the offsets, `seconds` at most. Returns the offsets at the end.
 
         Raises:
             StoreUnavailable: The database didn't answer.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
-        pause = 0.0
+        pause_seconds = 0.0
         while True:
-            # Shielded: one who goes away must not end the look of the others.
-            at = await asyncio.shield(self._next_look(pause))
-            if enough(at) or loop.time() >= deadline:
-                return at
-            pause = self._every
+            if self._poll is None or self._poll.done():
+                self._poll = asyncio.create_task(self._poll_after(pause_seconds))
+            # Shielded: a request that is cancelled must not cancel the poll of the others.
+            offsets = await asyncio.shield(self._poll)
+            if is_enough(offsets) or loop.time() >= deadline:
+                return offsets
+            pause_seconds = self._poll_seconds
 
-    def _next_look(self, pause: float) -> asyncio.Task[Mapping[TopicPartition, int]]:
-        if self._look is None or self._look.done():
-            self._look = asyncio.create_task(self._look_after(pause))
-        return self._look
-
-    async def _look_after(self, pause: float) -> Mapping[TopicPartition, int]:
-        await asyncio.sleep(pause)
+    async def _poll_after(self, seconds: float) -> Mapping[TopicPartition, int]:
+        await asyncio.sleep(seconds)
         return await run_in_threadpool(self._offsets)

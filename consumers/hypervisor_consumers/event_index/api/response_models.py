@@ -1,4 +1,4 @@
-"""The forms of the answers, as OpenAPI describes them. Answers are never made through these, only held to them."""
+"""The models of the responses, for the OpenAPI document. Responses are not made with them; tests compare both."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from typing import Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from hypervisor_consumers.event_index.query.causal_tree import causal_tree
 from hypervisor_schemas.events import EventType, HypervisorEvent
 
-__all__ = ["Agent", "Counts", "Events", "OneEvent", "Session", "Sessions", "Trace", "answers"]
+__all__ = ["Agent", "Counts", "Events", "OneEvent", "Session", "Sessions", "Trace", "documented_responses"]
 
 _TRACE, _ROOT, _SPAN = "a1b2c3d4e5f6", "01234567", "89abcdef"
 _FIRST, _LAST = "2025-01-15T10:30:00+00:00", "2025-01-15T10:30:00.250000+00:00"
@@ -23,13 +24,9 @@ _EVENT = HypervisorEvent(
     causal_trace_id=f"{_TRACE}/{_SPAN}/{_ROOT}",
     parent_event_id="8899aabbccddeeff",
     payload={"from_ring": 2, "to_ring": 1},
-).to_dict()
-_AGE: dict[str, Any] = {
-    "freshness": {
-        "includes": {"hypervisor.events.ring": {"0": 15, "3": 4}},
-        "lag_records": 2,
-        "lag_seconds": 0.42,
-    },
+)
+_FRESHNESS: dict[str, Any] = {
+    "freshness": {"includes": {"hypervisor.events.ring": {"0": 15, "3": 4}}, "lag_records": 2, "lag_seconds": 0.42},
     "is_partial": False,
 }
 _SUMMARY: dict[str, Any] = {
@@ -38,18 +35,19 @@ _SUMMARY: dict[str, Any] = {
     "event_count": 2,
     "type_counts": {"ring.assigned": 1, "ring.elevated": 1},
 }
+_TIMES: dict[str, Any] = {"event_count": 2, "first": _FIRST, "last": _LAST}
 
 
 def _example(**answer: Any) -> ConfigDict:
-    """Nothing besides what is described is answered."""
+    """The configuration of a model with this example; a response has no other fields."""
     return ConfigDict(extra="forbid", json_schema_extra={"examples": [answer]} if answer else None)
 
 
-class _Form(BaseModel):
+class _ResponseModel(BaseModel):
     model_config = _example()
 
 
-class Freshness(_Form):
+class Freshness(_ResponseModel):
     """How old an answer is."""
 
     includes: dict[str, dict[str, int]] = Field(
@@ -61,12 +59,12 @@ class Freshness(_Form):
     )
 
 
-class _Aged(_Form):
+class _WithFreshness(_ResponseModel):
     freshness: Freshness
     is_partial: bool = Field(description="Whether a partition isn't in the index yet, or nobody can know.")
 
 
-class Event(_Form):
+class Event(_ResponseModel):
     """An event, as `HypervisorEvent.to_dict()` has it."""
 
     event_id: str
@@ -79,35 +77,35 @@ class Event(_Form):
     payload: dict[str, Any]
 
 
-class Events(_Aged):
+class Events(_WithFreshness):
     """Events."""
 
-    model_config = _example(events=[_EVENT], next=None, **_AGE)
+    model_config = _example(events=[_EVENT.to_dict()], next=None, **_FRESHNESS)
 
     events: list[Event]
     next: str | None = Field(description="The cursor to the events before those; null: there are none.")
 
 
-class OneEvent(_Aged):
+class OneEvent(_WithFreshness):
     """An event."""
 
-    model_config = _example(event=_EVENT, **_AGE)
+    model_config = _example(event=_EVENT.to_dict(), **_FRESHNESS)
 
     event: Event
 
 
-class _Counted(_Form):
+class _WithCounts(_ResponseModel):
     event_count: int
     type_counts: dict[str, int]
 
 
-class Bucket(_Counted):
+class Bucket(_WithCounts):
     """The events of a length of time."""
 
     start: AwareDatetime
 
 
-class Counts(_Aged, _Counted):
+class Counts(_WithFreshness, _WithCounts):
     """How many events there are."""
 
     model_config = _example(
@@ -115,55 +113,51 @@ class Counts(_Aged, _Counted):
         type_counts=_SUMMARY["type_counts"],
         bucket_seconds=3600,
         buckets=[{"start": "2025-01-15T10:00:00+00:00", "event_count": 2, "type_counts": _SUMMARY["type_counts"]}],
-        **_AGE,
+        **_FRESHNESS,
     )
 
     bucket_seconds: int = Field(0, description="The length of a bucket; only where `bucket` was given.")
     buckets: list[Bucket] = Field([], description="By time; only where `bucket` was given.")
 
 
-class _Grouped(_Form):
+class _WithTimes(_ResponseModel):
     event_count: int
     first: AwareDatetime
     last: AwareDatetime
 
 
-class SessionOfAll(_Grouped):
+class SessionOfAll(_WithTimes):
     """A session, by those of its events that fit."""
 
     session_id: str
 
 
-class Sessions(_Aged):
+class Sessions(_WithFreshness):
     """Sessions."""
 
-    model_config = _example(
-        sessions=[{"session_id": "session-001", "event_count": 2, "first": _FIRST, "last": _LAST}],
-        next=None,
-        **_AGE,
-    )
+    model_config = _example(sessions=[{"session_id": "session-001", **_TIMES}], next=None, **_FRESHNESS)
 
     sessions: list[SessionOfAll]
     next: str | None = Field(description="The cursor to the sessions behind those; null: there are none.")
 
 
-class _Ringed(_Grouped):
+class _WithRing(_WithTimes):
     ring: int | None = Field(description="By its latest event that names one; null: none does.")
 
 
-class AgentOfSession(_Ringed):
+class AgentOfSession(_WithRing):
     """An agent, by its events of the session."""
 
     agent_did: str
 
 
-class SessionOfAgent(_Ringed):
+class SessionOfAgent(_WithRing):
     """A session, by the agent's events."""
 
     session_id: str
 
 
-class Saga(_Form):
+class Saga(_ResponseModel):
     """A saga, by its events."""
 
     saga_id: str
@@ -175,19 +169,19 @@ class Saga(_Form):
     last: AwareDatetime
 
 
-class _Summary(_Aged, _Counted):
+class _EntitySummary(_WithFreshness, _WithCounts):
     first: AwareDatetime
     last: AwareDatetime
     is_whole: bool = Field(description="Whether all that there is was taken in.")
 
 
-class Session(_Summary):
+class Session(_EntitySummary):
     """A session."""
 
     model_config = _example(
         session_id="session-001",
         **_SUMMARY,
-        agents=[{"agent_did": _AGENT, "event_count": 2, "first": _FIRST, "last": _LAST, "ring": 1}],
+        agents=[{"agent_did": _AGENT, **_TIMES, "ring": 1}],
         sagas=[
             {
                 "saga_id": "deploy-v2",
@@ -200,7 +194,7 @@ class Session(_Summary):
             }
         ],
         is_whole=True,
-        **_AGE,
+        **_FRESHNESS,
     )
 
     session_id: str
@@ -208,15 +202,15 @@ class Session(_Summary):
     sagas: list[Saga]
 
 
-class Agent(_Summary):
+class Agent(_EntitySummary):
     """An agent."""
 
     model_config = _example(
         agent_did=_AGENT,
         **_SUMMARY,
-        sessions=[{"session_id": "session-001", "event_count": 2, "first": _FIRST, "last": _LAST, "ring": 1}],
+        sessions=[{"session_id": "session-001", **_TIMES, "ring": 1}],
         is_whole=True,
-        **_AGE,
+        **_FRESHNESS,
     )
 
     agent_did: str
@@ -229,7 +223,7 @@ class EventOfSpan(Event):
     failed: bool
 
 
-class Span(_Form):
+class Span(_ResponseModel):
     """A span, behind its parent."""
 
     span_id: str | None = Field(description="Null: of the events whose causal trace id names no span.")
@@ -242,37 +236,16 @@ class Span(_Form):
     events: list[EventOfSpan]
 
 
-class Trace(_Aged):
+class Trace(_WithFreshness):
     """The causal tree of a trace."""
 
     model_config = _example(
         trace_id=_TRACE,
         event_count=1,
         failed=False,
-        spans=[
-            {
-                "span_id": _ROOT,
-                "parent_span_id": None,
-                "depth": 0,
-                "agents": [],
-                "sessions": [],
-                "failed": False,
-                "failed_below": False,
-                "events": [],
-            },
-            {
-                "span_id": _SPAN,
-                "parent_span_id": _ROOT,
-                "depth": 1,
-                "agents": [_AGENT],
-                "sessions": ["session-001"],
-                "failed": False,
-                "failed_below": False,
-                "events": [{**_EVENT, "failed": False}],
-            },
-        ],
+        spans=causal_tree([_EVENT]),
         is_whole=True,
-        **_AGE,
+        **_FRESHNESS,
     )
 
     trace_id: str
@@ -282,7 +255,7 @@ class Trace(_Aged):
     is_whole: bool
 
 
-class Refusal(_Form):
+class Refusal(_ResponseModel):
     """Why there is no answer."""
 
     detail: str
@@ -296,25 +269,23 @@ _REFUSALS = {
         "The index doesn't include partition 0 of hypervisor.events.ring up to offset 15 after 5 s; it is at 9. …",
     ),
 }
-_NOT_THERE = (
+_NOT_FOUND = (
     "No event tells of it.",
     "No event of session 'session-001' is in the index; it may not have come yet.",
 )
 
 
-def answers(form: type[BaseModel], *, may_miss: bool = False) -> dict[int | str, dict[str, Any]]:
-    """What a route answers with, by status, for its `responses`; `may_miss`: 404 is among them."""
-    refusals = {**_REFUSALS, **({404: _NOT_THERE} if may_miss else {})}
+def documented_responses(model: type[BaseModel], *, may_miss: bool = False) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route in the OpenAPI document, by status; with `may_miss` a 404 is among them."""
+    refusals = {**_REFUSALS, **({404: _NOT_FOUND} if may_miss else {})}
     return {
-        200: {"model": form, "description": "What was asked for."},
-        **{status: _refusal(description, said) for status, (description, said) in sorted(refusals.items())},
-    }
-
-
-def _refusal(description: str, said: str) -> dict[str, Any]:
-    """A refusal, with an example of what it says."""
-    return {
-        "model": Refusal,
-        "description": description,
-        "content": {"application/json": {"example": {"detail": said}}},
+        200: {"model": model, "description": "What was asked for."},
+        **{
+            status: {
+                "model": Refusal,
+                "description": description,
+                "content": {"application/json": {"example": {"detail": detail}}},
+            }
+            for status, (description, detail) in sorted(refusals.items())
+        },
     }

@@ -1,4 +1,4 @@
-"""What every answer of the event index has in common: it waits where it has to, is from one moment, has an age."""
+"""Makes the responses of the event index: each waits for a read token, reads one moment, tells its freshness."""
 
 from __future__ import annotations
 
@@ -7,54 +7,53 @@ from contextlib import contextmanager
 from typing import Any
 
 import msgspec
-from fastapi import HTTPException, Response
+from fastapi import Depends, HTTPException, Response
+from pydantic import BaseModel
 from starlette.concurrency import run_in_threadpool
 
-from hypervisor_consumers.event_index.api.parameters import Asked, refused
-from hypervisor_consumers.event_index.api.read_your_writes import Inclusion
+from hypervisor_consumers.event_index.api.parameters import WaitParameters, allow_only, refused
+from hypervisor_consumers.event_index.api.read_your_writes import OffsetWaiter
+from hypervisor_consumers.event_index.api.response_models import documented_responses
 from hypervisor_consumers.event_index.backends.store import EventStore, StoreUnavailable
 from hypervisor_consumers.event_index.query.reader import Snapshot
 from hypervisor_consumers.event_index.query.subtrees import TooManySpans
+from hypervisor_consumers.event_index.query.time_buckets import TooManyBuckets
 from hypervisor_consumers.runtime.ops.freshness import IndexFreshness
 from hypervisor_consumers.runtime.records import TopicPartition
 
-__all__ = ["Answers", "told_to_the_client"]
+__all__ = ["Responder", "http_errors", "route_options"]
 
 
-class Answers:
-    """Answers from `store`."""
+class Responder:
+    """Responds with data from `store`."""
 
     def __init__(self, store: EventStore, freshness: IndexFreshness) -> None:
         self._store = store
         self._freshness = freshness
-        self._inclusion = Inclusion(self._offsets)
+        self._waiter = OffsetWaiter(store.offsets)
 
-    async def to(self, asked: Asked, look: Callable[[Snapshot], Mapping[str, Any]]) -> Response:
-        """What `look` finds, and how old that is; `look` runs in the server's thread pool.
+    async def respond(self, parameters: WaitParameters, read: Callable[[Snapshot], Mapping[str, Any]]) -> Response:
+        """The response with the result of `read` and its freshness; `read` runs in the server's thread pool.
 
         Raises:
             HTTPException: 503 while the database can't be used; 504 for a token that isn't included in time.
-            RequestValidationError: The token is none; a subtree is of too many spans.
+            RequestValidationError: The read token is wrong, or the query is for too many spans or buckets.
         """
-        if awaited := asked.awaited():
-            with told_to_the_client():
-                missing = await self._inclusion.missing(awaited, asked.wait)
+        if awaited := parameters.awaited_offsets():
+            with http_errors():
+                missing = await self._waiter.missing(awaited, parameters.wait)
             if missing:
-                raise _not_included(missing, awaited, asked.wait)
-        return await run_in_threadpool(self._now, look)
+                raise _not_included(missing, awaited, parameters.wait)
+        return await run_in_threadpool(self._respond_now, read)
 
-    def _now(self, look: Callable[[Snapshot], Mapping[str, Any]]) -> Response:
-        with told_to_the_client(), self._store.snapshot() as now:
-            # First: whatever the database makes of "one moment", the answer includes at least these.
-            includes = now.offsets()
-            found = look(now)
-        # As it is: FastAPI's own encoder would walk through every payload once more.
-        answer = msgspec.json.encode({**found, **self._freshness.of(includes)})
-        return Response(answer, media_type="application/json")
-
-    def _offsets(self) -> Mapping[TopicPartition, int]:
-        with self._store.snapshot() as now:
-            return now.offsets()
+    def _respond_now(self, read: Callable[[Snapshot], Mapping[str, Any]]) -> Response:
+        with http_errors(), self._store.snapshot() as snapshot:
+            # Read the offsets first: however well the database isolates, the response includes at least these.
+            offsets = snapshot.offsets()
+            content = read(snapshot)
+        # Encoded here: FastAPI's own encoder would walk through every payload once more.
+        body = msgspec.json.encode({**content, **self._freshness.of(offsets)})
+        return Response(body, media_type="application/json")
 
 
 def _not_included(
@@ -71,11 +70,21 @@ def _not_included(
 
 
 @contextmanager
-def told_to_the_client() -> Iterator[None]:
-    """The database's trouble becomes a 503, and what is too much of a question a 422."""
+def http_errors() -> Iterator[None]:
+    """Turn `StoreUnavailable` into a 503, and a query for too much into a 422."""
     try:
         yield
     except StoreUnavailable as error:
         raise HTTPException(status_code=503, detail=str(error)) from error
     except TooManySpans as error:
         raise refused("subtree", str(error)) from None
+    except TooManyBuckets as error:
+        raise refused("bucket", str(error)) from None
+
+
+def route_options(model: type[BaseModel], parameters: type[BaseModel], *, may_miss: bool = False) -> dict[str, Any]:
+    """The options of a route: its documented responses, and the dependency that refuses other `parameters`."""
+    return {
+        "responses": documented_responses(model, may_miss=may_miss),
+        "dependencies": [Depends(allow_only(parameters))],
+    }

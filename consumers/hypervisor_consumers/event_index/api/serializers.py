@@ -1,4 +1,4 @@
-"""Events as JSON for answers, their payloads as they are kept. Pure."""
+"""Serializes events for JSON responses; payloads stay as they are stored. Pure."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import msgspec
 
 from hypervisor_schemas.timestamps import datetime_of
 
-__all__ = ["document_of"]
+__all__ = ["event_document"]
 
 
-def document_of(row: Any) -> dict[str, Any]:
-    """What `HypervisorEvent.to_dict` gives, from a row of `events`; its payload is not read, only copied."""
+def event_document(row: Any) -> dict[str, Any]:
+    """A row of `events` as `HypervisorEvent.to_dict` gives it; the payload is copied, not decoded."""
     return {
         "event_id": row.event_id,
         "event_type": row.event_type,

@@ -1,10 +1,10 @@
-"""`GET /v1/events/stream`: events as the index takes them in, by server-sent events.
+"""`GET /v1/events/stream`: sends events as they enter the index, by server-sent events.
 
-The id of a message is the vector of offsets up to which everything was sent. A number that the index counts up
-would not do: of two copies that write side by side the later number can be committed first.
+The id of a message is the vector of offsets up to which everything was sent. A counter of the index would not work:
+when two copies write concurrently, the higher number can be committed first.
 
-Nobody is read ahead for: a client that is slow keeps one piece of events in memory and asks the database nothing
-until it has taken them. It can't hold up the ingest, which has a connection of its own, nor the other clients.
+Nothing is read ahead. For a slow client one batch of events is in memory, and the database is read again only when
+the client has received them. A slow client can't delay the ingest, which has its own connection, nor other clients.
 """
 
 from __future__ import annotations
@@ -23,55 +23,55 @@ from fastapi import APIRouter, Depends, Header, HTTPException, Query, Request, R
 from fastapi.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from hypervisor_consumers.event_index.api.parameters import EventStream, only, refused
-from hypervisor_consumers.event_index.api.read_your_writes import Inclusion
-from hypervisor_consumers.event_index.api.responses import told_to_the_client
+from hypervisor_consumers.event_index.api.parameters import StreamParameters, allow_only, refused
+from hypervisor_consumers.event_index.api.read_your_writes import OffsetWaiter
+from hypervisor_consumers.event_index.api.responses import http_errors
 from hypervisor_consumers.event_index.backends.store import EventStore, StoreUnavailable
-from hypervisor_consumers.event_index.query.offset_vector import Vector
-from hypervisor_consumers.event_index.query.queries import Wanted
+from hypervisor_consumers.event_index.query.offset_vector import OffsetVector
+from hypervisor_consumers.event_index.query.queries import EventFilter
 from hypervisor_consumers.event_index.query.subtrees import TooManySpans
 from hypervisor_consumers.runtime.ops.http import is_closing
 from hypervisor_consumers.runtime.records import TopicPartition
 from hypervisor_schemas.events import HypervisorEvent
 from hypervisor_schemas.read_token import read_token
 
-__all__ = ["add_stream"]
+__all__ = ["add_stream_route"]
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 MAX_STREAMS = 100
-_READERS = 4
-"""Threads that read for all streams; the server's own are left to everybody else."""
+_READER_THREADS = 4
+"""The threads that read for all streams; the server's own threads stay free for other requests."""
 
-_LOOK_EVERY = 0.1
-"""Seconds between two looks for something new, one look for all streams."""
+_POLL_SECONDS = 0.1
+"""The time between two polls for new events; one poll serves all streams."""
 
-_ALIVE_EVERY = 15.0
-"""Seconds after which a stream that has nothing to tell says that it is alive, and how far it is."""
+_KEEPALIVE_SECONDS = 15.0
+"""The time after which a stream without events sends that it is alive, and its position."""
 
-_TAKEN_WITHIN = 60.0
-"""Seconds that a client may leave what was sent where it is."""
+_SEND_TIMEOUT_SECONDS = 60.0
+"""The time within which a client must receive what was sent."""
 
-_PIECE_EVENTS, _PIECE_BYTES = 200, 1 << 20
-_WALKED_OFFSETS = 10_000
-"""What one statement goes through at most, whatever fits."""
+_BATCH_EVENTS, _BATCH_BYTES = 200, 1 << 20
+_SCAN_OFFSETS = 10_000
+"""The most offsets that one statement scans, however few events match."""
 
 
-def add_stream(router: APIRouter, store: EventStore) -> None:
-    """Add the route; 503 while the database can't be used, or with too many streams."""
+def add_stream_route(router: APIRouter, store: EventStore) -> None:
+    """Add the route of the stream; 503 while the database can't be used, or with too many streams."""
     streams = _Streams(store)
 
     @router.get(
         "/events/stream",
-        dependencies=[Depends(only(EventStream))],
+        dependencies=[Depends(allow_only(StreamParameters))],
         response_class=StreamingResponse,
         responses={200: {"content": {"text/event-stream": {"example": _EXAMPLE}}}},
     )
     async def stream(
         request: Request,
-        asked: Annotated[EventStream, Query()],
+        parameters: Annotated[StreamParameters, Query()],
         last_event_id: Annotated[str | None, Header()] = None,
     ) -> Response:
         """Events that fit, as the index takes them in, until either side ends it: server-sent events.
@@ -81,17 +81,17 @@ def add_stream(router: APIRouter, store: EventStore) -> None:
         partition. Without an id it begins with what is new, or with the last `limit` that are there; of those the
         last one has the first id.
         """
-        wanted = asked.wanted()
-        begin = _vector_of(last_event_id or asked.last_event_id)
+        event_filter = parameters.event_filter()
+        position = _read_id(last_event_id or parameters.last_event_id)
         closing = partial(is_closing, request.app)
         streams.enter()
         try:
-            # Also of one that goes on: what can't be answered is refused before the answer begins.
-            now, first = await streams.now(wanted, asked.limit if begin is None else 0)
+            # Also when a stream continues: a query that can't be answered is refused before the response begins.
+            now, first = await streams.current(event_filter, parameters.limit if position is None else 0)
         except BaseException:
             streams.leave()
             raise
-        return _Stream(streams.told(begin or now, first, wanted, closing), streams.leave)
+        return _StreamResponse(streams.messages(position or now, first, event_filter, closing), streams.leave)
 
     _ = stream
 
@@ -101,98 +101,104 @@ _EXAMPLE = (
 )
 
 
-def _vector_of(token: str | None) -> Vector | None:
-    if not token:
+def _read_id(text: str | None) -> OffsetVector | None:
+    if not text:
         return None
     try:
-        return Vector(
-            {}
-            if token == _NOWHERE
-            else {TopicPartition(*topic_partition): offset for topic_partition, offset in read_token(token).items()}
-        )
+        offsets = {} if text == _EMPTY_ID else read_token(text)
     except ValueError:
         raise refused("last_event_id", "This is not the id of a message of this stream.") from None
+    return OffsetVector({TopicPartition(*topic_partition): offset for topic_partition, offset in offsets.items()})
 
 
 class _Streams:
-    """What all streams share."""
+    """The state that all streams share: the readers of the database, and the number of open streams."""
 
     def __init__(self, store: EventStore) -> None:
         self._store = store
-        self._looks = Inclusion(self._offsets, _LOOK_EVERY)
+        self._waiter = OffsetWaiter(store.offsets, _POLL_SECONDS)
         self._readers: CapacityLimiter | None = None
         self._open = 0
 
-    async def now(self, wanted: Wanted, limit: int) -> tuple[Vector, Sequence[HypervisorEvent]]:
-        """Where the index is, and the last `limit` events that fit, oldest first; both from one moment."""
-        with told_to_the_client():
-            return await self._read(partial(self._look_at_now, wanted, limit))
+    async def current(
+        self, event_filter: EventFilter, limit: int
+    ) -> tuple[OffsetVector, Sequence[HypervisorEvent]]:
+        """The index's offsets and the last `limit` matching events, oldest first; both from one moment."""
 
-    async def told(
-        self, at: Vector, first: Sequence[HypervisorEvent], wanted: Wanted, closing: Callable[[], bool]
+        def read() -> tuple[OffsetVector, Sequence[HypervisorEvent]]:
+            with self._store.snapshot() as snapshot:
+                position, resolved = OffsetVector(snapshot.offsets()), snapshot.resolve(event_filter)
+                return position, snapshot.page(resolved, limit).events[::-1] if limit else ()
+
+        with http_errors():
+            return await self._read(read)
+
+    async def messages(
+        self,
+        position: OffsetVector,
+        first: Sequence[HypervisorEvent],
+        event_filter: EventFilter,
+        closing: Callable[[], bool],
     ) -> AsyncIterator[bytes]:
-        """The messages, until the server closes or the database is in trouble: then the client comes back."""
+        """The messages, until the server closes or the database fails; then the client connects again."""
         yield b"retry: 1000\n\n"
         for event in first[:-1]:
             yield _message(event)
-        yield _message(first[-1], at) if first else _position(at)
+        yield _message(first[-1], position) if first else _position_message(position)
+        clock = asyncio.get_running_loop().time
         try:
             while not closing():
-                told = str(at)
-                offsets = await self._looks.until(lambda now: bool(at.behind(now)) or closing(), _ALIVE_EVERY)
-                if not at.behind(offsets):
+                sent_id = str(position)
+                offsets = await self._waiter.wait_until(
+                    lambda offsets: bool(position.behind(offsets)) or closing(), _KEEPALIVE_SECONDS
+                )
+                if not position.behind(offsets):
                     yield b": alive\n\n"
                     continue
-                quiet_since = asyncio.get_running_loop().time()
-                while not closing() and (behind := at.behind(offsets)):
-                    for topic_partition, end, told_now in await self._read(
-                        partial(self._piece, at, behind, wanted)
+                quiet_since = clock()
+                while not closing() and (behind := position.behind(offsets)):
+                    for topic_partition, end, next_event in await self._read(
+                        partial(self._next_batch, position, behind, event_filter)
                     ):
-                        at.move(topic_partition, end)
-                        if told_now is not None:
-                            told = str(at)
-                            yield _message(told_now, at)
-                    now = asyncio.get_running_loop().time()
-                    if now - quiet_since > _ALIVE_EVERY:
-                        quiet_since = now
-                        yield _position(at)
-                if told != str(at):
-                    yield _position(at)
+                        position.move(topic_partition, end)
+                        if next_event is not None:
+                            sent_id = str(position)
+                            yield _message(next_event, position)
+                    if clock() - quiet_since > _KEEPALIVE_SECONDS:
+                        quiet_since = clock()
+                        yield _position_message(position)
+                if sent_id != str(position):
+                    yield _position_message(position)
         except (StoreUnavailable, TooManySpans) as error:
             log.info("A stream of events ends: %s", error)
 
-    def _look_at_now(self, wanted: Wanted, limit: int) -> tuple[Vector, Sequence[HypervisorEvent]]:
-        with self._store.snapshot() as now:
-            at, named = Vector(now.offsets()), now.named(wanted)
-            return at, now.page(named, limit).events[::-1] if limit else ()
-
-    def _piece(self, at: Vector, behind: Mapping[TopicPartition, int], wanted: Wanted) -> list[_Step]:
-        """What comes next: of each partition in its order, of all about by time; and where that ends."""
-        walks: list[list[_Step]] = []
+    def _next_batch(
+        self, position: OffsetVector, behind: Mapping[TopicPartition, int], event_filter: EventFilter
+    ) -> list[_Step]:
+        """The next events, each partition's in its order and all roughly by time; then the offsets reached."""
+        events: list[list[_Step]] = []
         ends: list[_Step] = []
-        share = max(1, _PIECE_EVENTS // len(behind))
-        size = max(1, _PIECE_BYTES // len(behind))
-        with self._store.snapshot() as now:
-            named = now.named(wanted)
+        limit = max(1, _BATCH_EVENTS // len(behind))
+        max_bytes = max(1, _BATCH_BYTES // len(behind))
+        with self._store.snapshot() as snapshot:
+            resolved = snapshot.resolve(event_filter)
             for topic_partition, head in behind.items():
-                first = at.of(topic_partition)
-                end = min(head, first + _WALKED_OFFSETS)
-                found, end = now.behind(topic_partition, (first, end), named, limit=share, max_bytes=size)
-                walks.append([(topic_partition, offset + 1, event) for offset, event in found])
+                first = position.of(topic_partition)
+                between = (first, min(head, first + _SCAN_OFFSETS))
+                found, end = snapshot.partition_events(
+                    topic_partition, between, resolved, limit=limit, max_bytes=max_bytes
+                )
+                events.append([(topic_partition, offset + 1, event) for offset, event in found])
                 ends.append((topic_partition, end, None))
-        return [*heapq.merge(*walks, key=_time), *ends]
+        return [*heapq.merge(*events, key=_time), *ends]
 
-    def _offsets(self) -> Mapping[TopicPartition, int]:
-        with self._store.snapshot() as now:
-            return now.offsets()
-
-    async def _read(self, look: Callable[[], T]) -> T:
-        if self._readers is None:  # made where its event loop runs
-            self._readers = CapacityLimiter(_READERS)
-        return await run_sync(look, limiter=self._readers)
+    async def _read(self, read: Callable[[], T]) -> T:
+        if self._readers is None:  # created here, inside the event loop to which it belongs
+            self._readers = CapacityLimiter(_READER_THREADS)
+        return await run_sync(read, limiter=self._readers)
 
     def enter(self) -> None:
-        """Take a place among the streams.
+        """Count one more open stream.
 
         Raises:
             HTTPException: There are too many.
@@ -206,20 +212,20 @@ class _Streams:
         self._open += 1
 
     def leave(self) -> None:
-        """Give it back."""
+        """Count one open stream less."""
         self._open -= 1
 
 
 _Step = tuple[TopicPartition, int, HypervisorEvent | None]
-"""A partition, the offset up to which it is sent then, and what is sent."""
+"""A step of a stream: a partition, the offset up to which it is sent after this step, and the event to send."""
 
 
 def _time(step: _Step) -> float:
     return step[2].timestamp.timestamp() if step[2] is not None else 0.0
 
 
-class _Stream(StreamingResponse):
-    """Holds its place as long as it is sent; ends where the client leaves it where it is."""
+class _StreamResponse(StreamingResponse):
+    """A response that counts as an open stream while it is sent, and ends if the client receives nothing."""
 
     def __init__(self, content: AsyncIterator[bytes], leave: Callable[[], None]) -> None:
         super().__init__(
@@ -236,32 +242,32 @@ class _Stream(StreamingResponse):
             self._leave()
 
     async def stream_response(self, send: Send) -> None:
-        async def soon(message: Message) -> None:
-            async with asyncio.timeout(_TAKEN_WITHIN):
+        async def send_within(message: Message) -> None:
+            async with asyncio.timeout(_SEND_TIMEOUT_SECONDS):
                 await send(message)
 
         try:
-            await super().stream_response(soon)
+            await super().stream_response(send_within)
         except TimeoutError:
-            log.info("A stream of events ends: its client has taken nothing for %g s.", _TAKEN_WITHIN)
+            log.info("A stream of events ends: its client has taken nothing for %g s.", _SEND_TIMEOUT_SECONDS)
 
 
 _encode = msgspec.json.encode
 
 
-def _message(event: HypervisorEvent, at: Vector | None = None) -> bytes:
+def _message(event: HypervisorEvent, position: OffsetVector | None = None) -> bytes:
     data = _encode(event.to_dict())
-    return b"data: %b\n\n" % data if at is None else b"id: %b\ndata: %b\n\n" % (_id(at), data)
+    return b"data: %b\n\n" % data if position is None else b"id: %b\ndata: %b\n\n" % (_id(position), data)
 
 
-def _position(at: Vector) -> bytes:
-    """A message without an event: where to go on."""
-    return b"id: %b\n\n" % _id(at)
+def _position_message(position: OffsetVector) -> bytes:
+    """A message without an event, which tells the client where to continue."""
+    return b"id: %b\n\n" % _id(position)
 
 
-def _id(at: Vector) -> bytes:
-    return (str(at) or _NOWHERE).encode()
+def _id(position: OffsetVector) -> bytes:
+    return (str(position) or _EMPTY_ID).encode()
 
 
-_NOWHERE = "none"
-"""The id while the index holds nothing: to one that is empty a client wouldn't come back."""
+_EMPTY_ID = "none"
+"""The id while the index holds nothing: a client doesn't send an empty id when it connects again."""

@@ -1,1 +1,1 @@
-"""The databases that the event index can be kept in, each with what it does in its own way."""
+"""The databases that can hold the event index, and the store that is the same on both."""

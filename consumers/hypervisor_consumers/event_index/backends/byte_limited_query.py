@@ -1,8 +1,8 @@
-"""A statement of PostgreSQL for rows of `events`, cut where their texts have so many bytes. Pure.
+"""Limits a PostgreSQL statement for rows of `events` by the bytes of their texts. Pure.
 
-An answer of a server comes as a whole, or by a cursor, which takes a turn to the server for each thing: to make it,
-to fetch some, to end it. So the server adds up the sizes, and there is one turn. `octet_length` knows the size of a
-long text without reading it.
+A server sends a result as a whole, unless it is read by a cursor. A cursor costs a round trip to declare it, one
+for each fetch and one to close it. So here the server adds up the sizes itself, which takes one round trip.
+`octet_length` knows the size of a long text without reading it.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ from functools import lru_cache
 from sqlalchemy import Text
 
 from hypervisor_consumers.event_index.query.bounded_fetch import Bound, Order
-from hypervisor_consumers.event_index.tables import KeyText, events
+from hypervisor_consumers.event_index.tables import EVENT_COLUMNS, KeyText, events
 
-__all__ = ["MAX_BYTES_PARAMETER", "cut"]
+__all__ = ["MAX_BYTES_PARAMETER", "limit_bytes"]
 
 MAX_BYTES_PARAMETER = "bound_max_bytes"
 
-_NAMES = ", ".join(f'"{column.name}"' for column in events.c)
 _SIZE = " + ".join(
     f'octet_length("{column.name}")' if not column.nullable else f'coalesce(octet_length("{column.name}"), 0)'
     for column in events.c
@@ -26,18 +25,18 @@ _SIZE = " + ".join(
 )
 
 
-def cut(statement: str, bound: Bound) -> str:
-    """`statement` up to the row with which there are as many bytes as the parameter says, and one more."""
-    before, after = _around(tuple(bound.order))
-    return f"{before}{statement}{after}"
+def limit_bytes(statement: str, bound: Bound) -> str:
+    """`statement` up to the row with which the texts reach the parameter's number of bytes, and one row more."""
+    prefix, suffix = _wrapper(tuple(bound.order))
+    return f"{prefix}{statement}{suffix}"
 
 
 @lru_cache(maxsize=16)
-def _around(order: Order) -> tuple[str, str]:
-    by = ", ".join(f'"{name}"{" DESC" if is_down else ""}' for name, is_down in order)
-    # Two rows back: the row behind the last one comes, too, and tells that there is one.
-    window = f"OVER (ORDER BY {by} ROWS BETWEEN UNBOUNDED PRECEDING AND 2 PRECEDING)"
+def _wrapper(order: Order) -> tuple[str, str]:
+    order_by = ", ".join(f'"{name}"{" DESC" if descending else ""}' for name, descending in order)
+    # The window ends two rows back, so that the row after the last one is included. It shows that there is more.
+    window = f"OVER (ORDER BY {order_by} ROWS BETWEEN UNBOUNDED PRECEDING AND 2 PRECEDING)"
     return (
-        f"SELECT {_NAMES} FROM (SELECT *, coalesce(sum({_SIZE}) {window}, 0) AS bytes_before FROM (",  # noqa: S608
-        f") AS found) AS measured WHERE bytes_before < %({MAX_BYTES_PARAMETER})s ORDER BY {by}",
+        f"SELECT {EVENT_COLUMNS} FROM (SELECT *, coalesce(sum({_SIZE}) {window}, 0) AS bytes_before FROM (",  # noqa: S608
+        f") AS found) AS measured WHERE bytes_before < %({MAX_BYTES_PARAMETER})s ORDER BY {order_by}",
     )

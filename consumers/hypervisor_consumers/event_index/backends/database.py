@@ -1,4 +1,4 @@
-"""What the store asks of a database, whichever it is."""
+"""The interface of a database that holds the event index."""
 
 from __future__ import annotations
 
@@ -10,71 +10,72 @@ from sqlalchemy import Connection, Engine
 from hypervisor_schemas.errors import SettingError
 from hypervisor_schemas.settings import Settings
 
-__all__ = ["GIVE", "Database", "Moves", "Values", "unusable"]
+__all__ = ["URL_HINT", "Database", "OffsetMoves", "Values", "unusable_database"]
 
 Values: TypeAlias = Sequence[tuple[Any, ...]]
 """Rows of `events`, in the order of its columns."""
 
-Moves: TypeAlias = Mapping[tuple[str, int], tuple[int | None, int]]
-"""Per topic and partition the old offset (None: there is none yet) and the new one."""
+OffsetMoves: TypeAlias = Mapping[tuple[str, int], tuple[int | None, int]]
+"""For each (topic, partition), the old offset (None: there is none yet) and the new one."""
 
-GIVE = (
+URL_HINT = (
     "give sqlite:///PATH, the path of a file on a local disk, or postgresql+psycopg://USER:PASSWORD@HOST:PORT/NAME."
 )
 
 
 class Database(Protocol):
-    """SQLite or PostgreSQL. Errors are the driver's, to be translated by `trouble`."""
+    """SQLite or PostgreSQL. Its methods raise the driver's errors, to be wrapped in `translated_errors`."""
 
     @property
     def writer(self) -> Engine:
-        """Its transactions may write; they never wait for a reader."""
+        """The engine for transactions that may write; they never wait for a reader."""
         ...
 
     @property
     def readers(self) -> Engine:
-        """Its transactions see one moment, can't write, and end a statement that takes too long."""
+        """The engine for queries: a transaction sees one moment, can't write, and ends slow statements."""
         ...
 
     @property
-    def own(self) -> Engine:
-        """For what the process itself has to know while all readers' connections may be taken."""
+    def offset_reader(self) -> Engine:
+        """The engine for the process's own offsets; it works while queries take all connections of `readers`."""
         ...
 
     @property
     def is_a_server(self) -> bool:
-        """Whether it may be away for a while, and takes several transactions of writers side by side."""
+        """Whether the database may be away for a while, and runs several writing transactions concurrently."""
         ...
 
-    def hold_schema(self, connection: Connection) -> None:
-        """Until this transaction ends nobody else changes tables.
+    def lock_schema(self, connection: Connection) -> None:
+        """Keep all others from changing tables until this transaction ends.
 
         Raises:
             SettingError: This database can't be used.
         """
         ...
 
-    def make_room(self, values: Values) -> None:
-        """Called before the transaction that adds these."""
+    def prepare_partitions(self, values: Values) -> None:
+        """Create the time partitions for these rows; called before the transaction that adds them."""
         ...
 
-    def move_offsets(self, connection: Connection, moves: Moves) -> None:
-        """Move offsets, all or none.
+    def move_offsets(self, connection: Connection, moves: OffsetMoves) -> None:
+        """Move all offsets, or none.
 
         Raises:
-            LostPartition: One is not the old one.
+            LostPartition: An offset in the database is not the old one.
         """
         ...
 
     def add_events(self, connection: Connection, values: Values) -> int:
-        """Insert those that are new, and count exactly them. Returns their number."""
+        """Insert the new events and add exactly them to the kept counts. Returns how many they are."""
         ...
 
-    def expire(self, before: int, at_most: int) -> int:
-        """Remove events before this time (microseconds), `at_most` or a whole partition, and count them out.
+    def expire(self, before_us: int, limit: int) -> int:
+        """Remove events before this time, and subtract them from the kept counts.
 
         Returns:
-            How many were removed; 0: there are none, or another process is at it.
+            How many were removed: at most `limit`, or a whole partition. 0: there are none, or another process is
+            removing.
         """
         ...
 
@@ -83,6 +84,6 @@ class Database(Protocol):
         ...
 
 
-def unusable(sentence: str) -> SettingError:
-    """The error for a URL, or what it names, that can't be used."""
+def unusable_database(sentence: str) -> SettingError:
+    """The error for a URL, or for the database at the URL, that can't be used."""
     return SettingError(Settings.DATABASE_URL.name, sentence)

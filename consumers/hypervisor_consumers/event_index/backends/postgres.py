@@ -1,35 +1,38 @@
-"""PostgreSQL: many copies write side by side, each its own partitions."""
+"""PostgreSQL as the database of the event index: several copies write concurrently, each its own partitions."""
 
 from __future__ import annotations
 
 import select
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import psycopg
+from psycopg.errors import LockNotAvailable
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 from sqlalchemy.exc import InvalidatePoolError, OperationalError
 
-from hypervisor_consumers.event_index.backends import bulk_load as loading
-from hypervisor_consumers.event_index.backends.byte_limited_query import MAX_BYTES_PARAMETER, cut
-from hypervisor_consumers.event_index.backends.database import GIVE, Moves, Values, unusable
-from hypervisor_consumers.event_index.backends.partition_maintenance import Partitions, drop_oldest
-from hypervisor_consumers.event_index.backends.time_partitions import WEEK, weeks_with_partitions
-from hypervisor_consumers.event_index.backends.type_counts import counted
+from hypervisor_consumers.event_index.backends import bulk_load
+from hypervisor_consumers.event_index.backends.byte_limited_query import MAX_BYTES_PARAMETER, limit_bytes
+from hypervisor_consumers.event_index.backends.database import URL_HINT, OffsetMoves, Values, unusable_database
+from hypervisor_consumers.event_index.backends.partition_maintenance import WeeklyPartitions, drop_oldest
+from hypervisor_consumers.event_index.backends.time_partitions import WEEK_US, weeks_to_partition
+from hypervisor_consumers.event_index.backends.type_counts import count_rows
+from hypervisor_consumers.event_index.errors import driver_error
 from hypervisor_consumers.event_index.key_text import without_nul
 from hypervisor_consumers.event_index.query.bounded_fetch import BOUND, Bound
-from hypervisor_consumers.event_index.tables import events
+from hypervisor_consumers.event_index.tables import TIMESTAMP
 
 __all__ = ["PostgresDatabase"]
 
 _SCHEMA_LOCK, _EXPIRY_LOCK = 0x6576_656E_7473_0001, 0x6576_656E_7473_0003
 _LEAST_VERSION = 130000
-_READERS = 10
-"""Connections: a server lets 100 in by default, and there may be several copies."""
+_READER_CONNECTIONS = 10
+"""The number of connections for queries. A server allows 100 by default, and there may be several copies."""
 
-# A server that is gone without a word is noticed within 25 s, less than `/healthz` takes to turn red.
-_CONNECTING = {
+# A server that vanishes silently is noticed within 25 s, sooner than `/healthz` turns red.
+_CONNECTION_OPTIONS = {
     "application_name": "hypervisor-telemetry event-index",
     "connect_timeout": "5",
     "keepalives_idle": "10",
@@ -37,17 +40,16 @@ _CONNECTING = {
     "keepalives_count": "3",
     "tcp_user_timeout": "20000",
 }
-_TIMESTAMP = list(events.c).index(events.c.timestamp)
 
 
 class PostgresDatabase:
-    """Implements `Database`. Nothing is connected yet.
+    """Implements `Database`. The constructor does not connect.
 
     Args:
-        url: With the driver psycopg; what else it names is libpq's.
-        busy_seconds: How long a lock is waited for, at most.
-        query_seconds: How long a reader's statement may take.
-        now: Seconds since 1970.
+        url: A URL with the driver psycopg; its options are libpq's.
+        busy_seconds: The longest wait for a lock.
+        query_seconds: The longest time that a reader's statement may take.
+        now: The clock, in seconds since 1970.
 
     Raises:
         SettingError: The URL can't be used.
@@ -59,16 +61,16 @@ class PostgresDatabase:
         self, url: URL, *, busy_seconds: float, query_seconds: float, now: Callable[[], float] = time.time
     ) -> None:
         if url.drivername not in {"postgresql", "postgresql+psycopg"}:
-            raise unusable(f"names a driver that isn't here; {GIVE}")
+            raise unusable_database(f"names a driver that isn't here; {URL_HINT}")
         self._now = now
-        # Writing, and beside it what is tidied up. Neither ever waits for a reader's connection.
-        self.writer = self.own = _engine(
+        # One connection for the ingest and one for the retention. Neither ever waits for a reader's connection.
+        self.writer = self.offset_reader = _engine(
             url,
             "READ COMMITTED",
             {
                 "lock_timeout": f"{busy_seconds:g}s",
                 "statement_timeout": "20s",
-                # A copy that is frozen in mid-transaction would hold its partitions' offsets for good.
+                # Otherwise a copy that is frozen in mid-transaction would lock its partitions' offsets forever.
                 "idle_in_transaction_session_timeout": "20s",
             },
             pool_size=2,
@@ -81,21 +83,21 @@ class PostgresDatabase:
                 "default_transaction_read_only": "on",
                 "statement_timeout": f"{query_seconds * 1000:.0f}ms",
                 "idle_in_transaction_session_timeout": "60s",
-                # Compiling a plan over many partitions takes longer than any of these questions.
+                # Compiling a plan over many partitions takes longer than any of these queries.
                 "jit": "off",
-                # As for an SSD. With 4, a type's events of some hours are found by reading all of those hours.
+                # The value for an SSD. With 4, a query for some hours of one type reads all events of those hours.
                 "random_page_cost": "1.1",
             },
-            pool_size=_READERS,
+            pool_size=_READER_CONNECTIONS,
             max_overflow=0,
             pool_timeout=query_seconds,
         )
-        event.listen(self.readers, "before_cursor_execute", _as_it_is_asked, retval=True)
-        self._partitions = Partitions(self.writer)
-        self._loading = loading.Loading()
+        event.listen(self.readers, "before_cursor_execute", _adapt_query, retval=True)
+        self._partitions = WeeklyPartitions(self.writer)
+        self._loader = bulk_load.BulkLoader()
 
-    def hold_schema(self, connection: Connection) -> None:
-        """By an advisory lock; waited for as long as it takes others to make the same tables."""
+    def lock_schema(self, connection: Connection) -> None:
+        """Take an advisory lock; wait for it as long as other processes need to create the same tables."""
         connection.exec_driver_sql("SET LOCAL lock_timeout = 0")
         connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(%s)", (_SCHEMA_LOCK,))
@@ -103,41 +105,41 @@ class PostgresDatabase:
             "SELECT current_setting('server_version_num')::int, current_setting('server_encoding')"
         ).one()
         if version < _LEAST_VERSION:
-            raise unusable("names a PostgreSQL that is too old; the event index needs 13 or newer.")
+            raise unusable_database("names a PostgreSQL that is too old; the event index needs 13 or newer.")
         if encoding != "UTF8":
-            raise unusable(f"names a database whose encoding is {encoding}; make it with ENCODING 'UTF8'.")
+            raise unusable_database(f"names a database whose encoding is {encoding}; make it with ENCODING 'UTF8'.")
 
-    def make_room(self, values: Values) -> None:
-        """The weeks of these, and the week to come: it is there before the first event of it."""
-        now = int(self._now() * 1_000_000)
-        times = {row[_TIMESTAMP] for row in values}
-        self._partitions.ensure(weeks_with_partitions({*times, now, now + WEEK}, now))
+    def prepare_partitions(self, values: Values) -> None:
+        """Create the weeks of these rows, and the next week, so that it exists before its first event."""
+        now_us = int(self._now() * 1_000_000)
+        times_us = {row[TIMESTAMP] for row in values}
+        self._partitions.ensure(weeks_to_partition({*times_us, now_us, now_us + WEEK_US}, now_us))
 
-    def move_offsets(self, connection: Connection, moves: Moves) -> None:
-        """Each row is locked until the end of the transaction: nobody else can move it meanwhile."""
-        loading.move_offsets(connection, moves)
+    def move_offsets(self, connection: Connection, moves: OffsetMoves) -> None:
+        """Move the offsets; each row is locked until the end of the transaction, so nobody else can move it."""
+        bulk_load.move_offsets(connection, moves)
 
     def add_events(self, connection: Connection, values: Values) -> int:
-        """By COPY; an event whose id and time are there stays as it is."""
-        return self._loading.add(connection, values)
+        """Insert by COPY; an event whose id and time are in the table stays as it is."""
+        return self._loader.add(connection, values)
 
-    def expire(self, before: int, at_most: int) -> int:
-        """A whole partition where all of it is old enough, else the oldest rows."""
+    def expire(self, before_us: int, limit: int) -> int:
+        """Drop a whole partition if all of it is old enough, else delete the oldest rows."""
         with self.writer.begin() as connection:
             if not connection.exec_driver_sql("SELECT pg_try_advisory_xact_lock(%s)", (_EXPIRY_LOCK,)).scalar_one():
                 return 0
             try:
                 with connection.begin_nested():
-                    dropped = drop_oldest(connection, before, lambda counts: loading.count_in(connection, counts))
+                    dropped = drop_oldest(connection, before_us, partial(bulk_load.add_counts, connection))
             except OperationalError as error:
-                if getattr(error.orig, "sqlstate", None) != "55P03":  # lock_not_available
+                if not isinstance(driver_error(error), LockNotAvailable):
                     raise
                 dropped = None
             if dropped is not None:
-                return dropped.events
-            gone = connection.exec_driver_sql(_EXPIRE, {"before": before, "at_most": at_most}).all()
-            loading.count_in(connection, counted(gone, sign=-1))
-        return len(gone)
+                return dropped
+            deleted = connection.exec_driver_sql(_EXPIRE, {"before_us": before_us, "limit": limit}).all()
+            bulk_load.add_counts(connection, count_rows(deleted, sign=-1))
+        return len(deleted)
 
     def close(self) -> None:
         """Close every connection."""
@@ -145,11 +147,11 @@ class PostgresDatabase:
         self.readers.dispose()
 
 
-# By time alone, so that one index of few partitions is walked; those of one moment go together.
+# Selected by time alone, so that one index of few partitions is read. Rows with the same time are deleted together.
 _EXPIRE = """
-DELETE FROM events WHERE timestamp < %(before)s AND timestamp <= (
+DELETE FROM events WHERE timestamp < %(before_us)s AND timestamp <= (
   SELECT max(timestamp) FROM (
-    SELECT timestamp FROM events WHERE timestamp < %(before)s ORDER BY timestamp LIMIT %(at_most)s
+    SELECT timestamp FROM events WHERE timestamp < %(before_us)s ORDER BY timestamp LIMIT %(limit)s
   ) AS oldest
 )
 RETURNING topic, partition, event_type
@@ -160,12 +162,15 @@ def _engine(url: URL, isolation: Any, session: dict[str, str], **pool: Any) -> E
     engine = create_engine(
         url.set(drivername="postgresql+psycopg"),
         isolation_level=isolation,
-        # Plans of prepared statements don't know which partitions they will need.
-        connect_args={"prepare_threshold": None, **{k: v for k, v in _CONNECTING.items() if k not in url.query}},
+        # The plan of a prepared statement can't know which partitions it will need.
+        connect_args={
+            "prepare_threshold": None,
+            **{k: v for k, v in _CONNECTION_OPTIONS.items() if k not in url.query},
+        },
         hide_parameters=True,
         **pool,
     )
-    event.listen(engine, "checkout", _look_whether_it_is_there)
+    event.listen(engine, "checkout", _check_connection)
     settings = ", ".join(f"set_config('{name}', '{value}', false)" for name, value in session.items())
 
     def configure(connection: Any, _record: Any) -> None:
@@ -177,11 +182,12 @@ def _engine(url: URL, isolation: Any, session: dict[str, str], **pool: Any) -> E
     return engine
 
 
-def _look_whether_it_is_there(connection: Any, _record: Any, _in_use: Any) -> None:
-    """A server that was started again is no error for whoever asks next.
+def _check_connection(connection: Any, _record: Any, _proxy: Any) -> None:
+    """Replace a pooled connection that the server has closed, so that a restart is no error for the next query.
 
-    It says nothing unasked but that it goes. So a turn to it, as `pool_pre_ping` takes each time, is taken only
-    where something came; that it is gone without a word is found out by keepalives.
+    A server sends nothing unasked on an idle connection, except that it closes it. So a round trip to the server,
+    which `pool_pre_ping` makes each time, is needed only if there is something to read. Keepalives detect a server
+    that vanished silently.
     """
     try:
         poll = select.poll()
@@ -193,15 +199,15 @@ def _look_whether_it_is_there(connection: Any, _record: Any, _in_use: Any) -> No
         raise InvalidatePoolError from error
 
 
-def _as_it_is_asked(
+def _adapt_query(
     _connection: Connection, _cursor: Any, statement: str, parameters: Any, context: Any, _many: bool
 ) -> tuple[str, Any]:
-    """A text with NUL is stored with another character in its place, and asked for so; answers have a bound."""
+    """Replace NUL in the parameters, as in the stored texts, and limit the result's bytes if it has a bound."""
     if isinstance(parameters, dict):
         parameters = {
             name: without_nul(value) if isinstance(value, str) else value for name, value in parameters.items()
         }
         bound: Bound | None = context.execution_options.get(BOUND)
         if bound is not None:
-            return cut(statement, bound), {**parameters, MAX_BYTES_PARAMETER: max(1, bound.max_bytes)}
+            return limit_bytes(statement, bound), {**parameters, MAX_BYTES_PARAMETER: max(1, bound.max_bytes)}
     return statement, parameters

@@ -1,8 +1,8 @@
-"""The event index's database: rows and next offsets in one transaction, queries beside it.
+"""The store of the event index: it writes rows and next offsets in one transaction, and answers queries.
 
-Promise: a row is there exactly once, and only with the offset that covers it. A process that lost its partition
-can't write, because every move of an offset names the offset that it moves from. What is older than the retention
-is not there, and not counted.
+The store guarantees that each event is one row, and that the row is there only with the offset that covers it. A
+process that lost its partition can't write, because every move of an offset names the old offset. Events older than
+the retention are removed, and not counted.
 """
 
 from __future__ import annotations
@@ -10,28 +10,23 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import Select, make_url, select
+from sqlalchemy import make_url, select
 from sqlalchemy.exc import ArgumentError
 
-from hypervisor_consumers.event_index.backends.database import GIVE, Database, Moves, unusable
+from hypervisor_consumers.event_index.backends.database import URL_HINT, Database, OffsetMoves, unusable_database
 from hypervisor_consumers.event_index.backends.migrate import migrate
 from hypervisor_consumers.event_index.backends.postgres import PostgresDatabase
 from hypervisor_consumers.event_index.backends.sqlite import SqliteDatabase
 from hypervisor_consumers.event_index.backends.type_counts import event_total
-from hypervisor_consumers.event_index.errors import (
-    LostPartition,
-    QueryTooSlow,
-    StoreUnavailable,
-    translated_errors,
-)
-from hypervisor_consumers.event_index.query.queries import Wanted
-from hypervisor_consumers.event_index.query.reader import Snapshot, snapshot
-from hypervisor_consumers.event_index.tables import IndexRow, events, offsets, values_of
+from hypervisor_consumers.event_index.errors import LostPartition, QueryTooSlow, StoreUnavailable, translated_errors
+from hypervisor_consumers.event_index.query.queries import EventFilter
+from hypervisor_consumers.event_index.query.reader import Snapshot
+from hypervisor_consumers.event_index.tables import TIMESTAMP, IndexRow, offsets, values_of
+from hypervisor_consumers.runtime.records import TopicPartition
 from hypervisor_schemas.events import AnyEventType, HypervisorEvent, type_value
 
 __all__ = [
@@ -46,17 +41,16 @@ __all__ = [
 
 log = logging.getLogger(__name__)
 
-_EXPIRED_AT_ONCE = 500
-_TIMESTAMP = list(events.c).index(events.c.timestamp)
+_EXPIRE_BATCH = 500
 
 
 class EventStore:
-    """Events in a database. One thread writes, any number read at the same time.
+    """The events in a database. One thread writes; any number of threads read at the same time.
 
     Args:
-        database: The store closes it.
-        retention: Seconds, by the time of the events; None: they are kept for good.
-        now: Seconds since 1970.
+        database: The database; the store closes it.
+        retention: How long events are kept, in seconds by the time of the event. None: forever.
+        now: The clock, in seconds since 1970.
 
     Raises:
         SettingError: The database can't be used; the sentence never holds the URL, which may hold a password.
@@ -69,12 +63,12 @@ class EventStore:
         self._database = database
         self._retention = retention
         self._now = now
-        self._writing = threading.Lock()
+        self._write_lock = threading.Lock()
         self._is_migrated = False
         self.expired = 0
-        """Events that this process has removed because they were too old."""
-        self.came_too_late = 0
-        """Events that were too old when they came, and were not added."""
+        """The number of events that this process removed because they were too old."""
+        self.not_added = 0
+        """The number of events that were too old when they came, and were not added."""
         try:
             self._prepare()
         except StoreUnavailable as error:
@@ -86,21 +80,21 @@ class EventStore:
             self.close()
             raise
 
-    def write(self, rows: Sequence[IndexRow], next_offsets: Moves) -> int:
+    def write(self, rows: Sequence[IndexRow], next_offsets: OffsetMoves) -> int:
         """Add events and move offsets, all in one transaction or not at all.
 
         Args:
-            rows: An event that is in the store already, or comes twice, is one row: the first. One that is older
-                than the retention is none.
-            next_offsets: For every (topic, partition) of the rows, and for those that moved without rows: the
-                offset that this process moved it to last (None: no process ever did) and the new one.
+            rows: The events. If an event is in the store already or comes twice, the first row stays. An event
+                older than the retention is not added.
+            next_offsets: For every (topic, partition) of the rows, and for each that moved without rows: the
+                offset to which this process moved it last (None: no process ever did), and the new one.
 
         Returns:
             How many events were new.
 
         Raises:
-            LostPartition: An offset is not the old one.
-            StoreUnavailable: The database didn't take it.
+            LostPartition: An offset in the database is not the old one.
+            StoreUnavailable: The database didn't accept the write.
             ValueError: A row's partition is missing in `next_offsets`.
         """
         unclaimed = {(row.topic, row.partition) for row in rows} - next_offsets.keys()
@@ -108,50 +102,50 @@ class EventStore:
             topic, partition = min(unclaimed)
             raise ValueError(f"next_offsets has nothing for partition {partition} of {topic}, but rows has.")
         values = [values_of(row) for row in rows]
-        oldest = self._oldest()
-        if oldest is not None:
-            values = [value for value in values if value[_TIMESTAMP] >= oldest]
-        with self._writing, translated_errors():
+        cutoff_us = self._cutoff_us()
+        if cutoff_us is not None:
+            values = [value for value in values if value[TIMESTAMP] >= cutoff_us]
+        with self._write_lock, translated_errors():
             self._prepare()
             if values:
-                self._database.make_room(values)
+                self._database.prepare_partitions(values)
             with self._database.writer.begin() as connection:
                 self._database.move_offsets(connection, next_offsets)
                 added = self._database.add_events(connection, values) if values else 0
-        self.came_too_late += len(rows) - len(values)
+        self.not_added += len(rows) - len(values)
         return added
 
     def expire(self) -> int:
-        """Remove events that are older than the retention: some hundred, or a whole partition of the database.
+        """Remove a batch of events that are older than the retention, or a whole partition of the database.
 
         Returns:
-            How many; 0: there are no more, or another process is at it.
+            How many were removed. 0: there are no more, or another process is removing.
 
         Raises:
-            StoreUnavailable: The database didn't take it.
+            StoreUnavailable: The database didn't accept it.
         """
-        oldest = self._oldest()
-        if oldest is None or not self._is_migrated:
+        cutoff_us = self._cutoff_us()
+        if cutoff_us is None or not self._is_migrated:
             return 0
-        # Between two writes where the database has one writer at a time; for milliseconds.
-        held = nullcontext() if self._database.is_a_server else self._writing
-        with held, translated_errors():
-            removed = self._database.expire(oldest, _EXPIRED_AT_ONCE)
+        # A database with one writer at a time needs the lock; it is held for milliseconds.
+        lock = nullcontext() if self._database.is_a_server else self._write_lock
+        with lock, translated_errors():
+            removed = self._database.expire(cutoff_us, _EXPIRE_BATCH)
         self.expired += removed
         return removed
 
     def next_offset(self, topic: str, partition: int) -> int | None:
-        """The first offset that is not applied yet; None if the partition never had one.
+        """The first offset of a partition that is not applied yet; None if the partition never had one.
 
         Raises:
             StoreUnavailable: The database didn't answer.
         """
-        here = (offsets.c.topic == topic, offsets.c.partition == partition)
+        is_partition = (offsets.c.topic == topic, offsets.c.partition == partition)
         with translated_errors():
-            with self._writing:
+            with self._write_lock:
                 self._prepare()
-            with self._database.own.connect() as connection:
-                return connection.execute(select(offsets.c.next_offset).where(*here)).scalar_one_or_none()
+            with self._database.offset_reader.connect() as connection:
+                return connection.execute(select(offsets.c.next_offset).where(*is_partition)).scalar_one_or_none()
 
     def query(
         self,
@@ -163,59 +157,67 @@ class EventStore:
         end: datetime | None = None,
         limit: int = 100,
     ) -> list[HypervisorEvent]:
-        """The last `limit` events that fit every filter, oldest first, as `HypervisorEventBus.query` has them.
+        """The last `limit` events that match every filter, oldest first, as in `HypervisorEventBus.query`.
 
         Order: (timestamp, topic, partition, offset). `start` and `end` are inclusive; naive ones are UTC.
 
         Raises:
-            QueryTooSlow: It took longer than it may.
+            QueryTooSlow: The query exceeded its time limit.
             StoreUnavailable: The database didn't answer.
             ValueError: `limit` is negative.
         """
         if limit < 0:
             raise ValueError(f"limit must be 0 or more, not {limit}")
-        kinds = None if event_type is None else [type_value(event_type)]
-        wanted = Wanted(kinds, session_id=session_id, agent_did=agent_did, start=start, end=end)
-        with self.snapshot() as now:
-            return list(reversed(now.page(wanted, limit).events))
+        types = None if event_type is None else [type_value(event_type)]
+        event_filter = EventFilter(types, session_id=session_id, agent_did=agent_did, start=start, end=end)
+        with self.snapshot() as snapshot:
+            return list(reversed(snapshot.page(event_filter, limit).events))
 
-    def snapshot(self) -> AbstractContextManager[Snapshot]:
-        """Ask several things of one moment.
+    @contextmanager
+    def snapshot(self) -> Iterator[Snapshot]:
+        """Run several queries on the same moment of the database.
 
         Raises:
-            QueryTooSlow: One of them took longer than it may.
+            QueryTooSlow: A query exceeded its time limit.
             StoreUnavailable: The database didn't answer.
         """
-        return snapshot(self._database.readers)
+        with translated_errors(in_query=True), self._database.readers.connect() as connection:
+            yield Snapshot(connection)
+
+    def offsets(self) -> dict[TopicPartition, int]:
+        """The first offset of each partition that is not applied yet.
+
+        Raises:
+            StoreUnavailable: The database didn't answer.
+        """
+        with self.snapshot() as snapshot:
+            return snapshot.offsets()
 
     def event_count(self) -> int:
-        """How many events there are."""
-        return int(self._rows(event_total)[0][0])
+        """The number of events."""
+        with translated_errors(in_query=True), self._database.readers.connect() as connection:
+            return int(connection.execute(event_total).scalar_one())
 
     def type_counts(self) -> dict[str, int]:
-        """How many events there are of each type, by the type's value; from one moment."""
-        with self.snapshot() as now:
-            return now.type_counts(Wanted())
+        """The number of events of each type, by the type's value."""
+        with self.snapshot() as snapshot:
+            return snapshot.type_counts(EventFilter())
 
     def close(self) -> None:
         """Close every connection; no other method works afterwards."""
-        with self._writing:
+        with self._write_lock:
             self._database.close()
 
     def _prepare(self) -> None:
-        """Make the tables, once."""
+        """Create or update the tables, once."""
         if not self._is_migrated:
             with translated_errors():
                 migrate(self._database)
             self._is_migrated = True
 
-    def _oldest(self) -> int | None:
-        """The time, in microseconds, before which events are not kept."""
+    def _cutoff_us(self) -> int | None:
+        """The time in microseconds before which events are not kept; None: all are kept."""
         return None if self._retention is None else int((self._now() - self._retention) * 1_000_000)
-
-    def _rows(self, statement: Select[Any]) -> Sequence[Any]:
-        with translated_errors(asking=True), self._database.readers.connect() as connection:
-            return connection.execute(statement).all()
 
 
 def open_store(
@@ -226,11 +228,11 @@ def open_store(
     retention: float | None = None,
     now: Callable[[], float] = time.time,
 ) -> EventStore:
-    """The event index in this database, made if it isn't there.
+    """The event index in this database, created if it isn't there.
 
-    Another process that writes is waited for, `busy_seconds` at most; a statement of a reader may take
-    `query_seconds`; see `EventStore`. A PostgreSQL that can't be reached is no error: it is tried again by whoever
-    writes or reads.
+    A write waits for another process at most `busy_seconds`; a reader's statement may take `query_seconds`. For
+    `retention` and `now` see `EventStore`. A PostgreSQL that can't be reached is no error: each write and each read
+    tries again.
 
     Raises:
         SettingError: The URL can't be used; the sentence names the setting and never the URL, which may hold a
@@ -244,18 +246,18 @@ def open_store(
 def open_database(
     url: str, *, busy_seconds: float = 5.0, query_seconds: float = 10.0, now: Callable[[], float] = time.time
 ) -> Database:
-    """The database for an `EventStore`; see `open_store`.
+    """The database for an `EventStore`; for the arguments see `open_store`.
 
     Raises:
-        SettingError: As `open_store`.
+        SettingError: The URL can't be used; the sentence names the setting and never the URL.
     """
     try:
         parsed = make_url(url)
         backend = parsed.get_backend_name()
     except (ArgumentError, ValueError):
-        raise unusable(f"is not a database URL; {GIVE}") from None
+        raise unusable_database(f"is not a database URL; {URL_HINT}") from None
     if backend == "sqlite":
         return SqliteDatabase(parsed, busy_seconds=busy_seconds, query_seconds=query_seconds)
     if backend == "postgresql":
         return PostgresDatabase(parsed, busy_seconds=busy_seconds, query_seconds=query_seconds, now=now)
-    raise unusable(f"names a database that the event index can't be kept in; {GIVE}")
+    raise unusable_database(f"names a database that the event index can't be kept in; {URL_HINT}")

@@ -1,4 +1,4 @@
-"""How `type_counts` is kept. Pure."""
+"""The kept counts of `type_counts`: how many events each partition has of each type. Pure."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from sqlalchemy import func, select
 
 from hypervisor_consumers.event_index.tables import type_counts
 
-__all__ = ["counted", "event_total"]
+__all__ = ["count_rows", "event_total"]
 
 event_total = select(func.coalesce(func.sum(type_counts.c.count), 0))
-"""How many events there are."""
+"""The statement for the number of all events."""
 
 
-def counted(rows: Iterable[Sequence[Any]], sign: int = 1) -> list[dict[str, Any]]:
-    """So many rows (topic, partition, event_type) as what is to be added to `type_counts`, in the order of its key.
+def count_rows(rows: Iterable[Sequence[Any]], sign: int = 1) -> list[dict[str, Any]]:
+    """Count rows of (topic, partition, event_type), as changes of `type_counts` in the order of its key.
 
-    Everybody who changes several counts does so in that order: two who do can't wait for each other in a circle.
+    Every transaction changes its counts in that order, so that two of them can't deadlock.
     """
     counts = Counter(tuple(row) for row in rows)
     return [
-        {"topic": topic, "partition": partition, "event_type": kind, "count": sign * number}
-        for (topic, partition, kind), number in sorted(counts.items())
+        {"topic": topic, "partition": partition, "event_type": event_type, "count": sign * count}
+        for (topic, partition, event_type), count in sorted(counts.items())
     ]

@@ -1,1 +1,1 @@
-"""How the event index's tables came to be what they are: one step after the other, in `versions`."""
+"""The migrations of the event index's tables, one after the other, in `versions`."""

@@ -1,4 +1,4 @@
-"""Alembic's entry: it is given a connection by `event_index.migrate`, which holds the lock and commits."""
+"""Alembic's entry point. Its connection comes from `event_index.backends.migrate`, which locks and commits."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Queries to the index: what is asked of a database, and how answers are cut into pages."""
+"""Queries to the index: the SQL statements, and the pages that their results are cut into."""

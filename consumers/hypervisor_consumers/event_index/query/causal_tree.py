@@ -1,4 +1,4 @@
-"""The causal tree of a trace: who spawned whom, and where something failed. Pure."""
+"""The causal tree of a trace: its spans below their parents, with the failures marked. Pure."""
 
 from __future__ import annotations
 
@@ -12,17 +12,12 @@ from hypervisor_schemas.events import EventType, HypervisorEvent
 __all__ = ["causal_tree", "has_failed"]
 
 _FAILURES = frozenset(
-    {
-        EventType.SAGA_STEP_FAILED,
-        EventType.SAGA_ESCALATED,
-        EventType.RING_BREACH_DETECTED,
-        EventType.AGENT_KILLED,
-    }
+    {EventType.SAGA_STEP_FAILED, EventType.SAGA_ESCALATED, EventType.RING_BREACH_DETECTED, EventType.AGENT_KILLED}
 )
 
 
 def has_failed(event: HypervisorEvent) -> bool:
-    """Whether the event tells a failure: by its type, an `error`, or a policy that isn't satisfied."""
+    """Whether the event reports a failure: by its type, an `error`, or a policy that isn't satisfied."""
     payload = event.payload
     return event.event_type in _FAILURES or bool(payload.get("error")) or payload.get("policy_satisfied") is False
 
@@ -30,7 +25,7 @@ def has_failed(event: HypervisorEvent) -> bool:
 @dataclass(slots=True)
 class _Span:
     span_id: str | None
-    """None: of the events whose causal trace id has no span."""
+    """None for the events whose causal trace id has no span."""
     parent: str | None = None
     events: list[HypervisorEvent] = field(default_factory=list)
     children: list[_Span] = field(default_factory=list)
@@ -38,11 +33,11 @@ class _Span:
 
 
 def causal_tree(oldest_first: Iterable[HypervisorEvent]) -> list[dict[str, Any]]:
-    """The spans of the events of one trace, each behind its parent: a list, as a tree may be of any depth.
+    """The spans of the events of one trace, each after its parent. It is a list because a tree may be of any depth.
 
-    A span's parent is the one that its causal trace id names; where that names none, the span of the event that is
-    its first event's `parent_event_id`. A parent without events is there too, with none. Ids that go in a circle
-    are cut at the span that came first.
+    A span's parent is the one that its causal trace id names. If that names none, it is the span of the event that
+    is its first event's `parent_event_id`. A parent without events is a span with no events. A cycle of ids is cut
+    at the span that came first.
     """
     spans = _spans(oldest_first)
     roots = []
@@ -55,13 +50,13 @@ def causal_tree(oldest_first: Iterable[HypervisorEvent]) -> list[dict[str, Any]]
     found: list[tuple[_Span, int]] = []
     seen: set[int] = set()
     _walk(roots, found, seen)
-    # What no root leads to goes in a circle.
+    # Spans that no root leads to are in a cycle.
     for span in sorted(spans.values(), key=_order):
         if id(span) not in seen:
             _walk([span], found, seen)
     for span, _ in reversed(found):
-        span.failed_below = any(one.failed_below or any(map(has_failed, one.events)) for one in span.children)
-    return [_described(span, depth) for span, depth in found]
+        span.failed_below = any(child.failed_below or any(map(has_failed, child.events)) for child in span.children)
+    return [_span_document(span, depth) for span, depth in found]
 
 
 def _spans(oldest_first: Iterable[HypervisorEvent]) -> dict[str | None, _Span]:
@@ -87,22 +82,22 @@ def _spans(oldest_first: Iterable[HypervisorEvent]) -> dict[str | None, _Span]:
 
 
 def _walk(roots: list[_Span], found: list[tuple[_Span, int]], seen: set[int]) -> None:
-    """Append each span and what is below it, depth first, the first child first."""
-    waiting = [(span, 0) for span in sorted(roots, key=_order, reverse=True)]
-    while waiting:
-        span, depth = waiting.pop()
+    """Append each span and the spans below it to `found`, depth first, the first child first."""
+    pending = [(span, 0) for span in sorted(roots, key=_order, reverse=True)]
+    while pending:
+        span, depth = pending.pop()
         if id(span) in seen:
             continue
         seen.add(id(span))
         found.append((span, depth))
-        waiting += [(child, depth + 1) for child in sorted(span.children, key=_order, reverse=True)]
+        pending += [(child, depth + 1) for child in sorted(span.children, key=_order, reverse=True)]
 
 
 def _order(span: _Span) -> tuple[float, str]:
     return span.events[0].timestamp.timestamp() if span.events else float("-inf"), span.span_id or ""
 
 
-def _described(span: _Span, depth: int) -> dict[str, Any]:
+def _span_document(span: _Span, depth: int) -> dict[str, Any]:
     return {
         "span_id": span.span_id,
         "parent_span_id": span.parent,

@@ -1,8 +1,10 @@
-"""Whether a payload contains a JSON object, as SQL: what PostgreSQL calls `@>`, and the same for SQLite.
+"""The SQL condition that a payload contains a JSON object: PostgreSQL's `@>`, and the same for SQLite.
 
-An object contains another if it has all of its keys, each with a value that contains the other's; an array, if for
-each of the other's elements it has one that contains it, in whatever order; a scalar, if it is equal: 1 is 1.0, and
-is neither true nor "1". Pure: statements are made here, and run in `reader`.
+- An object contains another if it has all of its keys, each with a value that contains the other's value.
+- An array contains another if, for each of the other's elements, it has an element that contains it, in any order.
+- A scalar contains an equal one: 1 equals 1.0, and equals neither true nor "1".
+
+Pure: statements are made here and executed in `reader`.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 
+from hypervisor_consumers.event_index.key_text import ESCAPED_NUL
+
 __all__ = ["MAX_OBJECT_CHARACTERS", "MAX_OBJECT_DEPTH", "MAX_OBJECT_VALUES", "contains", "read_object"]
 
 MAX_OBJECT_CHARACTERS = 4096
@@ -26,10 +30,10 @@ _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 def read_object(text: str) -> dict[str, Any]:
-    """The object to look for.
+    """The JSON object of a filter.
 
     Raises:
-        ValueError: It is no JSON object, or is out of the bounds above; the sentence says which.
+        ValueError: The text is no JSON object, or exceeds the limits above; the sentence says which.
     """
     try:
         wanted = _decode(text)
@@ -39,11 +43,11 @@ def read_object(text: str) -> dict[str, Any]:
     values = 0
     for _ in range(MAX_OBJECT_DEPTH):
         values += len(layer)
-        if values > MAX_OBJECT_VALUES + 1:  # the object itself is none
+        if values > MAX_OBJECT_VALUES + 1:  # the object itself doesn't count
             raise ValueError(f"The object has more than {MAX_OBJECT_VALUES} values.")
         for value in layer:
             _check(value)
-        layer = [one for value in layer for one in _inner(value)]
+        layer = [inner for value in layer for inner in _inner(value)]
         if not layer:
             return wanted
     raise ValueError(f"The object is deeper than {MAX_OBJECT_DEPTH}.")
@@ -64,10 +68,10 @@ def _check(value: Any) -> None:
 
 
 class contains(ColumnElement[bool]):  # noqa: N801 - named as a function of SQL
-    """The condition that a column with the text of a JSON object contains `wanted`, which `read_object` gave."""
+    """The condition that a column with the text of a JSON object contains `wanted`, a result of `read_object`."""
 
     type = Boolean()
-    # It is compiled anew each time: its SQL depends on the object.
+    # SQLAlchemy must not cache the compiled SQL: it depends on the object.
     inherit_cache = False
 
     def __init__(self, column: ColumnElement[Any], wanted: Mapping[str, Any]) -> None:
@@ -83,48 +87,42 @@ def _on_sqlite(element: contains, compiler: SQLCompiler, **options: Any) -> str:
 @compiles(contains, "postgresql")
 def _on_postgres(element: contains, compiler: SQLCompiler, **options: Any) -> str:
     text = element.column
-    # JSONB can't hold U+0000, and would refuse the whole statement; another character stands for it.
+    # JSONB can't hold U+0000 and would refuse the whole statement, so another character replaces it.
     holds_nul = func.strpos(text, literal(_NUL)) > 0
-    without = func.regexp_replace(text, literal(_ESCAPED_NUL), literal(r"\1\ufffd"), literal("g"))
+    without = func.regexp_replace(text, literal(ESCAPED_NUL), literal(r"\1\ufffd"), literal("g"))
     wanted = cast(literal(msgspec.json.encode(element.wanted).decode()), JSONB)
     found = cast(case((holds_nul, without), else_=text), JSONB).contains(wanted)
     return compiler.process(found.self_group(), **options)
 
 
 _NUL = r"\u0000"
-# Not where the backslash is itself escaped.
-_ESCAPED_NUL = r"(?<!\\)((?:\\\\)*)\\u0000"
 
 
 def _object_in(text: ColumnElement[Any], wanted: Mapping[str, Any]) -> ColumnElement[bool]:
-    found: list[ColumnElement[bool]] = []
-    for key, value in wanted.items():
-        member = _each(text)
-        found.append(select(1).select_from(member).where(member.c.key == key, _value_is(member, value)).exists())
-    return and_(true(), *found)
+    return and_(true(), *(_has_element(text, value, key) for key, value in wanted.items()))
 
 
-def _value_is(one: Any, wanted: Any) -> ColumnElement[bool]:
-    kind, atom = one.c.type, one.c.atom
+def _has_element(text: ColumnElement[Any], wanted: Any, key: str | None = None) -> ColumnElement[bool]:
+    """The condition that a member of the object, or an element of the array, contains `wanted`."""
+    # SQLAlchemy names each use of json_each anew, because they are nested.
+    element: Any = func.json_each(text).table_valued("key", "type", "atom", "value").alias()
+    is_key = [] if key is None else [element.c.key == key]
+    return select(1).select_from(element).where(*is_key, _contains_value(element, wanted)).exists()
+
+
+def _contains_value(element: Any, wanted: Any) -> ColumnElement[bool]:
+    kind, atom = element.c.type, element.c.atom
     if isinstance(wanted, dict):
-        return and_(kind == "object", _object_in(_inside(one, "object"), wanted))
+        return and_(kind == "object", _object_in(_inner_text(element, "object"), wanted))
     if isinstance(wanted, list):
-        found: list[ColumnElement[bool]] = []
-        for value in wanted:
-            element = _each(_inside(one, "array"))
-            found.append(select(1).select_from(element).where(_value_is(element, value)).exists())
-        return and_(kind == "array", *found)
+        array = _inner_text(element, "array")
+        return and_(kind == "array", *(_has_element(array, value) for value in wanted))
     if wanted is None or isinstance(wanted, bool):
         return kind == msgspec.json.encode(wanted).decode()  # type: ignore[no-any-return]
     kinds = ["text"] if isinstance(wanted, str) else ["integer", "real"]
     return and_(kind.in_(kinds), atom == wanted)
 
 
-def _each(text: ColumnElement[Any]) -> Any:
-    # Named by SQLAlchemy, each anew: they stand inside one another.
-    return func.json_each(text).table_valued("key", "type", "atom", "value").alias()
-
-
-def _inside(one: Any, kind: str) -> ColumnElement[Any]:
-    """The text of what is inside; nothing where it isn't of that kind, whose text would be no JSON."""
-    return case((one.c.type == kind, one.c.value), else_="[]")
+def _inner_text(element: Any, kind: str) -> ColumnElement[Any]:
+    """The JSON text of an element of this kind; an empty array for any other kind, whose text may be no JSON."""
+    return case((element.c.type == kind, element.c.value), else_="[]")

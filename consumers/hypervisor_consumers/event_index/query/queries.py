@@ -1,6 +1,6 @@
-"""What can be asked of the event index, as SQL. Pure: statements are made here, and run in `reader`.
+"""The queries of the event index as SQL statements. Pure: statements are made here and executed in `reader`.
 
-Values are bound, never spliced. The statements are such that SQLite and PostgreSQL understand them alike.
+Values are bound parameters, never part of the text. Every statement works on SQLite and on PostgreSQL.
 """
 
 from __future__ import annotations
@@ -10,20 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
-from sqlalchemy import (
-    BigInteger,
-    ColumnElement,
-    Select,
-    and_,
-    case,
-    false,
-    func,
-    literal,
-    or_,
-    select,
-    tuple_,
-    union_all,
-)
+from sqlalchemy import ColumnElement, Select, and_, case, false, func, literal, or_, select, tuple_, union_all
 
 from hypervisor_consumers.event_index.query.containment import contains
 from hypervisor_consumers.event_index.tables import events, type_counts
@@ -33,28 +20,28 @@ from hypervisor_schemas.timestamps import microseconds
 __all__ = [
     "BY_OFFSET",
     "LATEST_FIRST",
+    "EventFilter",
     "GroupPosition",
     "Position",
-    "Wanted",
+    "causal_links",
     "causal_trace_ids",
-    "causes",
-    "count_by_type",
-    "count_in_time",
-    "extent",
-    "grouped",
-    "last_events",
-    "those_between",
-    "types_of_categories",
+    "counts_by_bucket",
+    "counts_by_type",
+    "groups",
+    "latest_events",
+    "matching_types",
+    "partition_events",
+    "time_range",
 ]
 
-_WALKED_APART = 50
-"""Types whose events are read one type after the other; SQLite takes 500 parts in a statement at most."""
+_MAX_UNION_TYPES = 50
+"""The most types whose events are read type by type. SQLite allows 500 SELECTs in a compound statement."""
 
 
 class Position(NamedTuple):
-    """Where an event stands among all: by the time it happened, then by its place in Kafka."""
+    """The position of an event in the order of all: by its time, then by its topic, partition and offset."""
 
-    timestamp: int
+    timestamp_us: int
     """Microseconds since the epoch."""
     topic: str
     partition: int
@@ -62,19 +49,19 @@ class Position(NamedTuple):
 
 
 class GroupPosition(NamedTuple):
-    """Where a group of events stands among all: the one of the latest event first, then by its value."""
+    """The position of a group in the order of all: by its latest event, latest first, then by its value."""
 
-    last: int
-    """Microseconds since the epoch."""
+    last_us: int
+    """The time of the group's latest event, in microseconds since the epoch."""
     value: str
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """A filter over events: what is given has to fit. Times are inclusive; those without a zone are UTC."""
+class EventFilter:
+    """A filter over events: an event must match all that is given. Times are inclusive, in UTC without a zone."""
 
     event_types: Sequence[str] | None = None
-    """One of these, by their exact values; none of them: no event fits. None: any type."""
+    """The exact values of the allowed types. An empty sequence matches no event; None matches any type."""
     session_id: str | None = None
     agent_did: str | None = None
     trace_id: str | None = None
@@ -82,18 +69,18 @@ class Wanted:
     start: datetime | None = None
     end: datetime | None = None
     payload: Mapping[str, Any] | None = None
-    """A JSON object that the payload contains."""
+    """A JSON object that the payload must contain."""
     subtree: str | None = None
-    """A span of the trace: its events, and those of the spans below it."""
+    """A span of the trace; events of this span and of the spans below it match."""
     causal_trace_ids: Sequence[str] | None = None
-    """Of the subtree, where it is known; one of these."""
+    """The causal trace ids of the subtree, once they are known; an event must have one of them."""
 
     def conditions(self, before: Position | None = None) -> list[ColumnElement[bool]]:
-        """As conditions of SQL, to be joined by AND; with `before`, only events that stand before that one."""
+        """The filter as SQL conditions, to be joined by AND; with `before`, only events before that position."""
         column = events.c
-        wanted: list[ColumnElement[bool]] = [
-            its == value
-            for its, value in (
+        conditions: list[ColumnElement[bool]] = [
+            id_column == value
+            for id_column, value in (
                 (column.session_id, self.session_id),
                 (column.agent_did, self.agent_did),
                 (column.trace_id, self.trace_id),
@@ -101,117 +88,122 @@ class Wanted:
             if value is not None
         ]
         if self.event_types is not None:
-            one = len(self.event_types) == 1
-            wanted.append(
-                column.event_type == self.event_types[0] if one else column.event_type.in_(self.event_types)
+            is_single = len(self.event_types) == 1
+            conditions.append(
+                column.event_type == self.event_types[0] if is_single else column.event_type.in_(self.event_types)
             )
         if self.causal_trace_ids is not None:
-            wanted.append(column.causal_trace_id.in_(self.causal_trace_ids))
+            conditions.append(column.causal_trace_id.in_(self.causal_trace_ids))
         if self.payload is not None:
-            wanted.append(contains(column.payload, self.payload))
+            conditions.append(contains(column.payload, self.payload))
         if self.start is not None:
-            wanted.append(column.timestamp >= microseconds(self.start))
-        end = None if self.end is None else microseconds(self.end)
+            conditions.append(column.timestamp >= microseconds(self.start))
+        end_us = None if self.end is None else microseconds(self.end)
         if before is not None:
-            end = before.timestamp if end is None else min(end, before.timestamp)
-            wanted.append(tuple_(*_ORDER) < before)
-        if end is not None:
-            # One bound, so that the index is entered right there, also for the hundredth page.
-            wanted.append(column.timestamp <= end)
-        return wanted
+            end_us = before.timestamp_us if end_us is None else min(end_us, before.timestamp_us)
+            conditions.append(tuple_(*_ORDER) < before)
+        if end_us is not None:
+            # A single upper bound lets the database enter the index at the page, also at the hundredth one.
+            conditions.append(column.timestamp <= end_us)
+        return conditions
 
 
 _ORDER = (events.c.timestamp, events.c.topic, events.c.partition, events.c.offset)
 LATEST_FIRST: Final = tuple((column.name, True) for column in _ORDER)
-"""The order of `last_events`."""
+"""The order of the rows of `latest_events`."""
 BY_OFFSET: Final = ((events.c.offset.name, False),)
-"""The order of `those_between`."""
+"""The order of the rows of `partition_events`."""
 _LATEST_FIRST = tuple(column.desc() for column in _ORDER)
 
 
-def last_events(wanted: Wanted, limit: int, before: Position | None = None) -> Select[Any]:
-    """The last `limit` events that fit, latest first.
+def latest_events(event_filter: EventFilter, limit: int, before: Position | None = None) -> Select[Any]:
+    """The last `limit` events that match, latest first.
 
-    Of several types each is walked along its own index, `limit` rows at most, and only those are put in order: a
-    single walk would read everything between, or sort every event of these types.
+    With several types, the index is read for each type separately, `limit` rows at most, and only those rows are
+    sorted. Reading them together would read all events between, or sort all events of these types.
     """
-    kinds = wanted.event_types
-    if kinds is None or not 1 < len(kinds) <= _WALKED_APART:
-        return _last(wanted, limit, before)
-    walks = [_last(replace(wanted, event_types=[kind]), limit, before).subquery() for kind in kinds]
-    found = union_all(*(select(walk) for walk in walks)).subquery("found")
+    types = event_filter.event_types
+    if types is None or not 1 < len(types) <= _MAX_UNION_TYPES:
+        return _latest(event_filter, limit, before)
+    per_type = [_latest(replace(event_filter, event_types=[kind]), limit, before).subquery() for kind in types]
+    found = union_all(*(select(subquery) for subquery in per_type)).subquery("found")
     latest = tuple(found.c[column.name].desc() for column in _ORDER)
     return select(found).order_by(*latest).limit(limit)
 
 
-def _last(wanted: Wanted, limit: int, before: Position | None) -> Select[Any]:
-    return select(events).where(*wanted.conditions(before)).order_by(*_LATEST_FIRST).limit(limit)
+def _latest(event_filter: EventFilter, limit: int, before: Position | None) -> Select[Any]:
+    return select(events).where(*event_filter.conditions(before)).order_by(*_LATEST_FIRST).limit(limit)
 
 
-def those_between(topic_partition: TopicPartition, first: int, end: int, wanted: Wanted, limit: int) -> Select[Any]:
-    """The events of one partition from offset `first` on, before `end`, that fit: the first `limit`, in order."""
+def partition_events(
+    topic_partition: TopicPartition, first: int, end: int, event_filter: EventFilter, limit: int
+) -> Select[Any]:
+    """The first `limit` events of a partition that match, in order, from offset `first` up to before `end`."""
     column = events.c
-    here = (column.topic == topic_partition.topic, column.partition == topic_partition.partition)
-    between = (column.offset >= first, column.offset < end)
-    # As one value, so that no database takes the index of a session or a type instead, and reads all of it.
-    fits = [case((and_(*conditions), 1), else_=0) == 1] if (conditions := wanted.conditions()) else []
-    return select(events).where(*here, *between, *fits).order_by(column.offset).limit(limit)
+    is_partition = (column.topic == topic_partition.topic, column.partition == topic_partition.partition)
+    is_between = (column.offset >= first, column.offset < end)
+    # One value for all conditions: otherwise a database may read all of the index of a session or a type instead.
+    matches = [case((and_(*conditions), 1), else_=0) == 1] if (conditions := event_filter.conditions()) else []
+    return select(events).where(*is_partition, *is_between, *matches).order_by(column.offset).limit(limit)
 
 
-def count_by_type(wanted: Wanted) -> Select[Any]:
-    """How many events fit, by type; read from the kept counts where only types are asked for."""
-    if wanted == Wanted(event_types=wanted.event_types):
+def counts_by_type(event_filter: EventFilter) -> Select[Any]:
+    """The number of matching events by type; read from the kept counts if the filter has types only."""
+    if event_filter == EventFilter(event_types=event_filter.event_types):
         by_type = type_counts.c.event_type
         counts = select(by_type, func.sum(type_counts.c.count)).group_by(by_type).order_by(by_type)
-        return counts if wanted.event_types is None else counts.where(by_type.in_(wanted.event_types))
+        return counts if event_filter.event_types is None else counts.where(by_type.in_(event_filter.event_types))
     by_type = events.c.event_type
-    return select(by_type, func.count()).where(*wanted.conditions()).group_by(by_type).order_by(by_type)
+    return select(by_type, func.count()).where(*event_filter.conditions()).group_by(by_type).order_by(by_type)
 
 
-def count_in_time(wanted: Wanted, origin: int, size: int, limit: int) -> Select[Any]:
-    """How many events fit, by number of the span of time (each `size` microseconds, from `origin` on) and by type.
+def counts_by_bucket(event_filter: EventFilter, origin_us: int, size_us: int, limit: int) -> Select[Any]:
+    """The number of matching events by bucket number and by type, at most `limit` counts.
 
-    No event that fits is before `origin`. At most so many counts.
+    Bucket 0 begins at `origin_us`, and no matching event is before it. Each bucket has `size_us` microseconds.
     """
-    number = (events.c.timestamp - literal(origin, BigInteger)) // literal(size, BigInteger)
-    numbered = select(number.label("number"), events.c.event_type).where(*wanted.conditions()).subquery("numbered")
+    time = events.c.timestamp
+    number = (time - literal(origin_us, time.type)) // literal(size_us, time.type)
+    numbered = (
+        select(number.label("number"), events.c.event_type).where(*event_filter.conditions()).subquery("numbered")
+    )
     by = (numbered.c.number, numbered.c.event_type)
     return select(*by, func.count()).group_by(*by).order_by(*by).limit(limit)
 
 
-def grouped(wanted: Wanted, by: str, limit: int, behind: GroupPosition | None = None) -> Select[Any]:
-    """Per value of this column: the value, its events that fit, the first and the last time; the latest first.
+def groups(event_filter: EventFilter, by: str, limit: int, after: GroupPosition | None = None) -> Select[Any]:
+    """The matching events grouped by the column `by`: value, count, first and last time; the latest group first.
 
-    With `behind`, only those that stand behind that one.
+    With `after`, only the groups after that position.
     """
     column, last = events.c[by], func.max(events.c.timestamp)
-    groups = (
+    statement = (
         select(column, func.count(), func.min(events.c.timestamp), last)
-        .where(column.is_not(None), *wanted.conditions())
+        .where(column.is_not(None), *event_filter.conditions())
         .group_by(column)
         .order_by(last.desc(), column)
         .limit(limit)
     )
-    if behind is None:
-        return groups
-    return groups.having(or_(last < behind.last, and_(last == behind.last, column > behind.value)))
+    if after is None:
+        return statement
+    return statement.having(or_(last < after.last_us, and_(last == after.last_us, column > after.value)))
 
 
-def extent(wanted: Wanted) -> Select[Any]:
-    """The first and the last time of the events that fit."""
-    return select(func.min(events.c.timestamp), func.max(events.c.timestamp)).where(*wanted.conditions())
+def time_range(event_filter: EventFilter) -> Select[Any]:
+    """The first and the last time of the matching events."""
+    return select(func.min(events.c.timestamp), func.max(events.c.timestamp)).where(*event_filter.conditions())
 
 
 def causal_trace_ids(trace_id: str, limit: int) -> Select[Any]:
-    """The different causal trace ids of a trace, at most so many."""
+    """The distinct causal trace ids of a trace, at most `limit`."""
     column = events.c.causal_trace_id
     return select(column).where(events.c.trace_id == trace_id).distinct().limit(limit)
 
 
-def causes(trace_id: str, limit: int) -> Select[Any]:
-    """Pairs of causal trace ids within a trace: of an event, and of the one that its `parent_event_id` names.
+def causal_links(trace_id: str, limit: int) -> Select[Any]:
+    """Pairs of causal trace ids of a trace: of an event, and of the event that its `parent_event_id` names.
 
-    Only of events whose causal trace id names no parent; at most so many.
+    Only for events whose causal trace id names no parent; at most `limit` pairs.
     """
     caused, cause = events.alias("caused"), events.alias("cause")
     return (
@@ -225,14 +217,14 @@ def causes(trace_id: str, limit: int) -> Select[Any]:
     )
 
 
-def types_of_categories(asked: Sequence[str]) -> Select[Any]:
-    """The types that there are of these: `ring.` is the category, `ring` too, `ring.elevated` a type alone."""
+def matching_types(names: Sequence[str]) -> Select[Any]:
+    """The types in the index that match the names: `ring.` and `ring` are a category, `ring.elevated` is a type."""
     value = type_counts.c.event_type
-    fits: list[ColumnElement[bool]] = [false()]
-    for text in asked:
-        fits.append(value == text)
-        if "." not in text[:-1]:
-            category = text if text.endswith(".") else f"{text}."
-            # By characters, not by LIKE (where "_" is any) nor by order (which the database's language decides).
-            fits.append(func.substr(value, 1, len(category)) == category)
-    return select(value).where(or_(*fits)).distinct().order_by(value)
+    matches: list[ColumnElement[bool]] = [false()]
+    for name in names:
+        matches.append(value == name)
+        if "." not in name[:-1]:
+            category = name if name.endswith(".") else f"{name}."
+            # Compared by characters: LIKE treats "_" as any character, and an order depends on the language.
+            matches.append(func.substr(value, 1, len(category)) == category)
+    return select(value).where(or_(*matches)).distinct().order_by(value)

@@ -1,6 +1,6 @@
-"""What events say of rings and sagas, put together. Pure.
+"""Summaries of rings and sagas, made from their events. Pure.
 
-Of a payload that doesn't fit its type the field is passed over: the index holds what agents wrote, as it is.
+A payload that doesn't fit its type is skipped: the index holds whatever agents wrote.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from hypervisor_schemas.errors import InvalidPayload
 from hypervisor_schemas.events import EventType, HypervisorEvent
 from hypervisor_schemas.payloads import RingPayload, SagaPayload, read_payload
 
-__all__ = ["RING_TYPES", "SAGA_TYPES", "rings_by", "sagas_of"]
+__all__ = ["RING_TYPES", "SAGA_TYPES", "latest_rings", "summarize_sagas"]
 
 RING_TYPES = [
     kind.value
@@ -34,28 +34,28 @@ _STATES = {
 }
 
 
-def rings_by(
+def latest_rings(
     key: Callable[[HypervisorEvent], str | None], latest_first: Iterable[HypervisorEvent]
 ) -> dict[str, int]:
-    """Per key the ring of its latest event that names one."""
+    """The ring of each key: the one that its latest event with a ring names."""
     rings: dict[str, int] = {}
     for event in latest_first:
-        its = key(event)
-        if its is None or its in rings:
+        value = key(event)
+        if value is None or value in rings:
             continue
         try:
             ring = read_payload(event.payload, RingPayload).new_ring
         except InvalidPayload:
             continue
         if ring is not None:
-            rings[its] = ring
+            rings[value] = ring
     return rings
 
 
-def sagas_of(latest_first: Iterable[HypervisorEvent]) -> list[dict[str, Any]]:
-    """Per saga id: its state, what its steps came to, its times; the one that was heard of last first.
+def summarize_sagas(latest_first: Iterable[HypervisorEvent]) -> list[dict[str, Any]]:
+    """The state, step counts and times of each saga; the saga of the latest event first.
 
-    `state` is `open`, `compensating`, `completed` or `escalated`, by the latest event that tells one.
+    `state` is `open`, `compensating`, `completed` or `escalated`, by the latest event that determines one.
     """
     sagas: dict[str, dict[str, Any]] = {}
     for event in latest_first:

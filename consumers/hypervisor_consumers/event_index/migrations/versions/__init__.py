@@ -1,1 +1,1 @@
-"""Each step: a file with a number. One that has been released is never changed."""
+"""The migrations, each in a file with a number. A released migration is never changed."""

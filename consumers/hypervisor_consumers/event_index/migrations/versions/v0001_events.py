@@ -1,4 +1,4 @@
-"""Events, offsets, counts by type."""
+"""Creates the tables of events, offsets and counts by type."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ down_revision = None
 
 
 def upgrade() -> None:
-    """What the first version made, and the same for PostgreSQL, in partitions by time."""
+    """Create the tables of the first version; on PostgreSQL `events` is partitioned by time."""
     is_postgres = op.get_context().dialect.name == "postgresql"
     text = sa.Text(collation="C") if is_postgres else sa.Text()
-    # A key over partitions has to hold what they are divided by.
+    # The primary key of a partitioned table must hold the partition key.
     key = ("event_id", "timestamp") if is_postgres else ("event_id",)
     op.create_table(
         "events",
@@ -33,7 +33,7 @@ def upgrade() -> None:
         postgresql_partition_by="RANGE (timestamp)",
     )
     if is_postgres:
-        # Weeks are made when their events come; this takes what has no week of its own.
+        # Weekly partitions are created when their events come; this one takes all other events.
         op.execute("CREATE TABLE events_default PARTITION OF events DEFAULT")
     op.create_index("ix_events_time", "events", ["timestamp"])
     op.create_index("ix_events_type", "events", ["event_type", "timestamp"])

@@ -1,4 +1,4 @@
-"""An index of places, for streams."""
+"""Creates the index of topic, partition and offset, for streams."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
-    """It may be there: a version without migrations made it, too."""
+    """Create the index unless it exists: a version without migrations created it, too."""
     op.create_index("ix_events_place", "events", ["topic", "partition", "offset"], if_not_exists=True)
