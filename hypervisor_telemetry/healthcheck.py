@@ -1,7 +1,8 @@
-"""`python -m hypervisor_telemetry.healthcheck`: whether the service on this machine is well, by exit status.
+"""`python -m hypervisor_telemetry.healthcheck`: exits with 0 if the service on this machine is healthy, else 1.
 
-For containers without a shell and without curl. It is run every few seconds, so it asks with the standard library
-and stays out of the `hypervisor-telemetry` command, which takes a second of processor time to import.
+It is for containers without a shell and without curl. It runs every few seconds, so it uses `http.client` of the
+standard library (urllib3 would cost as much again), and it is no part of the `hypervisor-telemetry` command, which
+takes a second of processor time to import.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ from collections.abc import Iterable, Sequence
 __all__ = ["PORTS", "main", "statuses"]
 
 PORTS = (8000, 8001, 8002, 8003)
-"""Where the four services are, unless told otherwise. In a container there is one; which, its arguments say."""
+"""The default ports of the four services. A container has one of them."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 if a service answers and every one that answers is well; 1 otherwise, with a sentence."""
+    """Returns 0 if a service answers and every one that answers is healthy; else 1, with a sentence."""
     parser = argparse.ArgumentParser(prog="python -m hypervisor_telemetry.healthcheck", description=__doc__)
     parser.add_argument(
         "--port",
@@ -35,13 +36,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     answers = list(statuses(options.host, options.port or PORTS, path, options.timeout))
     if not answers:
         print(f"no service answers on {options.host}")  # noqa: T201 - `docker inspect` shows it
-    for port, said in answers:
-        print(f"{path} on port {port}: {said}")  # noqa: T201 - the same
-    return 0 if answers and all(said.startswith("200 ") for _, said in answers) else 1
+    for port, status in answers:
+        print(f"{path} on port {port}: {status}")  # noqa: T201 - the same
+    return 0 if answers and all(status.startswith("200 ") for _, status in answers) else 1
 
 
 def statuses(host: str, ports: Iterable[int], path: str, timeout: float) -> Iterable[tuple[int, str]]:
-    """What each port that anybody listens on says: the status and the first line, or that nothing came."""
+    """The answer of each port on which a process listens: status and first line, or that there was none."""
     for port in ports:
         connection = http.client.HTTPConnection(host, port, timeout=timeout)
         try:

@@ -1,8 +1,8 @@
-"""`topics apply` and `topics check`: the table of topics against a real Kafka.
+"""`topics apply` and `topics check`: compare the table of topics with a real Kafka.
 
 Nothing that exists is ever changed: another partition count would move sessions to other partitions, and a
-session's events would no longer meet in order. The state of a service gets as many partitions as its source has
-when it is made, and keeps them when that grows.
+session's events would no longer meet in order. The topic of a service's state is created with as many partitions as
+its source has then, and keeps them when the source grows.
 """
 
 from __future__ import annotations
@@ -19,31 +19,33 @@ from hypervisor_schemas.connection import kafka_settings
 from hypervisor_schemas.errors import KafkaError, SettingError
 from hypervisor_schemas.settings import Settings
 from hypervisor_schemas.topics import TOPICS, Topic
-from hypervisor_telemetry.schema_tools.check_result import Finding
+from hypervisor_telemetry.schema_tools.check_result import CheckResult
 
 __all__ = ["apply_topics", "check_topics", "compare"]
 
 REACHED_WITHIN = 10.0
-_TIMEOUT = 30.0
+"""Seconds to wait for Kafka's first answer."""
+
+_ANSWER_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
 class Existing:
-    """A topic as the broker has it."""
+    """A topic that exists, with the broker's values."""
 
     partitions: int
     replicas: int
     config: Mapping[str, str]
 
 
-def compare(prefix: str, wanted: Sequence[Topic], existing: Mapping[str, Existing]) -> list[Finding]:
-    """What differs, topic by topic, in the table's order. Pure."""
+def compare(prefix: str, wanted: Sequence[Topic], existing: Mapping[str, Existing]) -> list[CheckResult]:
+    """The result for each topic, in the table's order. Pure."""
     return [_compare_one(prefix + topic.name, topic, existing.get(prefix + topic.name)) for topic in wanted]
 
 
-def _compare_one(name: str, wanted: Topic, existing: Existing | None) -> Finding:
+def _compare_one(name: str, wanted: Topic, existing: Existing | None) -> CheckResult:
     if existing is None:
-        return Finding(name, "missing", "doesn't exist; `hypervisor-telemetry topics apply` creates it")
+        return CheckResult(name, "missing", "doesn't exist; `hypervisor-telemetry topics apply` creates it")
     differences = []
     if existing.partitions != wanted.partitions and wanted.follows is None:
         differences.append(
@@ -56,16 +58,16 @@ def _compare_one(name: str, wanted: Topic, existing: Existing | None) -> Finding
         if existing.config.get(key) != value
     ]
     if differences:
-        return Finding(name, "different", "; ".join(differences))
+        return CheckResult(name, "different", "; ".join(differences))
     if existing.replicas == 1:
-        return Finding(name, "warning", "has one replica: a lost disk loses its events")
-    return Finding(name, "ok", f"{existing.partitions} partitions, {existing.replicas} replicas")
+        return CheckResult(name, "warning", "has one replica: a lost disk loses its events")
+    return CheckResult(name, "ok", f"{existing.partitions} partitions, {existing.replicas} replicas")
 
 
 def check_topics(
     environ: Mapping[str, str], bootstrap_servers: str | None = None, wait: float = REACHED_WITHIN
-) -> list[Finding]:
-    """Compare the table with what the broker has; changes nothing. Waits `wait` seconds at most for an answer.
+) -> list[CheckResult]:
+    """Compare the table with the broker's topics; changes nothing. Waits `wait` seconds at most for an answer.
 
     Raises:
         SettingError: A setting is missing or wrong.
@@ -78,8 +80,8 @@ def check_topics(
 
 def apply_topics(
     environ: Mapping[str, str], bootstrap_servers: str | None = None, wait: float = REACHED_WITHIN
-) -> list[Finding]:
-    """Create what is missing, say what differs. Waits `wait` seconds at most for a first answer.
+) -> list[CheckResult]:
+    """Create the topics that are missing, and compare the others. Waits `wait` seconds at most for a first answer.
 
     Raises:
         SettingError: A setting is missing or wrong.
@@ -89,27 +91,27 @@ def apply_topics(
     prefix = Settings.TOPIC_PREFIX.of(environ)
     existing = _existing(admin, prefix)
     before = compare(prefix, TOPICS, existing)
-    missing = {finding.name for finding in before if finding.severity == "missing"}
+    missing = {result.name for result in before if result.status == "missing"}
     if missing:
         counts = {name.removeprefix(prefix): topic.partitions for name, topic in existing.items()}
         topics = [topic for topic in TOPICS if prefix + topic.name in missing]
         _create(admin, [(topic, counts.get(topic.follows or "", topic.partitions)) for topic in topics], environ)
-    after = before if not missing else _once_visible(admin, prefix)
+    after = before if not missing else _compare_when_visible(admin, prefix)
     return [
-        Finding(finding.name, "created", finding.sentence)
-        if finding.name in missing and not finding.is_fault
-        else finding
-        for finding in after
+        CheckResult(result.name, "created", result.sentence)
+        if result.name in missing and not result.is_fault
+        else result
+        for result in after
     ]
 
 
-def _once_visible(admin: AdminClient, prefix: str) -> list[Finding]:
-    """A topic that was just made is not in every broker's answer at once."""
-    give_up_at = time.monotonic() + _TIMEOUT
+def _compare_when_visible(admin: AdminClient, prefix: str) -> list[CheckResult]:
+    """Compare again until the created topics are in the broker's answer: brokers learn of a topic one by one."""
+    give_up_at = time.monotonic() + _ANSWER_SECONDS
     while True:
-        findings = compare(prefix, TOPICS, _existing(admin, prefix))
-        if time.monotonic() > give_up_at or all(finding.severity != "missing" for finding in findings):
-            return findings
+        results = compare(prefix, TOPICS, _existing(admin, prefix))
+        if time.monotonic() > give_up_at or all(result.status != "missing" for result in results):
+            return results
         time.sleep(0.1)
 
 
@@ -117,7 +119,7 @@ def _admin(environ: Mapping[str, str], bootstrap_servers: str | None, wait: floa
     """A client that has reached its Kafka."""
     settings = kafka_settings(environ, bootstrap_servers)
     try:
-        # It has no say on standard error: what went wrong comes back as an error.
+        # The client may not write to standard error: errors are raised.
         admin = AdminClient({**settings, "log_level": 0})
     except KafkaException as error:
         raise SettingError("KAFKA_*", f"settings don't go together: {error.args[0].str()}.") from None
@@ -131,21 +133,21 @@ def _admin(environ: Mapping[str, str], bootstrap_servers: str | None, wait: floa
 
 def _existing(admin: AdminClient, prefix: str) -> dict[str, Existing]:
     try:
-        known = admin.list_topics(timeout=_TIMEOUT).topics
-        ours = [prefix + topic.name for topic in TOPICS if prefix + topic.name in known]
+        topics = admin.list_topics(timeout=_ANSWER_SECONDS).topics
+        ours = [prefix + topic.name for topic in TOPICS if prefix + topic.name in topics]
         if not ours:
             return {}
-        asked = [ConfigResource(ResourceType.TOPIC, name) for name in ours]
+        resources = [ConfigResource(ResourceType.TOPIC, name) for name in ours]
         configs = {
-            resource.name: answer.result(timeout=_TIMEOUT)
-            for resource, answer in admin.describe_configs(asked, request_timeout=_TIMEOUT).items()
+            resource.name: answer.result(timeout=_ANSWER_SECONDS)
+            for resource, answer in admin.describe_configs(resources, request_timeout=_ANSWER_SECONDS).items()
         }
     except (KafkaException, TimeoutError) as error:
         raise KafkaError(f"Kafka didn't tell its topics: {_reason(error)}.") from None
     return {
         name: Existing(
-            partitions=len(known[name].partitions),
-            replicas=min(len(partition.replicas) for partition in known[name].partitions.values()),
+            partitions=len(topics[name].partitions),
+            replicas=min(len(partition.replicas) for partition in topics[name].partitions.values()),
             config={key: str(entry.value) for key, entry in configs[name].items()},
         )
         for name in ours
@@ -153,7 +155,7 @@ def _existing(admin: AdminClient, prefix: str) -> dict[str, Existing]:
 
 
 def _create(admin: AdminClient, topics: Sequence[tuple[Topic, int]], environ: Mapping[str, str]) -> None:
-    """Create these topics with so many partitions."""
+    """Create these topics, each with its number of partitions."""
     prefix = Settings.TOPIC_PREFIX.of(environ)
     replicas = Settings.REPLICATION_FACTOR.of(environ)
     in_sync = Settings.MIN_INSYNC_REPLICAS.of(environ)
@@ -167,12 +169,14 @@ def _create(admin: AdminClient, topics: Sequence[tuple[Topic, int]], environ: Ma
         )
         for topic, partitions in topics
     ]
-    answers: Mapping[str, Any] = admin.create_topics(wanted, operation_timeout=_TIMEOUT, request_timeout=_TIMEOUT)
+    answers: Mapping[str, Any] = admin.create_topics(
+        wanted, operation_timeout=_ANSWER_SECONDS, request_timeout=_ANSWER_SECONDS
+    )
     for name, answer in answers.items():
         try:
-            answer.result(timeout=_TIMEOUT)
+            answer.result(timeout=_ANSWER_SECONDS)
         except (KafkaException, TimeoutError) as error:
-            # Somebody else may have made it in the meantime.
+            # Another client may have created it in the meantime.
             if not (isinstance(error, KafkaException) and error.args[0].name() == "TOPIC_ALREADY_EXISTS"):
                 raise KafkaError(f"{name} can't be created: {_reason(error)}.") from None
 

@@ -25,7 +25,7 @@ from hypervisor_consumers.ring_metrics.service import ring_metrics_service
 from hypervisor_consumers.runtime.process import run_service
 from hypervisor_consumers.saga_spans.service import DEFAULT_PORT as SAGA_SPANS_PORT
 from hypervisor_consumers.saga_spans.service import saga_spans_service
-from hypervisor_consumers.saga_spans.sinks.factory import sinks_of
+from hypervisor_consumers.saga_spans.sinks.factory import make_span_sink
 from hypervisor_producers.publisher import EventPublisher
 from hypervisor_schemas.errors import SettingError
 from hypervisor_schemas.settings import Settings
@@ -83,7 +83,7 @@ def saga_spans(
 ) -> None:
     """Saga events to trace spans. Runs until SIGTERM or Ctrl-C."""
     with speaking():
-        service = saga_spans_service(sinks_of(sink or (), os.environ, bootstrap_servers), host, os.environ)
+        service = saga_spans_service(make_span_sink(sink or (), os.environ, bootstrap_servers), host, os.environ)
         run_service(service, host=host, port=port, environ=os.environ, bootstrap_servers=bootstrap_servers)
 
 

@@ -1,4 +1,4 @@
-"""What every command has in common: how it reaches Kafka, says what it found, and what went wrong."""
+"""Common parts of the commands: options for Kafka, errors as sentences, results as a table."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import typer
 
 from hypervisor_schemas.errors import SettingError, TelemetryError
 from hypervisor_schemas.settings import Settings
-from hypervisor_telemetry.schema_tools.check_result import Finding
+from hypervisor_telemetry.schema_tools.check_result import CheckResult
 
 __all__ = ["Bootstrap", "Wait", "speaking", "tell"]
 
@@ -26,7 +26,7 @@ Wait = Annotated[float, typer.Option(min=1, help="Seconds to wait at most for Ka
 
 @contextlib.contextmanager
 def speaking() -> Iterator[None]:
-    """Errors as sentences, with their exit status; logs to standard error."""
+    """Print errors as sentences and exit with their status; logs go to standard error."""
     try:
         level = Settings.LOG_LEVEL.of(os.environ).upper()
         logging.basicConfig(
@@ -42,10 +42,10 @@ def speaking() -> Iterator[None]:
         raise typer.Exit(1) from None
 
 
-def tell(findings: Sequence[Finding], accepted: Collection[str] = ()) -> None:
-    """Print them, a line each; exit status 1 if one is a fault whose severity isn't accepted."""
-    width = max(len(finding.name) for finding in findings)
-    for finding in findings:
-        typer.echo(f"{finding.severity:<9}  {finding.name:<{width}}  {finding.sentence}")
-    if any(finding.is_fault and finding.severity not in accepted for finding in findings):
+def tell(results: Sequence[CheckResult], accepted: Collection[str] = ()) -> None:
+    """Print the results, a line each. Exit with 1 if one is a fault whose status isn't accepted."""
+    width = max(len(result.name) for result in results)
+    for result in results:
+        typer.echo(f"{result.status:<9}  {result.name:<{width}}  {result.sentence}")
+    if any(result.is_fault and result.status not in accepted for result in results):
         raise typer.Exit(1)

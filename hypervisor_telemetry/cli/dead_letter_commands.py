@@ -1,4 +1,4 @@
-"""`dead-letters list|show|replay`: options in, tables and sentences out."""
+"""The commands `dead-letters list`, `show` and `replay`."""
 
 from __future__ import annotations
 
@@ -12,14 +12,19 @@ import typer
 
 from hypervisor_schemas.connection import registry_url
 from hypervisor_schemas.errors import KafkaError, SettingError
+from hypervisor_schemas.printable import printable
 from hypervisor_schemas.timestamps import microseconds
 from hypervisor_schemas.wire.codec import EventDecoder
 from hypervisor_schemas.wire.registry import SchemaRegistry
 from hypervisor_telemetry.cli.cli_support import Bootstrap, Wait, speaking
-from hypervisor_telemetry.cli.terminal_text import printable
-from hypervisor_telemetry.dead_letter_tools.dead_letters import DeadLetterTopic, Kept, Place, Selection
-from hypervisor_telemetry.dead_letter_tools.replay import Replayed, replay, to_replay
-from hypervisor_telemetry.dead_letter_tools.text import as_json, described, key_text, moment
+from hypervisor_telemetry.dead_letter_tools.dead_letters import (
+    DeadLetterEntry,
+    DeadLetterTopic,
+    RecordPosition,
+    Selection,
+)
+from hypervisor_telemetry.dead_letter_tools.replay import ReplayResult, plan_replay, replay
+from hypervisor_telemetry.dead_letter_tools.text import describe, json_line, key_text, utc_time
 
 __all__ = ["dead_letters"]
 
@@ -28,7 +33,7 @@ dead_letters = typer.Typer(
     no_args_is_help=True,
 )
 
-PlaceArgument = Annotated[
+PositionArgument = Annotated[
     str | None,
     typer.Argument(metavar="PLACE", help="One record: topic/partition/offset, as `list` shows it."),
 ]
@@ -51,7 +56,7 @@ Limit = Annotated[int | None, typer.Option(min=1, help="At most so many, in the 
 @dead_letters.command("list")
 def list_(
     *,
-    place: PlaceArgument = None,
+    position: PositionArgument = None,
     service: Service = None,
     reason: Reason = None,
     topic: Topic = None,
@@ -67,7 +72,7 @@ def list_(
     """One line for each, and how many there are of each service and reason."""
     with speaking():
         selection = _selection(
-            place=place,
+            position=position,
             service=service,
             reason=reason,
             topic=topic,
@@ -77,25 +82,25 @@ def list_(
             until=until,
         )
         with _open(bootstrap_servers, wait) as letters:
-            found = letters.index(selection)[:limit]
+            entries = letters.index(selection)[:limit]
     if json:
-        for kept in found:
-            typer.echo(as_json(kept))
+        for entry in entries:
+            typer.echo(json_line(entry))
         return
-    if not found:
+    if not entries:
         typer.echo("no dead letters" if selection == Selection() else "no dead letters of this kind")
         return
-    _table(_rows(found))
+    _table(_rows(entries))
     typer.echo()
-    _table(_summary(found))
-    typer.echo(f"\nOne of them: hypervisor-telemetry dead-letters show {found[0].id.place}")
+    _table(_summary(entries))
+    typer.echo(f"\nOne of them: hypervisor-telemetry dead-letters show {entries[0].id.place}")
     typer.echo("What a replay would do: hypervisor-telemetry dead-letters replay --dry-run")
 
 
 @dead_letters.command()
 def show(
     *,
-    place: PlaceArgument = None,
+    position: PositionArgument = None,
     service: Service = None,
     reason: Reason = None,
     topic: Topic = None,
@@ -113,7 +118,7 @@ def show(
     """
     with speaking():
         selection = _selection(
-            place=place,
+            position=position,
             service=service,
             reason=reason,
             topic=topic,
@@ -126,10 +131,10 @@ def show(
         decoder = EventDecoder(SchemaRegistry(registry).schema_by_id if registry else None)
         shown = 0
         with _open(bootstrap_servers, wait) as letters:
-            for kept in letters.index(selection)[:limit]:
-                letter = letters.fetch([kept]).get(kept.id)
+            for entry in letters.index(selection)[:limit]:
+                letter = letters.fetch([entry]).get(entry.id)
                 if letter is not None:
-                    typer.echo(("\n" if shown else "") + described(kept, letter, decoder, letters.name))
+                    typer.echo(("\n" if shown else "") + describe(entry, letter, decoder, letters.name))
                     shown += 1
         if not shown:
             raise KafkaError(
@@ -141,7 +146,7 @@ def show(
 @dead_letters.command("replay")
 def replay_(
     *,
-    place: PlaceArgument = None,
+    position: PositionArgument = None,
     service: Service = None,
     reason: Reason = None,
     topic: Topic = None,
@@ -164,7 +169,7 @@ def replay_(
     """
     with speaking():
         selection = _selection(
-            place=place,
+            position=position,
             service=service,
             reason=reason,
             topic=topic,
@@ -175,21 +180,21 @@ def replay_(
         )
         with _open(bootstrap_servers, wait) as letters:
             if dry_run:
-                result = to_replay(letters, selection, _say, limit=limit, again=again)
+                result = plan_replay(letters, selection, _say, limit=limit, again=again)
             else:
                 result = replay(letters, selection, _say, limit=limit, again=again)
-    if dry_run and result.done:
-        _table(_rows(result.done))
-    elif result.done:
-        _table(_replayed(result.done))
+    if dry_run and result.replayed:
+        _table(_rows(result.replayed))
+    elif result.replayed:
+        _table(_replayed(result.replayed))
     typer.echo("".join(_sentences(result, dry_run=dry_run)))
     if result.refused:
         raise typer.Exit(1)
 
 
-def _sentences(result: Replayed, *, dry_run: bool) -> Iterator[str]:
-    yield f"{'would replay' if dry_run else 'replayed'} {len(result.done):,}"
-    if again := sum(kept.replayed_at is not None for kept in result.done):
+def _sentences(result: ReplayResult, *, dry_run: bool) -> Iterator[str]:
+    yield f"{'would replay' if dry_run else 'replayed'} {len(result.replayed):,}"
+    if again := sum(entry.replayed_at_ms is not None for entry in result.replayed):
         yield f" ({again:,} of them again)"
     if result.replayed_before:
         yield f", replayed before {result.replayed_before:,}"
@@ -207,7 +212,7 @@ def _say(sentence: str) -> None:
 
 def _selection(
     *,
-    place: str | None,
+    position: str | None,
     service: str | None,
     reason: str | None,
     topic: str | None,
@@ -217,13 +222,13 @@ def _selection(
     until: str | None,
 ) -> Selection:
     offset = None
-    if place is not None:
+    if position is not None:
         if topic is not None or partition is not None:
             raise SettingError("PLACE", "names a topic and a partition already; leave --topic and --partition out.")
         try:
-            topic, partition, offset = Place.parse(place)
+            topic, partition, offset = RecordPosition.parse(position)
         except ValueError as error:
-            raise SettingError("PLACE", f"can't be {place!r}: {error}.") from None
+            raise SettingError("PLACE", f"can't be {position!r}: {error}.") from None
     return Selection(
         service=service,
         reason=reason,
@@ -231,13 +236,13 @@ def _selection(
         partition=partition,
         offset=offset,
         session=session,
-        since=_milliseconds("--since", since),
-        until=_milliseconds("--until", until),
+        since_ms=_milliseconds("--since", since),
+        until_ms=_milliseconds("--until", until),
     )
 
 
 def _milliseconds(option: str, text: str | None) -> int | None:
-    """An ISO 8601 time as the first whole millisecond that isn't before it."""
+    """An ISO 8601 time in milliseconds since 1970, rounded up."""
     if text is None:
         return None
     try:
@@ -248,26 +253,33 @@ def _milliseconds(option: str, text: str | None) -> int | None:
         ) from None
 
 
-def _rows(found: Sequence[Kept]) -> Iterator[Sequence[str]]:
+def _rows(entries: Sequence[DeadLetterEntry]) -> Iterator[Sequence[str]]:
     yield "PLACE", "SERVICE", "REASON", "KEPT", "KEY", "REPLAYED"
-    for kept in found:
-        replayed = "no" if kept.replayed_at is None else moment(kept.replayed_at)
-        yield kept.id.place, kept.id.service, kept.reason, moment(kept.kept_at), key_text(kept.key, 40), replayed
+    for entry in entries:
+        replayed = "no" if entry.replayed_at_ms is None else utc_time(entry.replayed_at_ms)
+        yield (
+            entry.id.place,
+            entry.id.service,
+            entry.reason,
+            utc_time(entry.kept_at_ms),
+            key_text(entry.key, 40),
+            replayed,
+        )
 
 
-def _summary(found: Sequence[Kept]) -> Iterator[Sequence[str]]:
+def _summary(entries: Sequence[DeadLetterEntry]) -> Iterator[Sequence[str]]:
     yield "SERVICE", "REASON", "DEAD LETTERS", "REPLAYED"
-    totals = Counter((kept.id.service, kept.reason) for kept in found)
-    replayed = Counter((kept.id.service, kept.reason) for kept in found if kept.replayed_at is not None)
+    totals = Counter((entry.id.service, entry.reason) for entry in entries)
+    replayed = Counter((entry.id.service, entry.reason) for entry in entries if entry.replayed_at_ms is not None)
     for (service, reason), total in sorted(totals.items()):
         yield service, reason, f"{total:,}", f"{replayed[service, reason]:,}"
 
 
-def _replayed(done: Sequence[Kept]) -> Iterator[Sequence[str]]:
+def _replayed(done: Sequence[DeadLetterEntry]) -> Iterator[Sequence[str]]:
     yield "TOPIC/PARTITION", "FOR", "RECORDS", "OFFSETS"
     parts: dict[tuple[str, int, str], list[int]] = {}
-    for kept in done:
-        parts.setdefault((kept.id.topic, kept.id.partition, kept.id.service), []).append(kept.id.offset)
+    for entry in done:
+        parts.setdefault((entry.id.topic, entry.id.partition, entry.id.service), []).append(entry.id.offset)
     for (topic, partition, service), offsets in parts.items():
         yield f"{topic}/{partition}", service, f"{len(offsets):,}", f"{offsets[0]}-{offsets[-1]}"
 

@@ -251,7 +251,7 @@ def _show(
 def _ask(url: str | None, path: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     client = client_of(url)
     try:
-        return client.ask(path, parameters, patience=5.0)
+        return client.ask(path, parameters, wait_seconds=5.0)
     except IndexUnavailable as error:
         if "can't be reached" not in str(error):
             raise

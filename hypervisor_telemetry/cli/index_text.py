@@ -13,7 +13,7 @@ from rich.text import Text
 
 from hypervisor_consumers.event_index.query.causal_tree import has_failed
 from hypervisor_schemas.events import HypervisorEvent
-from hypervisor_telemetry.cli.terminal_text import printable
+from hypervisor_schemas.printable import printable
 
 __all__ = [
     "entity_lines",

@@ -1,4 +1,4 @@
-"""`publish FILE|-`: events written as JSON lines to Kafka."""
+"""The command `publish FILE|-`: publishes events that are written as JSON lines."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _decode = msgspec.json.Decoder().decode
 
 @dataclass(frozen=True, slots=True)
 class PublishSummary:
-    """What became of the lines: published and acknowledged, no events, and not delivered."""
+    """The numbers of lines that Kafka acknowledged, that hold no event, and that weren't delivered."""
 
     delivered: int
     bad_lines: int
@@ -33,10 +33,10 @@ def publish_lines(
     report: Callable[[str], None],
     sleep: Callable[[float], None] = time.sleep,
 ) -> PublishSummary:
-    """Publish one event per line, in `to_dict` form; empty lines are passed over.
+    """Publish one event per line, in `to_dict` form; empty lines are skipped.
 
-    `report` gets a sentence for every bad line, with its number; the rest still goes. A full queue is waited
-    for: here, unlike in an agent, there is time. Closes nothing; waits until all is acknowledged.
+    `report` gets a sentence for every bad line, with its number; the others are still published. While the queue is
+    full it waits: unlike an agent it has the time. Closes nothing; returns when all is acknowledged.
     """
     bad = refused = 0
     before = publisher.stats()
@@ -46,7 +46,7 @@ def publish_lines(
             continue
         try:
             event = _event_of(line)
-            encode_event(event)  # publishing would say that it doesn't work, not why
+            encode_event(event)  # publish() would only say that it failed, not why
         except (ValueError, TypeError, OverflowError) as error:
             bad += 1
             report(f"line {number}: {error}")
@@ -75,7 +75,7 @@ def _too_large(publisher: EventPublisher) -> int:
 
 
 def _wait_for_room(publisher: EventPublisher, sleep: Callable[[float], None]) -> bool:
-    """Wait while the queue is half full; False when nothing was acknowledged for a minute."""
+    """Wait while the queue is more than half full; False when nothing was acknowledged for a minute."""
     last, waited = publisher.stats().delivered, 0.0
     while (stats := publisher.stats()).queued > _HALF_A_QUEUE:
         if stats.delivered != last:

@@ -1,4 +1,4 @@
-"""`hypervisor-telemetry schemas`: the contract towards a registry, and as files for other languages."""
+"""The commands `schemas check`, `register` and `export`."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Dead letters: found, shown, replayed."""
+"""Tools that find, show and replay dead letters."""

@@ -1,7 +1,7 @@
-"""The dead letters of a Kafka: which there are, which of them were replayed, and their bytes.
+"""Reads the dead letters of a Kafka: an index of them, with those that were replayed, and their bytes.
 
-The topic is read from its beginning each time: marks stand behind the dead letters they are about. An index without
-the values is kept in memory; values are fetched again for the few that are shown, or batch by batch for a replay.
+The topic is read from its beginning each time: a mark of a replay stands behind its dead letter. The index holds no
+values; they are fetched again for the few that are shown, or batch by batch for a replay.
 """
 
 from __future__ import annotations
@@ -23,29 +23,32 @@ from hypervisor_schemas.errors import KafkaError, SettingError
 from hypervisor_schemas.settings import Settings
 from hypervisor_schemas.topics import DEAD_LETTERS
 
-__all__ = ["DeadLetterTopic", "Kept", "Place", "Selection", "reason_of"]
+__all__ = ["DeadLetterEntry", "DeadLetterTopic", "RecordPosition", "Selection", "reason_of"]
 
 _Record: TypeAlias = Any
-"""A message. confluent-kafka's stubs allow for headers in dicts and for places of None, which never come."""
+"""A message. confluent-kafka's stubs allow for headers in dicts and for offsets of None, which never come."""
 
-_TIMEOUT = 30.0
+_ANSWER_SECONDS = 30.0
 _PROGRESS_SECONDS = 5.0
 
 OPEN_TRANSACTION_SECONDS = 60.0
-"""How long an open transaction is waited for. One of a killed service ends after its timeout of 10 s and the
-broker's scan interval, 10 s by default."""
+"""The longest wait for an open transaction. One of a killed service ends after its timeout of 10 s and the broker's
+scan interval, 10 s by default."""
 
 
-class Place(NamedTuple):
-    """Where an original stands; written `topic/partition/offset`."""
+class RecordPosition(NamedTuple):
+    """The position of a record in Kafka, written `topic/partition/offset`."""
 
     topic: str
     partition: int
     offset: int
 
+    def __str__(self) -> str:
+        return f"{self.topic}/{self.partition}/{self.offset}"
+
     @classmethod
-    def parse(cls, text: str) -> Place:
-        """A place from its written form; the topic may lack the prefix.
+    def parse(cls, text: str) -> RecordPosition:
+        """A position from its written form; the topic may lack the prefix.
 
         Raises:
             ValueError: It has another form.
@@ -57,60 +60,60 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """A dead letter in the index: everything but its value and the original's headers."""
+class DeadLetterEntry:
+    """A dead letter in the index: everything but its value and the headers of the original record."""
 
     id: DeadLetterId
     reason: str
     error: str
     key: bytes | None
-    size: int
-    """Bytes of key and value."""
+    size_bytes: int
+    """The size of key and value."""
     schema_id: int | None
-    published_at: int
-    """The original's Kafka timestamp, milliseconds since 1970; negative if it has none."""
-    kept_at: int
-    """When it became a dead letter, milliseconds since 1970."""
-    partition: int
-    """Its own place in the dead-letters topic; of the last one, where it is there twice."""
-    offset: int
-    replayed_at: int | None = None
+    published_at_ms: int
+    """The Kafka timestamp of the original, milliseconds since 1970; negative if it has none."""
+    kept_at_ms: int
+    """The time at which it became a dead letter, milliseconds since 1970."""
+    dead_letter_partition: int
+    """The partition of the dead-letters topic; of the last one, where it is there twice."""
+    dead_letter_offset: int
+    replayed_at_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which dead letters are meant. None lets every one through."""
+    """A choice of dead letters. A field of None lets every one through."""
 
     service: str | None = None
     reason: str | None = None
     topic: str | None = None
-    """With or without the prefix."""
+    """The source topic, with or without the prefix."""
     partition: int | None = None
     offset: int | None = None
     session: str | None = None
-    """The record's key, which is the session's id (of governance events: the agent's)."""
-    since: int | None = None
-    """The first moment of becoming a dead letter that is meant, milliseconds since 1970."""
-    until: int | None = None
-    """The first moment after `since` that isn't."""
+    """The record's key, which is the session's id; for governance events, the agent's."""
+    since_ms: int | None = None
+    """Only those that became dead letters at this time or later, milliseconds since 1970."""
+    until_ms: int | None = None
+    """Only those that became dead letters before this time, milliseconds since 1970."""
 
-    def takes(self, kept: Kept, prefix: str) -> bool:
-        """Whether this one is meant."""
+    def takes(self, entry: DeadLetterEntry, prefix: str) -> bool:
+        """Whether this dead letter is meant."""
         return (
-            self.service in {None, kept.id.service}
-            and self.reason in {None, kept.reason}
-            and (self.topic is None or kept.id.topic in {self.topic, prefix + self.topic})
-            and self.partition in {None, kept.id.partition}
-            and self.offset in {None, kept.id.offset}
-            and (self.session is None or kept.key == self.session.encode("utf-8", "replace"))
-            and (self.since is None or kept.kept_at >= self.since)
-            and (self.until is None or kept.kept_at < self.until)
+            self.service in {None, entry.id.service}
+            and self.reason in {None, entry.reason}
+            and (self.topic is None or entry.id.topic in {self.topic, prefix + self.topic})
+            and self.partition in {None, entry.id.partition}
+            and self.offset in {None, entry.id.offset}
+            and (self.session is None or entry.key == self.session.encode("utf-8", "replace"))
+            and (self.since_ms is None or entry.kept_at_ms >= self.since_ms)
+            and (self.until_ms is None or entry.kept_at_ms < self.until_ms)
         )
 
 
-def replay_order(kept: Kept) -> tuple[str, int, int, str]:
-    """Per source partition by offset, so that the records of one session stay in order."""
-    return kept.id.topic, kept.id.partition, kept.id.offset, kept.id.service
+def replay_order(entry: DeadLetterEntry) -> tuple[str, int, int, str]:
+    """The sort key of a replay: by source partition and offset, so that a session's records stay in order."""
+    return entry.id.topic, entry.id.partition, entry.id.offset, entry.id.service
 
 
 class DeadLetterTopic:
@@ -118,8 +121,8 @@ class DeadLetterTopic:
 
     Args:
         report: Gets a sentence now and then while something takes long.
-        wait: Seconds that Kafka's first answer is waited for at most.
-        open_transaction_seconds: How long `index` waits at most for somebody's open transaction.
+        wait: The most seconds to wait for Kafka's first answer.
+        open_transaction_seconds: The most seconds that `index` waits for an open transaction of another client.
 
     Raises:
         SettingError: A setting is missing or wrong.
@@ -139,9 +142,9 @@ class DeadLetterTopic:
         self.prefix = Settings.TOPIC_PREFIX.of(environ)
         self.name = self.prefix + DEAD_LETTERS
         self._report = report
-        self._patience = open_transaction_seconds
+        self._open_transaction_seconds = open_transaction_seconds
         try:
-            # They have no say on standard error: what went wrong comes back as an error.
+            # Neither client may write to standard error: errors are raised.
             self._admin = AdminClient({**self.settings, "log_level": 0})
             self._consumer = Consumer(_reader_settings(self.settings, self.name))
         except KafkaException as error:
@@ -153,7 +156,7 @@ class DeadLetterTopic:
             where = self.settings["bootstrap.servers"]
             raise KafkaError(f"Kafka at {where} didn't answer: {reason_of(error)}.") from None
         self.partitions_of: Mapping[str, int] = {name: len(topic.partitions) for name, topic in topics.items()}
-        """Every topic of this Kafka and how many partitions it has."""
+        """The number of partitions of every topic of this Kafka."""
         if self.name not in self.partitions_of:
             self._consumer.close()
             raise KafkaError(f"{self.name} doesn't exist; run `hypervisor-telemetry topics apply`.")
@@ -166,40 +169,40 @@ class DeadLetterTopic:
     ) -> None:
         self._consumer.close()
 
-    def index(self, selection: Selection, *, past_open_transactions: bool = False) -> list[Kept]:
-        """Every dead letter that is meant, once, in the order of a replay.
+    def index(self, selection: Selection, *, past_open_transactions: bool = False) -> list[DeadLetterEntry]:
+        """Every dead letter of the selection, once, in the order of a replay.
 
         Args:
-            selection: Which are meant.
-            past_open_transactions: Read to the end of what is written, and wait for transactions that are open
-                before that: a replay mark can stand behind one. Else read what is committed now.
+            selection: The dead letters that are meant.
+            past_open_transactions: Read to the end of the log, and wait for transactions that are open before it: a
+                replay mark can stand behind one. Else read to the end of what is committed now.
 
         Raises:
             KafkaError: Kafka refused, didn't answer, or a transaction stayed open.
         """
-        found: dict[DeadLetterId, Kept] = {}
+        entries: dict[DeadLetterId, DeadLetterEntry] = {}
         marks: dict[DeadLetterId, int] = {}
-        for message in self._records(self._spans(past_open_transactions)):
+        for message in self._records(self._offset_ranges(past_open_transactions)):
             headers = headers_of(message)
             if (mark := read_replay_mark(headers)) is not None:
                 marks[mark] = message.timestamp()[1]
             elif (letter := read_dead_letter(message.key(), message.value(), headers)) is not None:
-                kept = _kept(letter, message)
-                if selection.takes(kept, self.prefix):
-                    found[kept.id] = kept
+                entry = _entry_of(letter, message)
+                if selection.takes(entry, self.prefix):
+                    entries[entry.id] = entry
         return sorted(
-            (replace(kept, replayed_at=marks.get(name)) for name, kept in found.items()), key=replay_order
+            (replace(entry, replayed_at_ms=marks.get(name)) for name, entry in entries.items()), key=replay_order
         )
 
-    def fetch(self, wanted: Sequence[Kept]) -> dict[DeadLetterId, DeadLetter]:
-        """These dead letters whole. One that has aged out of the topic since is missing.
+    def fetch(self, entries: Sequence[DeadLetterEntry]) -> dict[DeadLetterId, DeadLetter]:
+        """These dead letters with value and headers. One that has aged out of the topic since is missing.
 
         Raises:
             KafkaError: Kafka refused or didn't answer.
         """
         offsets: dict[int, set[int]] = {}
-        for kept in wanted:
-            offsets.setdefault(kept.partition, set()).add(kept.offset)
+        for entry in entries:
+            offsets.setdefault(entry.dead_letter_partition, set()).add(entry.dead_letter_offset)
         letters: dict[DeadLetterId, DeadLetter] = {}
         for message in self._records({part: (min(at), max(at) + 1) for part, at in offsets.items()}):
             if message.offset() in offsets[message.partition()]:
@@ -208,10 +211,10 @@ class DeadLetterTopic:
                     letters[letter.id] = letter
         return letters
 
-    def _spans(self, past_open_transactions: bool) -> dict[int, tuple[int, int]]:
-        """Per partition where it begins and where reading ends; empty partitions left out."""
+    def _offset_ranges(self, past_open_transactions: bool) -> dict[int, tuple[int, int]]:
+        """The first offset of each partition, and the one before which reading ends; no empty partitions."""
         level = IsolationLevel.READ_UNCOMMITTED if past_open_transactions else IsolationLevel.READ_COMMITTED
-        give_up_at = time.monotonic() + _TIMEOUT
+        give_up_at = time.monotonic() + _ANSWER_SECONDS
         while True:
             try:
                 begins, ends = (self._offsets(spec, level) for spec in (OffsetSpec.earliest(), OffsetSpec.latest()))
@@ -223,86 +226,88 @@ class DeadLetterTopic:
                 return {number: (begin, ends[number]) for number, begin in begins.items() if begin < ends[number]}
 
     def _offsets(self, spec: OffsetSpec, level: IsolationLevel) -> dict[int, int]:
-        places = [TopicPartition(self.name, number) for number in range(self.partitions_of[self.name])]
+        partitions = [TopicPartition(self.name, number) for number in range(self.partitions_of[self.name])]
         answers = self._admin.list_offsets(
-            dict.fromkeys(places, spec), isolation_level=level, request_timeout=_TIMEOUT
+            dict.fromkeys(partitions, spec), isolation_level=level, request_timeout=_ANSWER_SECONDS
         )
-        return {place.partition: answer.result(_TIMEOUT).offset for place, answer in answers.items()}
+        return {each.partition: answer.result(_ANSWER_SECONDS).offset for each, answer in answers.items()}
 
-    def _records(self, spans: Mapping[int, tuple[int, int]]) -> Iterator[_Record]:
-        """The committed records from each begin to before each end. Waits for what is not committed yet."""
-        self._consumer.assign([TopicPartition(self.name, part, begin) for part, (begin, _) in spans.items()])
-        unread = {part: end for part, (_, end) in spans.items()}
-        progress = _Progress(self._report, sum(end - begin for begin, end in spans.values()))
-        at_an_open_transaction: set[int] = set()
-        heard_at = time.monotonic()
+    def _records(self, ranges: Mapping[int, tuple[int, int]]) -> Iterator[_Record]:
+        """The committed records of these ranges of offsets. Waits for records that are not committed yet."""
+        self._consumer.assign([TopicPartition(self.name, part, begin) for part, (begin, _) in ranges.items()])
+        unread = {part: end for part, (_, end) in ranges.items()}
+        progress = _Progress(self._report, sum(end - begin for begin, end in ranges.values()))
+        blocked: set[int] = set()  # partitions at an open transaction
+        last_message_at = time.monotonic()
         while unread:
             message: _Record | None = self._consumer.poll(1.0)
             is_end = message is not None and _is_end(message)
             if message is not None and message.error() is not None and not is_end:
                 raise KafkaError(f"{self.name} can't be read: {message.error().str().rstrip('.')}.")
             if message is None or message.partition() not in unread:
-                self._check_patience(time.monotonic() - heard_at, unread, at_an_open_transaction)
+                self._check_silence(time.monotonic() - last_message_at, unread, blocked)
                 continue
-            heard_at = time.monotonic()
+            last_message_at = time.monotonic()
             part, offset = message.partition(), message.offset()
             if is_end:
                 if offset >= unread[part]:
                     del unread[part]
-                elif part not in at_an_open_transaction:
-                    at_an_open_transaction.add(part)
+                elif part not in blocked:
+                    blocked.add(part)
                     self._report(f"waiting for a transaction that is open in partition {part} of {self.name}")
                 continue
-            at_an_open_transaction.discard(part)
+            blocked.discard(part)
             if offset < unread[part]:
                 yield message
                 progress.count()
             if offset + 1 >= unread[part]:
                 del unread[part]
 
-    def _check_patience(self, silence: float, unread: Mapping[int, int], at_an_open_transaction: set[int]) -> None:
-        if set(unread) <= at_an_open_transaction:
-            if silence > self._patience:
+    def _check_silence(self, silence: float, unread: Mapping[int, int], blocked: set[int]) -> None:
+        if set(unread) <= blocked:
+            if silence > self._open_transaction_seconds:
                 raise KafkaError(
                     f"A transaction has been open in {self.name} for {silence:.0f} s, so that its end can't be "
                     "read. A service that was killed leaves one open until its timeout; try again later."
                 )
-        elif silence > _TIMEOUT:
+        elif silence > _ANSWER_SECONDS:
             raise KafkaError(f"Kafka has sent nothing of {self.name} for {silence:.0f} s.")
 
 
 class _Progress:
+    """Reports now and then how many of the records are read."""
+
     def __init__(self, report: Callable[[str], None], total: int) -> None:
         self._report, self._total = report, total
         self._read = 0
-        self._told_at = time.monotonic()
+        self._reported_at = time.monotonic()
 
     def count(self) -> None:
         self._read += 1
-        if self._read % 1000 == 0 and time.monotonic() - self._told_at > _PROGRESS_SECONDS:
-            self._told_at = time.monotonic()
+        if self._read % 1000 == 0 and time.monotonic() - self._reported_at > _PROGRESS_SECONDS:
+            self._reported_at = time.monotonic()
             self._report(f"read {self._read:,} of {self._total:,} records")
 
 
-def _kept(letter: DeadLetter, message: _Record) -> Kept:
-    return Kept(
+def _entry_of(letter: DeadLetter, message: _Record) -> DeadLetterEntry:
+    return DeadLetterEntry(
         id=letter.id,
         reason=letter.reason,
         error=letter.error,
         key=letter.key,
-        size=len(letter.key or b"") + len(letter.value or b""),
+        size_bytes=len(letter.key or b"") + len(letter.value or b""),
         schema_id=letter.schema_id,
-        published_at=letter.timestamp,
-        kept_at=message.timestamp()[1],
-        partition=message.partition(),
-        offset=message.offset(),
+        published_at_ms=letter.timestamp,
+        kept_at_ms=message.timestamp()[1],
+        dead_letter_partition=message.partition(),
+        dead_letter_offset=message.offset(),
     )
 
 
 def _is_a_new_leader(error: Exception) -> bool:
     """Whether the partition has just got a leader, and not every broker knows it yet."""
-    known = confluent_kafka.KafkaError
-    codes = {known.LEADER_NOT_AVAILABLE, known.NOT_LEADER_FOR_PARTITION, known.UNKNOWN_TOPIC_OR_PART}
+    kind = confluent_kafka.KafkaError
+    codes = {kind.LEADER_NOT_AVAILABLE, kind.NOT_LEADER_FOR_PARTITION, kind.UNKNOWN_TOPIC_OR_PART}
     return isinstance(error, KafkaException) and error.args[0].code() in codes
 
 
@@ -322,8 +327,8 @@ def _reader_settings(kafka: Mapping[str, str], group: str) -> dict[str, Any]:
         "isolation.level": "read_committed",
         # The end of a partition is known by its event: control records have offsets too, but no message.
         "enable.partition.eof": True,
-        # Reading at another place begins when the broker has answered the last fetch, which it holds for half a
-        # second by default when there is nothing new; a full queue is looked at again after a second.
+        # Reading at another offset begins when the broker has answered the last fetch. By default it holds an
+        # answer for half a second when there is nothing new, and a full queue is looked at again after a second.
         "fetch.wait.max.ms": 10,
         "fetch.queue.backoff.ms": 10,
         "log_level": 0,
@@ -331,6 +336,6 @@ def _reader_settings(kafka: Mapping[str, str], group: str) -> dict[str, Any]:
 
 
 def reason_of(error: Exception) -> str:
-    """What librdkafka says, to be put into a sentence."""
+    """librdkafka's reason, to be put into a sentence."""
     text = error.args[0].str() if isinstance(error, KafkaException) else "no answer in time"
     return str(text).rstrip(".")

@@ -1,6 +1,6 @@
 """Dead letters as text for people and programs. Pure.
 
-Keys, headers, errors and payloads come from anybody: what a terminal would act on is never printed as it is.
+Keys, headers, errors and payloads come from strangers: characters that a terminal would act on are escaped.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import Any
 
 from hypervisor_schemas.dead_letters import DeadLetter
 from hypervisor_schemas.errors import RecordError, RegistryUnavailable
+from hypervisor_schemas.printable import printable
 from hypervisor_schemas.wire.codec import EventDecoder
-from hypervisor_telemetry.cli.terminal_text import printable, shortened
-from hypervisor_telemetry.dead_letter_tools.dead_letters import Kept
+from hypervisor_telemetry.dead_letter_tools.dead_letters import DeadLetterEntry, RecordPosition
 
-__all__ = ["as_json", "described", "hexdump", "key_text", "moment"]
+__all__ = ["describe", "hexdump", "json_line", "key_text", "utc_time"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 DUMPED_BYTES = 1024
 
 
-def moment(milliseconds: int) -> str:
+def utc_time(milliseconds: int) -> str:
     """Milliseconds since 1970 as ISO 8601 in UTC, to the second; `-` if there is no such time."""
     try:
         at = _EPOCH + timedelta(milliseconds=milliseconds)
@@ -36,52 +36,52 @@ def key_text(key: bytes | None, width: int | None = None) -> str:
     """A key as text, at most `width` characters of it; `-` for none."""
     if key is None:
         return "-"
-    text = printable(key.decode("utf-8", "backslashreplace"))
-    return text if width is None else shortened(text, width)
+    return printable(key.decode("utf-8", "backslashreplace"), width)
 
 
-def as_json(kept: Kept) -> str:
-    """One line of JSON. A key that isn't UTF-8 is `key_base64`."""
+def json_line(entry: DeadLetterEntry) -> str:
+    """The entry as one line of JSON. A key that isn't UTF-8 is `key_base64`."""
     key: dict[str, Any] = {"key": None}
-    if kept.key is not None:
+    if entry.key is not None:
         try:
-            key = {"key": kept.key.decode()}
+            key = {"key": entry.key.decode()}
         except UnicodeDecodeError:
-            key = {"key_base64": base64.b64encode(kept.key).decode()}
+            key = {"key_base64": base64.b64encode(entry.key).decode()}
     fields = {
-        "place": kept.id.place,
-        "service": kept.id.service,
-        "topic": kept.id.topic,
-        "partition": kept.id.partition,
-        "offset": kept.id.offset,
-        "output": kept.id.output or None,
-        "reason": kept.reason,
-        "error": kept.error,
+        "place": entry.id.place,
+        "service": entry.id.service,
+        "topic": entry.id.topic,
+        "partition": entry.id.partition,
+        "offset": entry.id.offset,
+        "output": entry.id.output or None,
+        "reason": entry.reason,
+        "error": entry.error,
         **key,
-        "schema_id": kept.schema_id,
-        "bytes": kept.size,
-        "published_at": _moment_or_none(kept.published_at),
-        "kept_at": _moment_or_none(kept.kept_at),
-        "replayed_at": _moment_or_none(kept.replayed_at),
-        "dead_letter_partition": kept.partition,
-        "dead_letter_offset": kept.offset,
+        "schema_id": entry.schema_id,
+        "bytes": entry.size_bytes,
+        "published_at": _utc_time_or_none(entry.published_at_ms),
+        "kept_at": _utc_time_or_none(entry.kept_at_ms),
+        "replayed_at": _utc_time_or_none(entry.replayed_at_ms),
+        "dead_letter_partition": entry.dead_letter_partition,
+        "dead_letter_offset": entry.dead_letter_offset,
     }
     return json.dumps(fields)
 
 
-def described(kept: Kept, letter: DeadLetter, decoder: EventDecoder, topic: str) -> str:
-    """Everything about one dead letter of `topic`, in lines."""
-    return "\n".join(_description(kept, letter, decoder, topic))
+def describe(entry: DeadLetterEntry, letter: DeadLetter, decoder: EventDecoder, topic: str) -> str:
+    """Everything about one dead letter of `topic`, as lines of text."""
+    return "\n".join(_description(entry, letter, decoder, topic))
 
 
-def _description(kept: Kept, letter: DeadLetter, decoder: EventDecoder, topic: str) -> Iterator[str]:
+def _description(entry: DeadLetterEntry, letter: DeadLetter, decoder: EventDecoder, topic: str) -> Iterator[str]:
     yield letter.id.place
     yield f"  service    {printable(letter.service)}"
     yield f"  reason     {printable(letter.reason)}"
     yield f"  error      {printable(letter.error)}"
-    yield f"  published  {moment(letter.timestamp)}"
-    yield f"  kept       {moment(kept.kept_at)} as {topic}/{kept.partition}/{kept.offset}"
-    yield f"  replayed   {'no' if kept.replayed_at is None else moment(kept.replayed_at)}"
+    yield f"  published  {utc_time(letter.timestamp)}"
+    position = RecordPosition(topic, entry.dead_letter_partition, entry.dead_letter_offset)
+    yield f"  kept       {utc_time(entry.kept_at_ms)} as {position}"
+    yield f"  replayed   {'no' if entry.replayed_at_ms is None else utc_time(entry.replayed_at_ms)}"
     if letter.output:
         yield f"  output     {printable(letter.output)}"
     yield f"  key        {key_text(letter.key)}"
@@ -119,7 +119,7 @@ def _json_lines(value: bytes) -> Iterator[str]:
 
 
 def hexdump(value: bytes, limit: int = DUMPED_BYTES) -> Iterator[str]:
-    """Sixteen bytes a line: where, the bytes in hex, and what of them is printable ASCII; `limit` bytes at most."""
+    """At most `limit` bytes, sixteen a line: their position, the bytes in hex, and as ASCII."""
     for at in range(0, min(len(value), limit), 16):
         piece = value[at : min(at + 16, limit)]
         text = "".join(chr(byte) if 32 <= byte < 127 else "." for byte in piece)
@@ -128,5 +128,5 @@ def hexdump(value: bytes, limit: int = DUMPED_BYTES) -> Iterator[str]:
         yield f"    … and {len(value) - limit:,} bytes more"
 
 
-def _moment_or_none(milliseconds: int | None) -> str | None:
-    return None if milliseconds is None or milliseconds < 0 else moment(milliseconds)
+def _utc_time_or_none(milliseconds: int | None) -> str | None:
+    return None if milliseconds is None or milliseconds < 0 else utc_time(milliseconds)

@@ -1,1 +1,1 @@
-"""Clients of the HTTP API of event-index."""
+"""Clients of the HTTP API of `event-index`."""

@@ -1,19 +1,17 @@
-"""HTTP to an event index: answers as JSON, and its stream of events. Needs nothing beyond the base install."""
+"""A client of the event index's HTTP API: answers as JSON, and the stream of events. Runs in the base install."""
 
 from __future__ import annotations
 
-import contextlib
-import http.client
 import json
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from hypervisor_schemas.errors import IndexRefused, IndexUnavailable, SettingError
+from hypervisor_schemas.http_client import HttpAnswer, HttpClient, NoAnswer
+from hypervisor_schemas.printable import printable
 
 __all__ = ["IndexClient", "Message", "Parameters"]
 
@@ -22,16 +20,19 @@ Parameters: TypeAlias = Mapping[str, str | Sequence[str] | None]
 
 _NONE: Parameters = MappingProxyType({})
 _TRY_LATER = frozenset({429, 502, 503, 504})
-_SILENCE = 60.0
-"""Seconds; a stream says at least that it is alive every 15."""
+_SILENCE_SECONDS = 60.0
+"""A stream sends something at least every 15 seconds."""
+
+_MAX_ERROR_BYTES = 64 * 1024
+_MAX_REASON_CHARACTERS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a stream; either may be absent."""
+    """One message of a stream; either part may be absent."""
 
     id: str | None
-    """Where to go on after this message."""
+    """The position to go on after, to be given as `after`."""
     event: dict[str, Any] | None
 
 
@@ -39,7 +40,7 @@ class IndexClient:
     """Asks the `event-index` at `url`, `http[s]://host[:port][/path]`; threads may share it.
 
     `token` is the service's `TELEMETRY_API_TOKEN`, sent to that address only: redirects aren't followed. A request
-    takes `timeout` seconds at most.
+    takes `timeout` seconds, twice as long at most.
 
     Every method raises:
         IndexUnavailable: The index can't be reached or can't answer now; the same may succeed later.
@@ -55,69 +56,73 @@ class IndexClient:
         if not usable or "@" in parts.netloc or parts.query or parts.fragment:
             raise SettingError("url", "must be http://host[:port][/path] or https://…, and nothing besides.")
         self._base = url.rstrip("/")
-        self._headers = {}
+        headers = {}
         if token:
             # As bytes of UTF-8, which the header carries as Latin-1.
-            self._headers["Authorization"] = f"Bearer {token}".encode().decode("latin-1")
-        self._timeout = timeout
-        self._opener = urllib.request.build_opener(_NoRedirects)
+            headers["Authorization"] = f"Bearer {token}".encode().decode("latin-1")
+        self._timeout_seconds = timeout
+        self._http = HttpClient(timeout_seconds=timeout, headers=headers)
 
-    def ask(self, path: str, parameters: Parameters = _NONE, *, patience: float = 0.0) -> dict[str, Any]:
-        """The answer to `GET path`; `patience`: seconds that the index itself may wait besides."""
-        headers = {"Accept": "application/json"}
-        with self._open(path, parameters, headers, self._timeout + patience) as response:
-            try:
-                answer = json.load(response)
-            except (ValueError, RecursionError):
-                answer = None
-        if not isinstance(answer, dict) or "freshness" not in answer:
+    def ask(self, path: str, parameters: Parameters = _NONE, *, wait_seconds: float = 0.0) -> dict[str, Any]:
+        """The answer to `GET path`; `wait_seconds`: how long the index itself may wait besides."""
+        try:
+            answer = self._http.request(
+                "GET",
+                self._url(path, parameters),
+                headers={"Accept": "application/json"},
+                timeout_seconds=self._timeout_seconds + wait_seconds,
+            )
+        except NoAnswer as error:
+            raise self._unreachable(error) from error
+        self._check_status(answer)
+        try:
+            content = json.loads(answer.body)
+        except (ValueError, RecursionError):
+            content = None
+        if not isinstance(content, dict) or "freshness" not in content:
             raise self._stranger()
-        return answer
+        return content
 
     def stream(self, path: str, parameters: Parameters = _NONE, *, after: str | None = None) -> Iterator[Message]:
         """The messages of one connection to `GET path`, until the index ends it; `after`: the id to go on after."""
         headers = {"Accept": "text/event-stream"} | ({"Last-Event-ID": after} if after else {})
-        with self._open(path, parameters, headers, _SILENCE) as response:
-            if response.headers.get_content_type() != "text/event-stream":
-                raise self._stranger()
-            yield from _messages(response)
-
-    @contextlib.contextmanager
-    def _open(
-        self, path: str, parameters: Parameters, headers: Mapping[str, str], timeout: float
-    ) -> Iterator[http.client.HTTPResponse]:
-        given = {name: value for name, value in parameters.items() if value is not None}
-        url = f"{self._base}{path}?{urllib.parse.urlencode(given, doseq=True)}"
-        request = urllib.request.Request(url, headers={**self._headers, **headers})  # noqa: S310 - checked
         try:
-            with self._opener.open(request, timeout=timeout) as response:
-                yield response
-        except urllib.error.HTTPError as error:
-            with error:
-                sentence = _sentence(error)
-            kind = IndexUnavailable if error.code in _TRY_LATER else IndexRefused
-            raise kind(f"The event index at {self._base} answered {error.code}{sentence}") from None
-        except (OSError, http.client.HTTPException) as error:
-            cause = getattr(error, "reason", error) or type(error).__name__
-            raise IndexUnavailable(f"The event index at {self._base} can't be reached: {cause}.") from error
+            with self._http.stream(self._url(path, parameters), headers, _SILENCE_SECONDS) as response:
+                if not 200 <= response.status < 300:
+                    body = response.read(_MAX_ERROR_BYTES)
+                    self._check_status(HttpAnswer(response.status, response.headers, body))
+                if _content_type(response.headers) != "text/event-stream":
+                    raise self._stranger()
+                yield from _messages(response.lines())
+        except NoAnswer as error:
+            raise self._unreachable(error) from error
+
+    def _url(self, path: str, parameters: Parameters) -> str:
+        query = {name: value for name, value in parameters.items() if value is not None}
+        return f"{self._base}{path}?{urllib.parse.urlencode(query, doseq=True)}"
+
+    def _check_status(self, answer: HttpAnswer) -> None:
+        if not 200 <= answer.status < 300:
+            kind = IndexUnavailable if answer.status in _TRY_LATER else IndexRefused
+            raise kind(f"The event index at {self._base} answered {answer.status}{_detail(answer.body)}")
+
+    def _unreachable(self, error: NoAnswer) -> IndexUnavailable:
+        return IndexUnavailable(f"The event index at {self._base} can't be reached: {error}.")
 
     def _stranger(self) -> IndexRefused:
         return IndexRefused(f"What answers at {self._base} is no event index.")
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """urllib would take the token along to wherever it is sent."""
-
-    def redirect_request(self, *_: Any) -> None:
-        """Leave the redirect as the answer."""
+def _content_type(headers: Mapping[str, str]) -> str:
+    return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
 def _messages(lines: Iterable[bytes]) -> Iterator[Message]:
-    """Server-sent events, as the HTML standard reads them."""
+    """Parse server-sent events, as the HTML standard does."""
     last: str | None = None
     data: list[str] = []
     for raw in lines:
-        line = raw.decode("utf-8", "replace").rstrip("\r\n")
+        line = raw.decode("utf-8", "replace").rstrip("\r")
         if line:
             name, _, value = line.partition(":")
             value = value.removeprefix(" ")
@@ -139,12 +144,12 @@ def _event(data: str) -> dict[str, Any] | None:
     return event if isinstance(event, dict) and "event_id" in event else None
 
 
-def _sentence(error: urllib.error.HTTPError) -> str:
-    """What the service says of the matter, to be put behind the status."""
+def _detail(body: bytes) -> str:
+    """The service's own sentence about an error, to be put behind the status."""
     try:
-        detail = json.load(error)["detail"]
+        detail = json.loads(body)["detail"]
         if isinstance(detail, list):
             detail = " ".join(f"{one['loc'][-1]}: {one['msg']}" for one in detail)
-    except (OSError, http.client.HTTPException, ValueError, TypeError, LookupError):
+    except (ValueError, RecursionError, TypeError, LookupError):
         return "."
-    return f": {detail}"
+    return f": {printable(str(detail), _MAX_REASON_CHARACTERS, as_line=True)}"

@@ -1,4 +1,4 @@
-"""The bus's questions, asked of the whole fleet: `RemoteEventBus`. Needs nothing beyond the base install."""
+"""`RemoteEventBus`: the bus's query methods, answered for the whole fleet. Runs in the base install."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from hypervisor_telemetry.index_client.client import IndexClient
 
 __all__ = ["RemoteEventBus"]
 
-_PAGE = 500
-"""Events of one answer; with more, one that is wanted for its last ten would cost as much as a thousand."""
+_PAGE_SIZE = 500
+"""The most events of one answer. Larger pages would make a query for a few events cost as much as for many."""
 
 
 class RemoteEventBus:
     """The query methods of `HypervisorEventBus`, answered by the `event-index` at `url` for the whole fleet.
 
-    Events come in the order of the time they happened, then of their place in Kafka. What was published a moment
-    ago may not be there yet; `wait_for(publisher.flush().token)` returns when it is. Nothing is kept between two
+    Events come in the order of their times, then of their offsets in Kafka. Events that were published a moment ago
+    may be missing; `wait_for(publisher.flush().token)` returns when they are there. Nothing is kept between two
     calls, so threads may share it. `url` is `http[s]://host[:port][/path]`; `token` the service's
-    `TELEMETRY_API_TOKEN`, sent to that address only: redirects aren't followed. A request takes `timeout` seconds
-    at most.
+    `TELEMETRY_API_TOKEN`, sent to that address only: redirects aren't followed. A request takes `timeout` seconds,
+    twice as long at most.
 
     Every method raises:
         IndexUnavailable: The index can't be reached or can't answer now; the same may succeed later.
@@ -74,23 +74,23 @@ class RemoteEventBus:
 
     @property
     def event_count(self) -> int:
-        """How many events the index holds."""
+        """The number of events in the index."""
         return int(self._client.ask("/v1/stats")["event_count"])
 
     def type_counts(self) -> dict[str, int]:
-        """How many events of each type the index holds, by the type's value; a type without events is absent."""
+        """The number of events of each type in the index, by the type's value; a type without events is absent."""
         return dict(self._client.ask("/v1/stats")["type_counts"])
 
     def wait_for(self, token: str, seconds: float = 5.0) -> None:
-        """Wait until the index includes what a publisher's `flush().token` tells, `seconds` (at most 30).
+        """Wait until the index includes the events up to a publisher's `flush().token`, for `seconds` (at most 30).
 
         Raises:
-            IndexUnavailable: It doesn't by then; the sentence says what is missing.
+            IndexUnavailable: It doesn't by then; the sentence names the missing partition and offset.
         """
-        self._client.ask("/v1/stats", {"after": token, "wait": str(seconds)}, patience=seconds)
+        self._client.ask("/v1/stats", {"after": token, "wait": str(seconds)}, wait_seconds=seconds)
 
     def _latest_first(self, limit: int | None, **filters: str | None) -> Iterator[HypervisorEvent]:
-        return islice(self._pages(_PAGE if limit is None else min(limit, _PAGE), filters), limit)
+        return islice(self._pages(_PAGE_SIZE if limit is None else min(limit, _PAGE_SIZE), filters), limit)
 
     def _pages(self, size: int, filters: dict[str, str | None]) -> Iterator[HypervisorEvent]:
         cursor, exact = None, filters.get("event_type")
@@ -98,7 +98,7 @@ class RemoteEventBus:
             page = {"order": "desc", "limit": str(size), "cursor": cursor}
             answer = self._client.ask("/v1/events", {**page, **filters})
             for data in answer["events"]:
-                # To the index a word without a dot names a category, to a bus it is a type like others.
+                # For the index a word without a dot is a category, for a bus it is a type like any other.
                 if exact in {None, data["event_type"]}:
                     yield HypervisorEvent.from_dict(data)
             cursor = answer["next"]
@@ -107,6 +107,4 @@ class RemoteEventBus:
 
 
 def _oldest_first(events: Iterator[HypervisorEvent]) -> list[HypervisorEvent]:
-    found = list(events)
-    found.reverse()
-    return found
+    return list(events)[::-1]

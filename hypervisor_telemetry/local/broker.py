@@ -57,7 +57,7 @@ SETTINGS: Mapping[str, str] = {
     "broker.session.timeout.ms": "3000",
     "broker.heartbeat.interval.ms": "500",
 }
-"""What a Kafka for the tests and the demo has set, wherever it runs."""
+"""The broker settings of a Kafka for the tests and the demo, wherever it runs."""
 
 HOST = "127.0.0.1"
 START_SECONDS = 90.0
@@ -88,14 +88,14 @@ logger.config.level = WARN
 class LocalKafka:
     """A single-node Apache Kafka; as a context manager it runs for the block.
 
-    An object keeps its port: who knows `bootstrap_servers` finds the broker there again after `restart()`,
-    and after `kill()` and `start()`.
+    An object keeps its port: the broker is at the same `bootstrap_servers` after `restart()`, and after `kill()`
+    and `start()`.
 
     Args:
         data: The folder for its data, kept when it stops; by default a temporary one, removed by `stop()`.
-        port: Where it listens; 0 takes a free port.
+        port: The port that it listens on; 0 takes a free one.
         on_progress: Gets a sentence when something takes long: the first run downloads 45 MB.
-        overrides: Broker settings that replace ours or come on top.
+        overrides: Broker settings that replace ours or are added.
     """
 
     def __init__(
@@ -127,10 +127,10 @@ class LocalKafka:
         return self._child.pid
 
     def start(self) -> Self:
-        """Starts the broker, unless it runs, and returns when it answers.
+        """Start the broker, unless it runs, and return when it answers.
 
         Raises:
-            LocalKafkaError: It doesn't run; the sentence says why, and the last lines of its log follow.
+            LocalKafkaError: It didn't start; the message says why and ends with the last lines of its log.
         """
         if self._runs():
             return self
@@ -145,26 +145,26 @@ class LocalKafka:
         return self
 
     def stop(self) -> None:
-        """Stops the broker cleanly. A temporary folder is removed, and with it all topics."""
+        """Stop the broker cleanly. A temporary folder is removed, and with it all topics."""
         self._end_child()
         if self._folder is not None and self._data is None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
 
     def kill(self) -> None:
-        """Ends the broker as a crash would (`kill -9`); its data waits for the next `start()`."""
+        """End the broker as a crash would (`kill -9`); its data stays for the next `start()`."""
         if self._child is not None:
             self._child.kill()
             self._child.wait()
             self._child = None
 
     def restart(self) -> Self:
-        """Stops the broker cleanly, if it runs, and starts it with the same data and port."""
+        """Stop the broker cleanly, if it runs, and start it with the same data and port."""
         self._end_child()
         return self.start()
 
     def log_tail(self, lines: int = LOG_LINES) -> str:
-        """Returns the last lines of the log since the last `start()`; empty when there is none."""
+        """The last lines of the log since the last `start()`; empty when there is none."""
         return "\n".join(self._log().splitlines()[-lines:])
 
     def __enter__(self) -> Self:
@@ -214,7 +214,7 @@ class LocalKafka:
         raise self._failure(f"other processes took {PORT_ATTEMPTS} free ports before it could")
 
     def _formatted(self, folder: Path, java: list[str], log: IO[bytes]) -> str:
-        """Prepares the folder, if this is its first start, and returns the id of its cluster."""
+        """Prepare the folder, if this is its first start, and return the id of its cluster."""
         meta = folder / "topics" / "meta.properties"
         if not meta.exists():
             new_id = "L" + secrets.token_urlsafe(16)[1:]  # one that starts with "-" would look like an option
@@ -243,7 +243,7 @@ class LocalKafka:
 def wait_for_answer(
     bootstrap_servers: str, seconds: float, is_running: Callable[[], bool], cluster_id: str | None = None
 ) -> bool:
-    """Waits until a Kafka answers with its brokers; False after `seconds`, or as soon as it doesn't run.
+    """Wait until a Kafka answers with its brokers; False after `seconds`, or as soon as it doesn't run.
 
     With a `cluster_id` only that cluster's answer counts: another Kafka may have taken the port.
     """
@@ -319,7 +319,7 @@ def _is_free(port: int) -> bool:
 
 
 def _is_locked(path: Path) -> bool:
-    """Tells whether a process holds Kafka's own lock on its folder."""
+    """Whether a process holds Kafka's own lock on its folder."""
     try:
         file = path.open("r+b")
     except FileNotFoundError:

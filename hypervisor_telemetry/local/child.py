@@ -31,10 +31,10 @@ class Child:
         args: The command and its arguments; it is looked up on the PATH of `env`.
         env: Its whole environment; by default this process's.
         cwd: Its working directory; by default this process's.
-        stdout: Where its output goes, as for `subprocess.Popen`; by default where this process's goes.
+        stdout: The target of its output, as for `subprocess.Popen`; by default this process's.
         stderr: The same for its errors.
         grace: Seconds from SIGTERM to SIGKILL, when it is stopped or this process has died.
-        name: What to call it in errors; by default the command.
+        name: Its name in errors; by default the command.
 
     Raises:
         OSError: The command can't be run; FileNotFoundError when there is no such command.
@@ -84,14 +84,14 @@ class Child:
         _lifelines.add(self)
 
     def poll(self) -> int | None:
-        """Returns the exit status, or None while the command runs; -9 means that SIGKILL ended it."""
+        """Return the exit status, or None while the command runs; -9 means that SIGKILL ended it."""
         status = self._supervisor.poll()
         if status is not None:
             self._close_lifeline()
         return status
 
     def wait(self, timeout: float | None = None) -> int:
-        """Waits for the command to end by itself and returns its exit status.
+        """Wait for the command to end by itself and return its exit status.
 
         Raises:
             TimeoutError: It still runs after `timeout` seconds.
@@ -104,7 +104,7 @@ class Child:
         return status
 
     def stop(self, timeout: float | None = None) -> int:
-        """Ends the command (SIGTERM, then SIGKILL after `timeout` or the grace) and returns its exit status."""
+        """End the command (SIGTERM, then SIGKILL after `timeout` or the grace) and return its exit status."""
         self._close_lifeline()
         try:
             return self.wait(timeout)
@@ -113,7 +113,7 @@ class Child:
             return self.wait()
 
     def kill(self) -> None:
-        """Ends the command at once, as `kill -9` does."""
+        """End the command at once, as `kill -9` does."""
         if self.poll() is None:
             with suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)

@@ -44,7 +44,7 @@ class DockerKafka:
 
 @contextmanager
 def docker_kafka() -> Iterator[DockerKafka]:
-    """Runs Apache Kafka in a container for the block; testcontainers removes it, whatever happens to us.
+    """Run Apache Kafka in a container for the block; testcontainers removes it, even if this process dies.
 
     Raises:
         LocalKafkaError: No Docker engine answers, the container doesn't start, or testcontainers is missing.

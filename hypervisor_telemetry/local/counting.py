@@ -1,18 +1,19 @@
-"""What the services say that they counted, over HTTP, to be held against what agents say that they did."""
+"""Reads the services' counts over HTTP, to compare them with the agents' own."""
 
 from __future__ import annotations
 
 import json
-import urllib.request
 from collections import Counter
 from collections.abc import Iterable
 
 from prometheus_client.parser import text_string_to_metric_families
 
-__all__ = ["COUNTED_BY", "GOVERNANCE", "counted", "get", "governance_counted"]
+from hypervisor_schemas.http_client import HttpClient, NoAnswer
+
+__all__ = ["COUNTED_BY", "GOVERNANCE", "counted", "get", "governance_counted", "status_of"]
 
 COUNTED_BY = {"ring": "ring-metrics", "saga": "saga-spans", "governance": "governance-metrics"}
-"""The services beside the index, by the category that they count."""
+"""The services beside the index, by the category of events that each counts."""
 
 GOVERNANCE = {
     "agent_governance_tool_calls_allowed_total": "allowed",
@@ -21,15 +22,15 @@ GOVERNANCE = {
     "agent_governance_audit_events_total": "audited",
     "agent_governance_active_agents": "active",
 }
-"""What the agents call what the metrics count."""
+"""The agents' names of the governance metrics' counts."""
 
 _RING = {"agent_hypervisor_ring_transitions_total", "agent_hypervisor_ring_breaches_total"}
 
 
 def counted(name: str, url: str, token: str | None = None) -> Counter[str]:
-    """What the copy of a service at `url` counted, by category.
+    """The counts of the copy of a service at `url`, by category.
 
-    From the seed's counters, the applied records, the index's own rows (behind its token, where it wants one).
+    They come from the seed's counters, the applied records, or the index's own rows, with `token`.
 
     Raises:
         OSError: It doesn't answer, or not with 200.
@@ -50,10 +51,10 @@ def counted(name: str, url: str, token: str | None = None) -> Counter[str]:
 
 
 def governance_counted(urls: Iterable[str]) -> Counter[str]:
-    """What the copies of `governance-metrics` show together, by what agents call it.
+    """The counts of all copies of `governance-metrics` together, by the agents' names.
 
     Raises:
-        OSError: One doesn't answer, or not with 200.
+        OSError: A copy doesn't answer, or not with 200.
     """
     shown: Counter[str] = Counter()
     for url in urls:
@@ -64,13 +65,24 @@ def governance_counted(urls: Iterable[str]) -> Counter[str]:
     return shown
 
 
+_http = HttpClient(timeout_seconds=10)
+
+
 def get(url: str, token: str | None = None) -> str:
     """The text that one of our own services answers.
 
     Raises:
         OSError: It doesn't answer, or not with 200.
     """
-    headers = {"Authorization": f"Bearer {token}"} if token else {}
-    request = urllib.request.Request(url, headers=headers)  # noqa: S310 - addresses of our own services
-    with urllib.request.urlopen(request, timeout=10) as answer:  # noqa: S310 - the same
-        return str(answer.read().decode())
+    answer = _http.request("GET", url, headers={"Authorization": f"Bearer {token}"} if token else {})
+    if answer.status != 200:
+        raise OSError(f"it answered {answer.status}")
+    return answer.body.decode()
+
+
+def status_of(url: str) -> int:
+    """The status that one of our own services answers with; 0 while it doesn't answer."""
+    try:
+        return _http.request("GET", url, timeout_seconds=5).status
+    except NoAnswer:
+        return 0

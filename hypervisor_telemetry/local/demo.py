@@ -6,15 +6,12 @@ import contextlib
 import json
 import os
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,31 +19,33 @@ from pathlib import Path
 from typing import Any
 
 from confluent_kafka import Consumer, TopicPartition
-from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from hypervisor_schemas.errors import TelemetryError
 from hypervisor_schemas.topics import CATEGORIES
 from hypervisor_telemetry.local.child import Child
-from hypervisor_telemetry.local.counting import COUNTED_BY, GOVERNANCE, counted, governance_counted
+from hypervisor_telemetry.local.counting import COUNTED_BY, counted, governance_counted, status_of
+from hypervisor_telemetry.local.demo_report import (
+    print_account,
+    print_addresses,
+    print_facts,
+    print_governance,
+    print_next_commands,
+    print_spans,
+)
 from hypervisor_telemetry.local.kafka_choice import local_kafka
 from hypervisor_telemetry.local.waterfall import most_telling, waterfall
 from hypervisor_telemetry.topic_admin import apply_topics
 
 __all__ = ["run_demo"]
 
-_START_WITHIN = 60.0
-_SETTLE_WITHIN = 60.0
-
-
-# So that the tables fit 80 columns.
-_NARROW: dict[str, Any] = {"box": box.SIMPLE, "pad_edge": False, "padding": (0, 1, 0, 0)}
+_START_SECONDS = 60.0
+_SETTLE_SECONDS = 60.0
 
 
 class DemoFailed(TelemetryError):
-    """A part of the demo didn't do what it had to; the sentence says which, and where its log is."""
+    """A part of the demo failed; the message names it and ends with its log."""
 
 
 @dataclass(slots=True)
@@ -68,18 +67,18 @@ class _Agent:
     def listen(self) -> None:
         """Read its lines until it ends; the last one is its report."""
         for line in self.child.stdout or ():
-            told = json.loads(line)
-            self.emitted = told["emitted"]
-            if "categories" in told:
-                self.report = told
+            progress = json.loads(line)
+            self.emitted = progress["emitted"]
+            if "categories" in progress:
+                self.report = progress
 
 
 def run_demo(
     *, events: int, agents: int, keep: bool, picture: Path | None = None, bootstrap_servers: str | None = None
 ) -> int:
-    """Run it, with progress on standard output. Returns the exit status: 0 only if every event is accounted for.
+    """Run the demo, with progress on standard output. Returns 0 only if every event is accounted for.
 
-    `picture`: where to draw one of its traces.
+    `picture`: the file in which one of its traces is drawn.
     """
     console = Console(highlight=False)
     with contextlib.ExitStack() as stack:
@@ -94,6 +93,8 @@ def run_demo(
 
 
 class _Demo:
+    """One run of the demo."""
+
     def __init__(
         self,
         console: Console,
@@ -103,34 +104,44 @@ class _Demo:
     ) -> None:
         self._console = console
         self._stack = stack
-        self._explicit = bootstrap_servers
+        self._given_bootstrap_servers = bootstrap_servers
         self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="hypervisor-telemetry-")))
         self._picture = picture or self._folder / "waterfall.svg"
 
     def run(self, events: int, agents: int, keep: bool) -> int:
-        begun = time.monotonic()
+        started_at = time.monotonic()
         self._start_kafka()
         services = self._start_services()
         self._console.print(f"{agents} agent processes do real work with the agent-hypervisor package")
         fleet = self._run_fleet(events, agents, services)
         account = self._settle(fleet, services)
-        self._show_facts(fleet)
-        adds_up = self._show_account(account) & self._show_spans(fleet) & self._show_governance(fleet, services)
+        reports = {agent.number: agent.report for agent in fleet}
+        print_facts(self._console, reports)
+        adds_up = (
+            print_account(self._console, account)
+            & print_spans(self._console, reports, self._spans())
+            & print_governance(self._console, reports, _governance_counted(services))
+        )
         emitted = sum(agent.emitted for agent in fleet)
-        seconds = time.monotonic() - begun
+        seconds = time.monotonic() - started_at
         if adds_up:
             self._console.print(f"[green]Every one of {emitted:,} events is accounted for[/] ({seconds:.0f} s).")
         else:
             self._console.print("[red]The account does not add up.[/]")
-        self._show_addresses(services, keep)
+        urls = {service.name: service.url for service in services}
         if keep:
+            self._print_addresses(urls)
             self._console.print("Running until Ctrl-C.")
             threading.Event().wait()
+        else:
+            print_next_commands(self._console, urls)
         return 0 if adds_up else 1
 
     def _start_kafka(self) -> None:
         self._console.print("starting Apache Kafka")
-        kafka = self._stack.enter_context(local_kafka(self._explicit, os.environ, self._console.print))
+        kafka = self._stack.enter_context(
+            local_kafka(self._given_bootstrap_servers, os.environ, self._console.print)
+        )
         self.bootstrap_servers = kafka.bootstrap_servers
         self._environ = {
             name: value
@@ -138,10 +149,10 @@ class _Demo:
             if not name.startswith(("KAFKA_", "TELEMETRY_", "SCHEMA_REGISTRY_"))
         }
         self._environ["KAFKA_BOOTSTRAP_SERVERS"] = self.bootstrap_servers
-        # Of its own, so that the demo counts nobody else's events on a Kafka that was there before.
+        # A prefix of its own, so that the demo counts no other events on a Kafka that was there before.
         self.prefix = f"demo-{secrets.token_hex(3)}."
         self._environ["TELEMETRY_TOPIC_PREFIX"] = self.prefix
-        created = [finding for finding in apply_topics(self._environ) if finding.severity == "created"]
+        created = [result for result in apply_topics(self._environ) if result.status == "created"]
         self._console.print(f"Kafka answers at {self.bootstrap_servers}; {len(created)} topics created")
 
     def _start_services(self) -> list[_Service]:
@@ -205,26 +216,26 @@ class _Demo:
             }
             lines = {service.name: progress.add_task(service.name, total=None) for service in services}
 
-            next_look = 0.0
+            next_poll = 0.0
 
             def show() -> None:
-                nonlocal next_look
+                nonlocal next_poll
                 for agent in fleet:
                     progress.update(bars[agent.number], completed=agent.emitted, total=max(share, agent.emitted))
-                if time.monotonic() < next_look:
+                if time.monotonic() < next_poll:
                     return
-                next_look = time.monotonic() + 1
+                next_poll = time.monotonic() + 1
                 for service in services:
                     progress.update(lines[service.name], completed=sum(_counted(service).values()))
 
             yield show
 
     def _settle(self, fleet: Sequence[_Agent], services: Sequence[_Service]) -> dict[str, dict[str, int]]:
-        """The account by category, once it adds up or has had a minute to."""
+        """The account by category, once it adds up, or after a minute."""
         published: Counter[str] = Counter()
         for agent in fleet:
             published.update(agent.report["categories"])
-        deadline = time.monotonic() + _SETTLE_WITHIN
+        deadline = time.monotonic() + _SETTLE_SECONDS
         while True:
             account = self._account(published, services)
             if all(len(set(row.values())) == 1 for row in account.values()) or time.monotonic() > deadline:
@@ -246,7 +257,7 @@ class _Demo:
         return account
 
     def _in_kafka(self) -> Counter[str]:
-        """Records in the logs by category, from the logs' own offsets."""
+        """The number of records in Kafka by category, by the logs' own offsets."""
         counts: Counter[str] = Counter()
         consumer = Consumer({"bootstrap.servers": self.bootstrap_servers, "group.id": f"{self.prefix}account"})
         try:
@@ -260,95 +271,23 @@ class _Demo:
             consumer.close()
         return counts
 
-    def _show_account(self, account: Mapping[str, Mapping[str, int]]) -> bool:
-        columns = ["published", "in Kafka", *COUNTED_BY.values(), "event-index"]
-        table = Table("category", title="The account", **_NARROW)
-        for column in [*columns, "adds up"]:
-            table.add_column(column.replace("-", "-\n"), justify="right")
-        for category, row in account.items():
-            agrees = len(set(row.values())) == 1
-            cells = [f"{row[column]:,}" if column in row else "" for column in columns]
-            table.add_row(category, *cells, "[green]yes[/]" if agrees else "[red]NO[/]")
-        total = sum(row["published"] for row in account.values())
-        indexed = sum(row["event-index"] for row in account.values())
-        table.add_section()
-        table.add_row(
-            *("all", f"{total:,}", f"{sum(row['in Kafka'] for row in account.values()):,}"),
-            *("" for _ in COUNTED_BY),
-            f"{indexed:,}",
-        )
-        self._console.print(table)
-        return bool(account) and all(len(set(row.values())) == 1 for row in account.values())
-
-    def _show_spans(self, fleet: Sequence[_Agent]) -> bool:
-        """Whether the sink got the span of every saga that the agents' orchestrators ended, and no other."""
-        ended = Counter[str]()
-        for agent in fleet:
-            facts = Counter(agent.report["facts"])
-            ended["saga.completed"] += facts["sagas ok"] + facts["compensated"]
-            ended["saga.escalated"] += facts["escalated"]
-            ended["saga.fanout"] += facts["fan-outs"]
+    def _spans(self) -> list[dict[str, Any]]:
+        """The spans that the sink got; one of their traces is drawn."""
         with (self._folder / "spans.jsonl").open(encoding="utf-8") as lines:
             spans = [json.loads(line) for line in lines]
-        names = Counter(".".join(span["name"].split(".")[:2]) for span in spans)
         if trace_id := most_telling(spans):
             self._picture.write_text(waterfall(spans, trace_id), "utf-8")
-        self._console.print(
-            f"{names.total():,} spans: "
-            + ", ".join(f"{name} {names[name]:,} of {count:,}" for name, count in sorted(ended.items()))
+        return spans
+
+    def _print_addresses(self, urls: Mapping[str, str]) -> None:
+        print_addresses(
+            self._console,
+            urls,
+            spans=self._folder / "spans.jsonl",
+            picture=self._picture,
+            bootstrap_servers=self.bootstrap_servers,
+            prefix=self.prefix,
         )
-        return all(names[name] == count for name, count in ended.items())
-
-    def _show_governance(self, fleet: Sequence[_Agent], services: Sequence[_Service]) -> bool:
-        """Whether the governance metrics say what the agents decided."""
-        decided = Counter[str]()
-        for agent in fleet:
-            decided.update(agent.report["governance"])
-        shown = governance_counted(service.url for service in services if service.name == "governance-metrics")
-        self._console.print(
-            "governance: "
-            + ", ".join(f"{name} {shown[name]:,} of {decided[name]:,}" for name in GOVERNANCE.values())
-        )
-        return all(shown[name] == decided[name] for name in GOVERNANCE.values())
-
-    def _show_facts(self, fleet: Sequence[_Agent]) -> None:
-        names = sorted({name for agent in fleet for name in agent.report["facts"]})
-        table = Table("agent", title="What really happened", **_NARROW)
-        for name in names:
-            table.add_column(name, justify="right")
-        for agent in fleet:
-            table.add_row(str(agent.number), *(f"{agent.report['facts'].get(name, 0):,}" for name in names))
-        self._console.print(table)
-
-    def _show_addresses(self, services: Sequence[_Service], keep: bool) -> None:
-        urls = {service.name: service.url for service in services}
-        if keep:
-            self._console.print(
-                f"metrics  {urls['ring-metrics']}/metrics and {urls['governance-metrics']}/metrics\n"
-                f"spans    {self._folder / 'spans.jsonl'}, one trace as a picture: {self._picture}\n"
-                f"sagas    {urls['saga-spans']}/v1/sagas, those that are open\n"
-                f"events   {urls['event-index']}/v1/events and /v1/stats; the API: /docs\n"
-                f"Kafka    {self.bootstrap_servers}, topics {self.prefix}*\n\n"
-                "Try next:\n"
-                f"  curl -s {urls['ring-metrics']}/metrics | grep ring_breaches_total | head\n"
-                f"  curl -s {urls['governance-metrics']}/metrics | grep governance_denials_total\n"
-                f"  curl -s '{urls['event-index']}/v1/events?event_type=saga.escalated&limit=3'\n"
-                f"  tail -n 3 {self._folder / 'spans.jsonl'}",
-                soft_wrap=True,
-                markup=False,
-            )
-        else:
-            command = _command()
-            self._console.print(
-                f"It ran at {urls['ring-metrics']}/metrics and {urls['event-index']}/v1/events, "
-                "and is being taken down.\n\n"
-                "Try next:\n"
-                f"  {command} demo --keep  the same, left running, with addresses to open\n"
-                f"  {command} kafka        a Kafka of your own, for the services\n"
-                f"  {command} --help       all that there is",
-                soft_wrap=True,
-                markup=False,
-            )
 
     def _child(self, name: str, arguments: Sequence[str]) -> Child:
         with (self._folder / f"{name}.log").open("wb") as log:
@@ -363,8 +302,8 @@ class _Demo:
         return "\n".join(lines[-15:])
 
     def _wait_until_ready(self, service: _Service) -> None:
-        deadline = time.monotonic() + _START_WITHIN
-        while _status(f"{service.url}/readyz") != 200:
+        deadline = time.monotonic() + _START_SECONDS
+        while status_of(f"{service.url}/readyz") != 200:
             if service.child.poll() is not None or time.monotonic() > deadline:
                 raise DemoFailed(f"{service.name} doesn't get ready: {self._log_tail(service.name)}")
             time.sleep(0.1)
@@ -374,21 +313,8 @@ def _counted(service: _Service) -> Counter[str]:
     return counted(service.name, service.url)
 
 
-def _command() -> str:
-    """How the person who reads this calls the command: it may not be on their PATH."""
-    if shutil.which("hypervisor-telemetry"):
-        return "hypervisor-telemetry"
-    return os.path.relpath(Path(sys.executable).with_name("hypervisor-telemetry"))
-
-
-def _status(url: str) -> int:
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - addresses of our own services
-            return int(answer.status)
-    except urllib.error.HTTPError as error:
-        return error.code
-    except OSError:
-        return 0
+def _governance_counted(services: Sequence[_Service]) -> Counter[str]:
+    return governance_counted(service.url for service in services if service.name == "governance-metrics")
 
 
 @contextlib.contextmanager

@@ -1,9 +1,9 @@
-"""One agent process of the demo: real work with the `agent-hypervisor` package, told in events.
+"""One agent process of the demo: it works with the `agent-hypervisor` package and emits events about it.
 
-The package emits nothing by itself; this program emits an event for each thing that it really did or refused:
-its sessions and their audit, ring elevations that expire, breaches that its detector raised, its rate limiter's
+The package emits nothing by itself. This program emits an event for each thing that it really did or refused: its
+sessions and their audit, ring elevations that expire, breaches that its detector raised, its rate limiter's
 refusals, its ring enforcer's decisions, and sagas of which some fail, compensate and escalate. It prints a JSON
-line now and then, and a last one.
+line now and then, and its report as the last one.
 """
 
 from __future__ import annotations
@@ -54,12 +54,14 @@ Emit = Callable[..., None]
 class DemoAgent:
     """An orchestrating agent that delegates to a worker in every session it holds."""
 
+    # size: an attribute for each part of agent-hypervisor that the agent works with
+
     def __init__(self, number: int, bus: HypervisorEventBus, chance: random.Random) -> None:
         self.did = f"did:mesh:orchestrator-{number}"
         self.worker = f"did:mesh:worker-{number}"
         self.facts: Counter[str] = Counter()
         self.governance: Counter[str] = Counter()
-        """What governance-metrics has to say of this agent and its worker."""
+        """The counts that governance-metrics has to show for this agent and its worker."""
         self._bus = bus
         self._chance = chance
         self._hypervisor = Hypervisor()
@@ -71,9 +73,9 @@ class DemoAgent:
         self._fan_outs = FanOutOrchestrator()
         self._checkpoints = CheckpointManager()
 
-    async def work(self, events: int, tell: Callable[[], None]) -> None:
+    async def work(self, events: int, print_progress: Callable[[], None]) -> None:
         """Hold sessions, many at once, until at least `events` events were emitted."""
-        clock = asyncio.create_task(self._expire_elevations())
+        expiring = asyncio.create_task(self._expire_elevations())
         for did in (self.did, self.worker):
             self._govern(GovernanceEventType.AGENT_REGISTERED, did)
         running: set[asyncio.Task[None]] = set()
@@ -86,8 +88,8 @@ class DemoAgent:
             done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
-            tell()
-        clock.cancel()
+            print_progress()
+        expiring.cancel()
         self._govern(GovernanceEventType.AGENT_DEREGISTERED, self.worker)
         self.governance["active"] = 1
 
@@ -96,15 +98,15 @@ class DemoAgent:
         hypervisor = self._hypervisor
         managed = await hypervisor.create_session(SessionConfig(max_participants=4), creator_did=self.did)
         session = managed.sso.session_id
-        lead = self._teller(session, self.did, trace)
-        aide = self._teller(session, self.worker, trace.child())
+        lead = self._emitter(session, self.did, trace)
+        aide = self._emitter(session, self.worker, trace.child())
 
         lead(EventType.SESSION_CREATED, model="gpt-4o", mode=managed.sso.consistency_mode)
         rings = {}
-        for did, tell, trust in ((self.did, lead, 0.9), (self.worker, aide, 0.4)):
+        for did, emit, trust in ((self.did, lead, 0.9), (self.worker, aide, 0.4)):
             rings[did] = await hypervisor.join_session(session, did, sigma_raw=trust)
-            tell(EventType.SESSION_JOINED, trust=trust)
-            tell(EventType.RING_ASSIGNED, ring=rings[did])
+            emit(EventType.SESSION_JOINED, trust=trust)
+            emit(EventType.RING_ASSIGNED, ring=rings[did])
             self._govern(GovernanceEventType.TRUST_SCORE, did, session, score=trust * 1000)
         await hypervisor.activate_session(session)
         lead(EventType.SESSION_ACTIVATED, participants=managed.sso.participant_count)
@@ -145,8 +147,8 @@ class DemoAgent:
         lead(EventType.SESSION_ARCHIVED, state=managed.sso.state)
         self.facts["sessions"] += 1
 
-    def _teller(self, session: str, did: str, trace: CausalTraceId) -> Emit:
-        def tell(event_type: EventType, at: datetime | None = None, **payload: Any) -> None:
+    def _emitter(self, session: str, did: str, trace: CausalTraceId) -> Emit:
+        def emit(event_type: EventType, at: datetime | None = None, **payload: Any) -> None:
             self._bus.emit(
                 HypervisorEvent(
                     event_type=event_type,
@@ -158,7 +160,7 @@ class DemoAgent:
                 )
             )
 
-        return tell
+        return emit
 
     def _govern(self, kind: GovernanceEventType, did: str, session: str | None = None, **payload: Any) -> None:
         self._bus.emit(HypervisorEvent(event_type=kind, session_id=session, agent_did=did, payload=payload))
@@ -174,7 +176,7 @@ class DemoAgent:
         self._govern(kind, did, session, tool_name=tool, allowed=allowed, **payload)
         self.governance["allowed" if allowed else "blocked"] += 1
 
-    def _elevate(self, session: str, ring: ExecutionRing, tell: Emit) -> asyncio.Future[RingElevation]:
+    def _elevate(self, session: str, ring: ExecutionRing, emit: Emit) -> asyncio.Future[RingElevation]:
         elevation = self._elevations.request_elevation(
             self.did,
             session,
@@ -185,7 +187,7 @@ class DemoAgent:
             reason="deploy needs the production ring",
             trust_score=0.9,
         )
-        tell(
+        emit(
             EventType.RING_ELEVATED,
             at=elevation.granted_at,
             from_ring=elevation.original_ring,
@@ -207,7 +209,7 @@ class DemoAgent:
         self,
         orchestrator: SagaOrchestrator,
         session: str,
-        tell: Emit,
+        emit: Emit,
         *,
         name: str,
         actions: list[str],
@@ -215,12 +217,12 @@ class DemoAgent:
         fails: str | None = None,
         undo: bool = True,
     ) -> None:
-        """Run a saga; where a step fails, undo what was done, or escalate where nothing can be undone.
+        """Run a saga. Where a step fails, undo the steps before it, or escalate where nothing can be undone.
 
-        What `branches` names comes last, as a fan-out.
+        The steps that `branches` names come last, as a fan-out.
         """
         saga = orchestrator.create_saga(session)
-        tell(EventType.SAGA_CREATED, at=saga.created_at, saga_id=saga.saga_id, name=name)
+        emit(EventType.SAGA_CREATED, at=saga.created_at, saga_id=saga.saga_id, name=name)
         for action in actions:
             step = orchestrator.add_step(
                 saga.saga_id, action, self.did, f"/{name}/{action}", f"/{name}/{action}/undo" if undo else None
@@ -228,7 +230,7 @@ class DemoAgent:
             about = {"saga_id": saga.saga_id, "step_id": step.step_id, "step_action": action}
 
             async def work(action: str = action, step: SagaStep = step, about: dict[str, str] = about) -> str:
-                tell(EventType.SAGA_STEP_STARTED, at=step.started_at, **about)
+                emit(EventType.SAGA_STEP_STARTED, at=step.started_at, **about)
                 await asyncio.sleep(self._chance.uniform(0.001, 0.01))
                 if action == fails:
                     raise ConnectionError(f"{action}: the other side closed the connection")
@@ -237,21 +239,21 @@ class DemoAgent:
             try:
                 result = await orchestrator.execute_step(saga.saga_id, step.step_id, work)
             except ConnectionError as error:
-                tell(EventType.SAGA_STEP_FAILED, at=step.completed_at, **about, error=step.error, reason=str(error))
+                emit(EventType.SAGA_STEP_FAILED, at=step.completed_at, **about, error=step.error, reason=str(error))
                 break
-            tell(EventType.SAGA_STEP_COMMITTED, at=step.completed_at, **about, result=result)
+            emit(EventType.SAGA_STEP_COMMITTED, at=step.completed_at, **about, result=result)
         else:
             if branches:
-                await self._fan_out(orchestrator, saga.saga_id, branches, tell)
+                await self._fan_out(orchestrator, saga.saga_id, branches, emit)
             saga.transition(SagaState.COMPLETED)
-            tell(EventType.SAGA_COMPLETED, at=saga.completed_at, saga_id=saga.saga_id)
+            emit(EventType.SAGA_COMPLETED, at=saga.completed_at, saga_id=saga.saga_id)
             self.facts["sagas ok"] += 1
             return
 
         async def compensate(step: SagaStep) -> str:
             began = time.perf_counter()
             await asyncio.sleep(self._chance.uniform(0.001, 0.005))
-            tell(
+            emit(
                 EventType.SAGA_COMPENSATING,
                 saga_id=saga.saga_id,
                 step_id=step.step_id,
@@ -262,14 +264,14 @@ class DemoAgent:
 
         await orchestrator.compensate(saga.saga_id, compensate)
         if saga.state is SagaState.ESCALATED:
-            tell(EventType.SAGA_ESCALATED, at=saga.completed_at, saga_id=saga.saga_id, reason=saga.error)
+            emit(EventType.SAGA_ESCALATED, at=saga.completed_at, saga_id=saga.saga_id, reason=saga.error)
             self.facts["escalated"] += 1
         else:
-            tell(EventType.SAGA_COMPLETED, at=saga.completed_at, saga_id=saga.saga_id, reason="compensated")
+            emit(EventType.SAGA_COMPLETED, at=saga.completed_at, saga_id=saga.saga_id, reason="compensated")
             self.facts["compensated"] += 1
 
     async def _fan_out(
-        self, orchestrator: SagaOrchestrator, saga_id: str, actions: Sequence[str], tell: Emit
+        self, orchestrator: SagaOrchestrator, saga_id: str, actions: Sequence[str], emit: Emit
     ) -> None:
         group = self._fan_outs.create_group(saga_id)
         steps = [orchestrator.add_step(saga_id, action, self.did, f"/{action}") for action in actions]
@@ -279,10 +281,10 @@ class DemoAgent:
 
             async def work(step: SagaStep = step) -> str:
                 about = {"saga_id": saga_id, "step_id": step.step_id, "step_action": step.action_id}
-                tell(EventType.SAGA_STEP_STARTED, at=step.started_at, **about, group_id=group.group_id)
+                emit(EventType.SAGA_STEP_STARTED, at=step.started_at, **about, group_id=group.group_id)
                 await asyncio.sleep(self._chance.uniform(0.001, 0.01))
                 saved = self._checkpoints.save(saga_id, step.step_id, f"{step.action_id} answers")
-                tell(
+                emit(
                     EventType.SAGA_CHECKPOINT_SAVED,
                     at=saved.achieved_at,
                     **about,
@@ -290,34 +292,34 @@ class DemoAgent:
                     goal_description=saved.goal_description,
                 )
                 await asyncio.sleep(self._chance.uniform(0.001, 0.005))
-                tell(EventType.SAGA_STEP_COMMITTED, **about, result="switched")
+                emit(EventType.SAGA_STEP_COMMITTED, **about, result="switched")
                 return "switched"
 
             executors[step.step_id] = work
         about = {"saga_id": saga_id, "group_id": group.group_id, "policy": group.policy}
-        tell(EventType.SAGA_FANOUT_STARTED, **about, branches=[step.step_id for step in steps])
+        emit(EventType.SAGA_FANOUT_STARTED, **about, branches=[step.step_id for step in steps])
         await self._fan_outs.execute(group.group_id, executors)
-        tell(EventType.SAGA_FANOUT_RESOLVED, **about, policy_satisfied=group.policy_satisfied)
+        emit(EventType.SAGA_FANOUT_RESOLVED, **about, policy_satisfied=group.policy_satisfied)
         self.facts["fan-outs"] += 1
 
-    def _write(self, managed: Any, tell: Emit) -> None:
+    def _write(self, managed: Any, emit: Emit) -> None:
         edit = managed.sso.vfs.write("report.md", f"report of {self.worker}", self.worker)
-        tell(EventType.VFS_WRITE, path=edit.path, content_hash=edit.content_hash)
+        emit(EventType.VFS_WRITE, path=edit.path, content_hash=edit.content_hash)
         change = VFSChange(edit.path, "write", content_hash=edit.content_hash, agent_did=self.worker)
         delta = managed.delta_engine.capture(self.worker, [change])
-        tell(
+        emit(
             EventType.AUDIT_DELTA_CAPTURED, at=delta.timestamp, delta_id=delta.delta_id, delta_hash=delta.delta_hash
         )
         self._govern(GovernanceEventType.AUDIT_EVENT, self.worker, entry=delta.delta_hash)
         self.governance["audited"] += 1
 
-    def _overreach(self, session: str, ring: ExecutionRing, tell: Emit) -> None:
+    def _overreach(self, session: str, ring: ExecutionRing, emit: Emit) -> None:
         """The worker calls into ring 0 until the rate limiter stops it."""
         refused = 0
         while refused < 2:
             breach = self._detector.record_call(self.worker, session, ring, ExecutionRing.RING_0_ROOT)
             if breach is not None:
-                tell(
+                emit(
                     EventType.RING_BREACH_DETECTED,
                     at=breach.timestamp,
                     attempted_tool="shell_exec",
@@ -336,12 +338,12 @@ class DemoAgent:
                 )
                 self.governance["limited"] += 1
                 stats = self._limiter.get_stats(self.worker, session)
-                tell(EventType.RATE_LIMITED, ring=ring, rejected=stats.rejected_requests if stats else refused)
+                emit(EventType.RATE_LIMITED, ring=ring, rejected=stats.rejected_requests if stats else refused)
                 self.facts["limited"] += 1
 
 
 def main() -> None:
-    """Read the options, work, flush, and print what was done."""
+    """Read the options, work, flush, and print the report."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--number", type=int, required=True)
     parser.add_argument("--events", type=int, required=True)
@@ -352,10 +354,10 @@ def main() -> None:
     publisher.attach(bus)
     agent = DemoAgent(options.number, bus, random.Random(options.number))  # noqa: S311 - durations of the work
 
-    def tell() -> None:
+    def print_progress() -> None:
         print(json.dumps({"emitted": bus.event_count}), flush=True)  # noqa: T201 - read by the demo
 
-    asyncio.run(agent.work(options.events, tell))
+    asyncio.run(agent.work(options.events, print_progress))
     pending = publisher.flush(60).pending
     publisher.close()
     stats = publisher.stats()

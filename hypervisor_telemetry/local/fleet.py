@@ -1,7 +1,7 @@
-"""A fleet of demo agents on a Kafka and services that run already, and an account of what was counted meanwhile.
+"""Runs a fleet of demo agents on a Kafka and services that run already, and compares the counts.
 
-What the demo does on its own Kafka this does on yours, as in docker compose. The services' counters go on from
-whatever they were, so they are read before and after: nobody else may publish in between.
+It is the demo on a Kafka of yours, as in docker compose. The services' counters start anywhere, so they are read
+before and after: nobody else may publish in between.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from hypervisor_telemetry.local.counting import COUNTED_BY, GOVERNANCE, counted,
 
 __all__ = ["FleetFailed", "run_fleet"]
 
-_SETTLE_WITHIN = 60.0
-_LOOK_EVERY = 0.3
+_SETTLE_SECONDS = 60.0
+_POLL_SECONDS = 0.3
 _COUNTERS = [name for name in GOVERNANCE.values() if name != "active"]
 
 
 class FleetFailed(TelemetryError):
-    """An agent or a service didn't do what it had to; the sentence says which."""
+    """An agent or a service failed; the message names it."""
 
 
 @dataclass(slots=True)
 class _Totals:
-    """What the services counted in all: by service and category, and the governance metrics by name."""
+    """The services' counts by service and category, and the governance metrics by name."""
 
     services: dict[str, Counter[str]] = field(default_factory=dict)
     governance: Counter[str] = field(default_factory=Counter)
@@ -55,10 +55,10 @@ def run_fleet(
     token: str | None,
     say: Callable[[str], None],
 ) -> int:
-    """Run `agents` processes that publish `events` events together, at least; `say` gets lines for people.
+    """Run `agents` processes that together publish at least `events` events; `say` gets lines for people.
 
-    `services` has the addresses of every copy of each of the four, by name; `environ` is the agents' environment,
-    `token` what the index wants. Returns the exit status: 0 only if every event is accounted for.
+    `services` has the addresses of every copy of each of the four services, by name; `environ` is the agents'
+    environment, `token` the index's. Returns the exit status: 0 only if every event is accounted for.
 
     Raises:
         FleetFailed: agent-hypervisor is not installed, an agent failed, or a service doesn't answer.
@@ -76,13 +76,13 @@ def run_fleet(
     for report in reports:
         published.update(report["categories"])
         decided.update({name: report["governance"].get(name, 0) for name in _COUNTERS})
-    give_up_at = time.monotonic() + _SETTLE_WITHIN
+    give_up_at = time.monotonic() + _SETTLE_SECONDS
     while True:
         lines = list(_account(published, decided, _totals(services, token).since(before)))
         adds_up = all(agrees for _, agrees in lines)
         if adds_up or time.monotonic() > give_up_at:
             break
-        time.sleep(_LOOK_EVERY)
+        time.sleep(_POLL_SECONDS)
     for line, agrees in lines:
         say(f"{line}: {'adds up' if agrees else 'DOES NOT ADD UP'}")
     total = sum(published.values())
@@ -90,18 +90,20 @@ def run_fleet(
     return 0 if adds_up else 1
 
 
-def _account(published: Counter[str], decided: Counter[str], got: _Totals) -> list[tuple[str, bool]]:
+def _account(published: Counter[str], decided: Counter[str], counted_since: _Totals) -> list[tuple[str, bool]]:
     """A line for each category and each governance metric, and whether the numbers in it agree."""
     lines = []
-    for category in sorted(published.keys() | got.services["event-index"].keys()):
-        counts = {"published": published[category], "event-index": got.services["event-index"][category]}
+    for category in sorted(published.keys() | counted_since.services["event-index"].keys()):
+        counts = {"published": published[category], "event-index": counted_since.services["event-index"][category]}
         if service := COUNTED_BY.get(category):
-            counts[service] = got.services[service][category]
+            counts[service] = counted_since.services[service][category]
         shown = ", ".join(f"{name} {count:,}" for name, count in counts.items())
         lines.append((f"{category}: {shown}", len(set(counts.values())) == 1))
     for name in _COUNTERS:
-        shown = f"governance {name}: decided {decided[name]:,}, governance-metrics {got.governance[name]:,}"
-        lines.append((shown, decided[name] == got.governance[name]))
+        shown = (
+            f"governance {name}: decided {decided[name]:,}, governance-metrics {counted_since.governance[name]:,}"
+        )
+        lines.append((shown, decided[name] == counted_since.governance[name]))
     return lines
 
 
@@ -122,7 +124,7 @@ def _totals(services: Mapping[str, Sequence[str]], token: str | None) -> _Totals
 
 
 def _run_agents(agents: int, share: int, environ: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The last line of each process: its report."""
+    """The report of each agent process: the last line that it prints."""
     with ExitStack() as stack:
         children = []
         for number in range(1, agents + 1):

@@ -1,4 +1,4 @@
-"""Apache Kafka's jars: from Maven Central, once, into a folder of the user's cache."""
+"""Downloads Apache Kafka's jars from Maven Central, once, into a folder of the user's cache."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ LOG_BRIDGE = "org.apache.logging.log4j:log4j-slf4j-impl:2.25.4"
 
 
 def kafka_jars(cache: Path, on_progress: Callable[[str], None]) -> Path:
-    """Returns the folder of the jars, whole or not there at all, and downloads it the first time.
+    """The folder of the jars; it is downloaded the first time, and complete or not there at all.
 
     Processes that ask for it at the same time wait for the one that downloads.
 
     Args:
-        cache: The folder that keeps it; made when it isn't there.
-        on_progress: Gets one sentence, only if there is something to download.
+        cache: The folder that holds it; made if absent.
+        on_progress: Gets one sentence before a download.
 
     Raises:
         LocalKafkaError: The download failed, or jgo is not installed.

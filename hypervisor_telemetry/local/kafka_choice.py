@@ -1,4 +1,4 @@
-"""Which Kafka the tests and the demo use."""
+"""Chooses the Kafka for the tests and the demo."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class NamedKafka:
 def local_kafka(
     explicit: str | None, environ: Mapping[str, str], on_progress: Callable[[str], None] | None = None
 ) -> AbstractContextManager[Kafka]:
-    """Returns a Kafka to be used as a context manager, the first of these that is asked for.
+    """A Kafka, as a context manager: the first of these that is asked for.
 
-    1. One that is named: `explicit`, else TELEMETRY_TEST_BOOTSTRAP_SERVERS. KAFKA_BOOTSTRAP_SERVERS is not
-       looked at: a shell that is set up for a real cluster must not have tests run on it.
+    1. The one that is named by `explicit`, else by TELEMETRY_TEST_BOOTSTRAP_SERVERS. KAFKA_BOOTSTRAP_SERVERS is
+       ignored: a shell that is set up for a real cluster must not have tests run on it.
     2. A container, with TELEMETRY_KAFKA=docker.
     3. A child process of this one.
 

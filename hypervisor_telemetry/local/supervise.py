@@ -37,7 +37,7 @@ PR_SET_PDEATHSIG = 1
 
 
 def main(arguments: Sequence[str]) -> NoReturn:
-    """Runs the command to its end and ends as it ended."""
+    """Run the command to its end, and end with its exit status or signal."""
     grace, report, command = _parse(arguments)
     wakeups = _signals_as_bytes()
     # A signal between fork and exec would go to a handler that exec forgets, and be lost for the command.
@@ -74,7 +74,7 @@ def _parse(arguments: Sequence[str]) -> tuple[float, int | None, list[str]]:
 
 
 def _signals_as_bytes() -> int:
-    """Returns a file descriptor that gives one byte, the signal's number, for every handled signal."""
+    """A file descriptor that gives one byte, the signal's number, for every handled signal."""
     readable, writable = os.pipe()
     os.set_blocking(writable, False)
     signal.set_wakeup_fd(writable)
@@ -84,7 +84,7 @@ def _signals_as_bytes() -> int:
 
 
 def _become(command: list[str], report: int | None, supervisor: int, mask: set[int]) -> NoReturn:
-    """In the forked child: turns into the command."""
+    """Turn the forked child into the command."""
     try:
         _make_group_leader(0)
         if report is not None:
@@ -125,11 +125,11 @@ def _die_with(supervisor: int) -> None:
 
 
 def _watch(pid: int, grace: float, wakeups: int) -> int:
-    """Waits for the command to end, ends it when asked to, and returns its wait status."""
+    """Wait for the command to end, or end it when told to, and return its wait status."""
     stdin = sys.stdin.fileno()
     sources = [stdin, wakeups]
     deadline: float | None = None
-    asked = False
+    is_ending = False
     while True:
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
@@ -140,12 +140,12 @@ def _watch(pid: int, grace: float, wakeups: int) -> int:
             _signal_group(pid, signal.SIGKILL)
             deadline = timeout = None
         readable, _, _ = select.select(sources, [], [], timeout)
-        ask = wakeups in readable and any(number in ENDING for number in os.read(wakeups, 512))
+        must_end = wakeups in readable and any(number in ENDING for number in os.read(wakeups, 512))
         if stdin in readable and not os.read(stdin, 512):
             sources.remove(stdin)
-            ask = True
-        if ask and not asked:
-            asked = True
+            must_end = True
+        if must_end and not is_ending:
+            is_ending = True
             deadline = time.monotonic() + grace
             _signal_group(pid, signal.SIGTERM)
 

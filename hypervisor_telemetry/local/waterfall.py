@@ -1,4 +1,4 @@
-"""Spans as a picture: one trace as a waterfall, in SVG. Pure."""
+"""Draws one trace as a waterfall of its spans, in SVG. Pure."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Any, TypeAlias
 __all__ = ["most_telling", "waterfall"]
 
 Span: TypeAlias = Mapping[str, Any]
-"""As the `jsonl` sink writes one."""
+"""A span as the `jsonl` sink writes it."""
 
 _WIDTH, _LABELS, _ROW, _TOP, _MARGIN = 980, 330, 24, 74, 16
-"""Pixels: the picture, its column of names, a row, the space above the rows, and around."""
+"""Pixels: the width of the picture and of its names, the height of a row, the space above the rows and around."""
 _BARS = _WIDTH - _LABELS - 2 * _MARGIN - 70
 _COLOURS = {"ok": "#2f855a", "error": "#c53030", "compensating": "#b7791f"}
 _TICKS = 5
 
 
 def most_telling(spans: Iterable[Span]) -> str | None:
-    """The trace id of the trace with the most kinds of spans in it, then the most spans; None: there is none."""
+    """The id of the trace with the most kinds of spans, and of those the most spans; None without spans."""
     kinds: defaultdict[str, Counter[tuple[str, str]]] = defaultdict(Counter)
     for span in spans:
         kinds[span["trace_id"]][".".join(span["name"].split(".")[:2]), span["status"]] += 1
@@ -30,7 +30,7 @@ def most_telling(spans: Iterable[Span]) -> str | None:
 
 
 def waterfall(spans: Iterable[Span], trace_id: str) -> str:
-    """One trace: every span a bar, under its parent, as long as it took."""
+    """The picture of one trace: every span is a bar under its parent, as long as its duration."""
     rows = list(_in_order([span for span in spans if span["trace_id"] == trace_id]))
     if not rows:
         raise ValueError(f"No span has the trace id {trace_id}.")
@@ -87,7 +87,7 @@ def _row(top: float, depth: int, span: Span, start: float, length: float) -> Ite
 
 
 def _in_order(spans: Sequence[Span]) -> Iterator[tuple[int, Span]]:
-    """Each once, behind its parent, with its depth; by time among sisters. One without a parent here is on top."""
+    """Every span once, after its parent, with its depth; siblings by time. One without its parent is on top."""
     by_id = {span["span_id"]: span for span in spans}
     children: defaultdict[str | None, list[Span]] = defaultdict(list)
     for span in by_id.values():
@@ -101,7 +101,7 @@ def _in_order(spans: Sequence[Span]) -> Iterator[tuple[int, Span]]:
 
 
 def _by_time(spans: Sequence[Span]) -> list[Span]:
-    """The first one last, as it is to be taken first."""
+    """The spans by time, latest first, so that the earliest is popped first."""
     return sorted(spans, key=lambda span: (span["start_time"], span["span_id"]), reverse=True)
 
 

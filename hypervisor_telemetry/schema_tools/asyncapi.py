@@ -1,6 +1,6 @@
-"""The topics as an AsyncAPI 3 document, made from the tables that the code itself uses. Pure.
+"""Describes the topics as an AsyncAPI 3 document, from the tables that the code itself uses. Pure.
 
-It is written from an agent's side: it sends events, and may read the public table and the dead letters.
+It is written from an agent's side, which sends events and may read the public table and the dead letters.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def asyncapi_document(version: str, prefix: str) -> dict[str, Any]:
 
     Args:
         version: The version of the package.
-        prefix: What stands in front of every topic.
+        prefix: The prefix of every topic.
     """
     payload_of = {event_type: kind.__name__ for kind, types in TYPED_PAYLOADS.items() for event_type in types}
     types = [member.value for kind in (EventType, GovernanceEventType) for member in kind]
@@ -125,7 +125,7 @@ def _event(event_type: str, payload: str | None) -> dict[str, Any]:
         "bindings": _key({"type": "string"}),
     }
     if payload:
-        # AsyncAPI has no word for JSON inside a field of Avro.
+        # AsyncAPI can't describe JSON inside a field of Avro.
         message["x-payload-field"] = {"$ref": f"#/components/schemas/{payload}"}
     return message
 

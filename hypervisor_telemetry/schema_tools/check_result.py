@@ -1,24 +1,24 @@
-"""What a check says about one thing that has to be there, line by line."""
+"""The results of checks, such as `topics check` and `schemas check`."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["Finding"]
+__all__ = ["CheckResult"]
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """What is to say about one thing, a topic or a subject.
+class CheckResult:
+    """The result of checking one thing, a topic or a subject.
 
-    `severity`: ok, created, warning, missing, different or refused.
+    `status`: ok, created, warning, missing, different or refused.
     """
 
     name: str
-    severity: str
+    status: str
     sentence: str
 
     @property
     def is_fault(self) -> bool:
-        """Whether it can't be relied on as it is."""
-        return self.severity in {"missing", "different", "refused"}
+        """Whether the thing can't be relied on as it is."""
+        return self.status in {"missing", "different", "refused"}

@@ -1,16 +1,16 @@
-"""The contract as files for writers and readers in any language. The same version writes the same bytes."""
+"""Exports the contract as files for any language. The same version writes the same bytes."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-import hypervisor_telemetry
 from hypervisor_schemas.agent_rings import AgentRing
 from hypervisor_schemas.errors import SettingError
 from hypervisor_schemas.settings import Settings
@@ -38,7 +38,7 @@ def export_contract(folder: Path, environ: Mapping[str, str]) -> list[Path]:
 
 
 def contract_files(prefix: str) -> dict[str, str]:
-    """The texts by their paths below the folder, in order."""
+    """The texts of the files by their paths below the folder, in order."""
     texts = {f"avro/{SUBJECT}.avsc": schema_text()}
     payloads: dict[type[msgspec.Struct], tuple[str, ...]] = {**TYPED_PAYLOADS, AgentRing: ()}
     for kind, types in payloads.items():
@@ -46,7 +46,7 @@ def contract_files(prefix: str) -> dict[str, str]:
         if types:
             schema["x-event-types"] = list(types)
         texts[f"json-schema/{kind.__name__}.json"] = _text(schema)
-    texts["asyncapi.json"] = _text(asyncapi_document(hypervisor_telemetry.__version__, prefix))
+    texts["asyncapi.json"] = _text(asyncapi_document(version("hypervisor-telemetry"), prefix))
     examples = files("hypervisor_schemas") / "examples"
     for entry in sorted(examples.iterdir(), key=lambda entry: entry.name):
         texts[f"examples/{entry.name}"] = entry.read_text("utf-8")

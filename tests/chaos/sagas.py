@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from hypervisor_schemas.events import EventType, HypervisorEvent
-from tests.support.span_receivers import PROTOBUF, Reply, Request, partly
+from tests.support.span_receivers import PROTOBUF, Reply, Request, partial_success
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 POISON = "poison"
@@ -194,7 +194,7 @@ class Moody:
             bad = [span for span in spans if hash(span.span_id) % 7 == 0 and _id(span) not in self._rejected]
             self._rejected |= {_id(span) for span in bad}
         self._take([span for span in spans if span not in bad])
-        return Reply(200, partly(len(bad), "not now"), {"Content-Type": PROTOBUF})
+        return Reply(200, partial_success(len(bad), "not now"), {"Content-Type": PROTOBUF})
 
     def _take(self, spans: list[Received]) -> None:
         with self._lock:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hypervisor_consumers.saga_spans.otel import readable_span
-from hypervisor_consumers.saga_spans.sinks.factory import sinks_of
+from hypervisor_consumers.saga_spans.sinks.factory import make_span_sink
 from hypervisor_consumers.saga_spans.sinks.otel_environment import resource_of
 from hypervisor_consumers.saga_spans.sinks.zipkin import zipkin_span
 from hypervisor_consumers.saga_spans.spans import SagaSpanRecord, SpanEvent
@@ -65,7 +65,7 @@ def test_an_otlp_receiver_gets_every_field(rotel: Rotel, protocol: str, compress
         "OTEL_EXPORTER_OTLP_COMPRESSION": compression,
         "OTEL_SERVICE_NAME": f"fleet.{name}",
     }
-    sink = sinks_of([f"otlp:{address(rotel, protocol)}"], environ)
+    sink = make_span_sink([f"otlp:{address(rotel, protocol)}"], environ)
     assert list(sink.deliver([failed_step(name)])) == []
     sink.close()
 
@@ -104,7 +104,7 @@ def test_an_otlp_receiver_gets_every_field(rotel: Rotel, protocol: str, compress
 
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
 def test_an_otlp_receiver_gets_every_span_of_many_requests(rotel: Rotel, protocol: str) -> None:
-    sink = sinks_of([f"otlp:{address(rotel, protocol)}"], {"OTEL_EXPORTER_OTLP_PROTOCOL": protocol})
+    sink = make_span_sink([f"otlp:{address(rotel, protocol)}"], {"OTEL_EXPORTER_OTLP_PROTOCOL": protocol})
     trace_id = f"{len(protocol):032x}"
     assert list(sink.deliver(spans(1300, trace_id=trace_id))) == []
     sink.close()
@@ -119,7 +119,7 @@ def test_an_otlp_receiver_gets_every_span_of_many_requests(rotel: Rotel, protoco
 @pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
 def test_an_otlp_receiver_takes_a_request_without_spans(rotel: Rotel, protocol: str) -> None:
     """By that a sink tells a receiver that refuses spans from an address that is none."""
-    sink: Any = sinks_of([f"otlp:{address(rotel, protocol)}"], {"OTEL_EXPORTER_OTLP_PROTOCOL": protocol})
+    sink: Any = make_span_sink([f"otlp:{address(rotel, protocol)}"], {"OTEL_EXPORTER_OTLP_PROTOCOL": protocol})
     assert sink._send(()) is None
     sink.close()
 
@@ -138,7 +138,7 @@ def test_an_otlp_receiver_takes_a_request_without_spans(rotel: Rotel, protocol: 
 )
 def test_the_wrong_address_makes_spans_wait(rotel: Rotel, endpoint: str, protocol: str, sentence: str) -> None:
     url = endpoint.format(http=rotel.http, grpc=rotel.grpc)
-    sink = sinks_of([f"otlp:{url}"], {"OTEL_EXPORTER_OTLP_PROTOCOL": protocol})
+    sink = make_span_sink([f"otlp:{url}"], {"OTEL_EXPORTER_OTLP_PROTOCOL": protocol})
     with pytest.raises(OutputUnavailable) as caught:
         sink.deliver(spans(3))
     sink.close()
@@ -147,7 +147,7 @@ def test_the_wrong_address_makes_spans_wait(rotel: Rotel, endpoint: str, protoco
 
 
 def test_a_zipkin_server_gives_back_what_it_was_sent(zipkin: Zipkin) -> None:
-    sink = sinks_of([f"zipkin:{zipkin.spans}"], {"OTEL_SERVICE_NAME": "fleet"})
+    sink = make_span_sink([f"zipkin:{zipkin.spans}"], {"OTEL_SERVICE_NAME": "fleet"})
     step = failed_step("saga.step.build")
     saga = span("saga.completed.deploy", trace_id=TRACE, span_id=PARENT, parent_span_id=None)
     assert list(sink.deliver([step, saga])) == []
@@ -161,7 +161,7 @@ def test_a_zipkin_server_gives_back_what_it_was_sent(zipkin: Zipkin) -> None:
 
 
 def test_a_zipkin_server_refuses_a_span_and_takes_those_beside_it(zipkin: Zipkin) -> None:
-    sink = sinks_of([f"zipkin:{zipkin.spans}"], {})
+    sink = make_span_sink([f"zipkin:{zipkin.spans}"], {})
     trace_id = "1" * 32
     sent = spans(20, trace_id=trace_id)
     # An id of zeros only is none for Zipkin; the fold makes no such span.

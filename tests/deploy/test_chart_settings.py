@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import typer
 
-from hypervisor_consumers.saga_spans.sinks.factory import sinks_of
+from hypervisor_consumers.saga_spans.sinks.factory import make_span_sink
 from hypervisor_schemas.connection import kafka_settings
 from hypervisor_schemas.settings import SETTINGS
 from hypervisor_telemetry.cli.app import app
@@ -148,7 +148,7 @@ def test_the_sinks_of_spans_are_those_of_the_values():
 
     text = own_secrets(chart)[place]
     assert text == "zipkin:http://zipkin:9411/api/v2/spans,null"
-    sinks_of((), {"TELEMETRY_SPAN_SINKS": text}).close()
+    make_span_sink((), {"TELEMETRY_SPAN_SINKS": text}).close()
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from hypervisor_schemas.events import EventType, HypervisorEvent
 from hypervisor_schemas.topics import TOPICS
 from hypervisor_schemas.wire.codec import confluent_framing, encode_event
 from hypervisor_telemetry.cli.app import app
-from hypervisor_telemetry.dead_letter_tools.dead_letters import DeadLetterTopic, Kept, Selection
+from hypervisor_telemetry.dead_letter_tools.dead_letters import DeadLetterEntry, DeadLetterTopic, Selection
 from hypervisor_telemetry.dead_letter_tools.replay import replay
 from tests.support.service_processes import COMMAND, Fleet, eventually, run_command
 
@@ -166,7 +166,7 @@ def test_filters_choose_by_everything_that_is_known_of_a_dead_letter(fleet: Flee
     keep(fleet, [letter(fleet, 5)])
     with opened(fleet) as topic:
         everything = {kept.id.offset: kept for kept in topic.index(Selection())}
-        last = everything[5].kept_at
+        last = everything[5].kept_at_ms
 
         def chosen(**fields: Any) -> set[int]:
             return {kept.id.offset for kept in topic.index(Selection(**fields))}
@@ -177,9 +177,9 @@ def test_filters_choose_by_everything_that_is_known_of_a_dead_letter(fleet: Flee
         assert chosen(topic="events.saga") == chosen(topic=saga) == {2}
         assert chosen(partition=1) == {2, 3}
         assert chosen(session="s2") == {4}
-        assert chosen(since=last) >= {5}
-        assert chosen(since=last) | chosen(until=last) == {1, 2, 3, 4, 5}
-        assert chosen(since=last + 1) == set()
+        assert chosen(since_ms=last) >= {5}
+        assert chosen(since_ms=last) | chosen(until_ms=last) == {1, 2, 3, 4, 5}
+        assert chosen(since_ms=last + 1) == set()
 
     done = run(fleet, "list", "--json", "--session", "s1", "--partition", "0", "--since", "2020-01-01")
     assert [json.loads(line)["offset"] for line in done.stdout.splitlines()] == [1, 5]
@@ -342,7 +342,7 @@ def test_a_record_that_kafka_refuses_is_told_and_stays_and_the_others_of_its_tra
     assert done.stdout.splitlines()[-1] == "replayed 4, not replayed 1"
     assert [replay_of(it).rpartition("/")[2] for it in replayed(fleet)] == ["1", "2", "4", "5"]
     with opened(fleet) as topic:
-        assert [kept.id.offset for kept in topic.index(Selection()) if kept.replayed_at is None] == [3]
+        assert [kept.id.offset for kept in topic.index(Selection()) if kept.replayed_at_ms is None] == [3]
     assert run(fleet, "replay").stdout == "replayed 0, replayed before 4, not replayed 1\n"
 
 
@@ -410,7 +410,7 @@ def test_a_replay_that_another_one_overtakes_stops_with_a_sentence_and_nothing_g
 
         batches = 0
 
-        def fetch(self, wanted: Sequence[Kept]) -> dict[DeadLetterId, DeadLetter]:
+        def fetch(self, wanted: Sequence[DeadLetterEntry]) -> dict[DeadLetterId, DeadLetter]:
             self.batches += 1
             if self.batches == 2:
                 at_its_second_batch.set()
@@ -446,7 +446,7 @@ def test_what_another_replay_does_after_the_marks_were_read_is_not_done_again(fl
     class Overtaken(DeadLetterTopic):
         """Another replay runs from beginning to end between the reading of the marks and the first transaction."""
 
-        def index(self, selection: Selection, *, past_open_transactions: bool = False) -> list[Kept]:
+        def index(self, selection: Selection, *, past_open_transactions: bool = False) -> list[DeadLetterEntry]:
             found = super().index(selection, past_open_transactions=past_open_transactions)
             assert run(fleet, "replay").stdout.splitlines()[-1] == "replayed 10"
             return found

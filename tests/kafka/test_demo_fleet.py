@@ -99,7 +99,7 @@ def test_an_index_that_lacks_events_does_not_add_up(
     other = Fleet(running.bootstrap_servers, f"{running.prefix}other.", tmp_path).make_topics(1)
     try:
         elsewhere = other.start("event-index", "--database", f"sqlite:///{tmp_path}/other.db").wait_ready()
-        monkeypatch.setattr(module, "_SETTLE_WITHIN", 1.0)
+        monkeypatch.setattr(module, "_SETTLE_SECONDS", 1.0)
         said: list[str] = []
 
         status = module.run_fleet(

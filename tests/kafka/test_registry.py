@@ -87,16 +87,16 @@ def test_registering_checking_and_refusing(registry: Apicurio):
 
     # What would change is said before anybody changes it; what is incompatible is refused, in the registry's words.
     [wanted, _] = check_schema(environ, text=OPTIONAL)
-    assert (wanted.severity, wanted.is_fault) == ("different", True)
+    assert (wanted.status, wanted.is_fault) == ("different", True)
     assert 'It changes version 1: with tenant, ["null", "string"] with default null.' in wanted.sentence
     [would_be_refused, _] = check_schema(environ, text=REQUIRED)
-    assert would_be_refused.severity == "refused"
+    assert would_be_refused.status == "refused"
     [refused] = register_schema(environ, text=REQUIRED)
-    assert refused.severity == "refused"
+    assert refused.status == "refused"
     assert "tenant at /fields/8" in refused.sentence
     assert registry.get(f"/subjects/{SUBJECT}/versions") == [1]
 
-    assert register_schema(environ, text=OPTIONAL)[0].severity == "created"
+    assert register_schema(environ, text=OPTIONAL)[0].status == "created"
     assert registry.get(f"/subjects/{SUBJECT}/versions") == [1, 2]
     assert run_command("schemas", "check", **environ).stdout == checked.stdout
 

@@ -15,7 +15,7 @@ from hypervisor_schemas.events import EventType, HypervisorEvent
 from hypervisor_schemas.topics import partition_of
 from tests.support.saga_records import span, spans
 from tests.support.service_processes import Fleet, eventually
-from tests.support.span_receivers import PROTOBUF, Reply, http_receiver, partly, span_names
+from tests.support.span_receivers import PROTOBUF, Reply, http_receiver, partial_success, span_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -135,7 +135,7 @@ def test_spans_wait_for_an_otlp_receiver_in_trouble_and_then_all_arrive(
         assert len(receiver.requests) > 0
 
         receiver.requests.clear()
-        receiver.answer = lambda _: Reply(200, partly(0), {"Content-Type": PROTOBUF})
+        receiver.answer = lambda _: Reply(200, partial_success(0), {"Content-Type": PROTOBUF})
         taken = eventually(
             lambda: {name for names in receiver.taken for name in names}, lambda names: len(names) == 51
         )

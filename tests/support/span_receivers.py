@@ -53,7 +53,7 @@ def span_names(body: bytes) -> list[str]:
     return [span.name for of in request.resource_spans for scope in of.scope_spans for span in scope.spans]
 
 
-def partly(rejected: int, message: str = "") -> bytes:
+def partial_success(rejected: int, message: str = "") -> bytes:
     return ExportTraceServiceResponse(
         partial_success=ExportTracePartialSuccess(rejected_spans=rejected, error_message=message)
     ).SerializeToString()

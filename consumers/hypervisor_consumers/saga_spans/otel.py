@@ -1,16 +1,16 @@
-"""Span records to OpenTelemetry spans. Pure: what comes out is decided by the record alone.
+"""Maps span records to OpenTelemetry spans. Pure: a span follows from its record alone.
 
 - Ids, parent, name and times are the record's. OpenTelemetry counts nanoseconds from 1970 to 2262; a time outside
   becomes the nearest one inside.
-- Kind is INTERNAL: sagas and steps are what happens inside the fleet, no request of one service to another.
-- Status "ok" is OK: it is the agents' own word that the step or saga succeeded. "error" is ERROR, described by
-  `agent.saga.error`, else `agent.saga.reason`. "compensating" is UNSET: its event says that a compensation began
-  and not how it ended; neither OK nor ERROR would be true.
-- The causal span, which nobody exports, is a link and the attribute `agent.causal_trace_id`, as it was written.
-  As a parent it would leave every trace without a root.
-- Attributes are the record's, under the seed's names. Beside them stand those that OpenTelemetry has a name of its
-  own for: `ADDED_NAMES`, version `MAPPING_VERSION`, and `error.type` of a span with the status "error".
-- Text that is no Unicode (lone surrogates) is written with `?` in its place: the encoder would leave it out.
+- Kind is INTERNAL: sagas and steps happen inside the fleet; they are no request of one service to another.
+- Status "ok" is OK: the agents themselves say that the step or saga succeeded. "error" is ERROR, described by
+  `agent.saga.error`, else `agent.saga.reason`. "compensating" is UNSET: its event says that a compensation began,
+  not how it ended, so neither OK nor ERROR would be true.
+- The causal span becomes a link and the attribute `agent.causal_trace_id`, as it was written. Nobody exports it:
+  as a parent it would leave every trace without a root.
+- Attributes are the record's, under the seed's names. Some stand there a second time under OpenTelemetry's own
+  names: `ADDED_NAMES`, version `MAPPING_VERSION`. A span with the status "error" also has `error.type`.
+- A lone surrogate, which is no Unicode, becomes `?`: the encoder would leave the whole text out.
 """
 
 from __future__ import annotations
@@ -50,15 +50,15 @@ __all__ = [
 ]
 
 MAPPING_VERSION = 1
-"""Counts up whenever `ADDED_NAMES` or a rule of this module changes what an exported span says."""
+"""The version of the mapping: it goes up with every change of `ADDED_NAMES` or of a rule of this module."""
 
 ADDED_NAMES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"agent.did": ("gen_ai.agent.id",), "session.id": ("gen_ai.conversation.id",)}
 )
-"""OpenTelemetry's names, by the seed's. `session.id` is one of OpenTelemetry's itself."""
+"""OpenTelemetry's names, by the seed's. `session.id` is OpenTelemetry's name, too."""
 
 SCHEMA_URL = "https://opentelemetry.io/schemas/1.40.0"
-"""The semantic conventions whose names these are; later ones have moved `gen_ai.*` to a repository of its own."""
+"""The semantic conventions that have these names; later ones moved `gen_ai.*` to a repository of its own."""
 
 SCOPE_NAME = "hypervisor_telemetry.saga_spans"
 MAPPING_VERSION_ATTRIBUTE = "hypervisor_telemetry.mapping_version"
@@ -68,7 +68,7 @@ KIND = SpanKind.INTERNAL
 
 _OTHER_ERROR = "_OTHER"
 _LATEST = 2**63 - 1
-"""Readers take the unsigned 64 bits of the wire for signed ones."""
+"""The largest time: readers take the unsigned 64 bits of the wire for signed ones."""
 
 
 def readable_span(record: SagaSpanRecord, resource: Resource) -> ReadableSpan:
@@ -129,7 +129,7 @@ _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_.:$-]{0,63}")
 
 
 def _error_type(record: SagaSpanRecord) -> str:
-    """Its kind, of which there should be few: a sentence that names this one host is none."""
+    """The kind of the error. There should be few kinds: a sentence that names a host is none."""
     if record.error_type:
         return unicode_of(record.error_type)
     error = str(record.attributes.get("agent.saga.error", ""))
@@ -137,7 +137,7 @@ def _error_type(record: SagaSpanRecord) -> str:
 
 
 def status_of(record: SagaSpanRecord) -> Status:
-    """OK, ERROR with a description, or UNSET."""
+    """The span's status: OK, ERROR with a description, or UNSET."""
     if record.status == "error":
         description = record.attributes.get("agent.saga.error") or record.attributes.get("agent.saga.reason")
         return Status(StatusCode.ERROR, unicode_of(str(description)) if description else None)
@@ -155,7 +155,7 @@ def links_of(record: SagaSpanRecord) -> Sequence[Link]:
 
 
 def events_of(record: SagaSpanRecord) -> Sequence[Event]:
-    """What happened within the span."""
+    """The events within the span."""
     return [
         Event(
             unicode_of(event.name),
@@ -167,10 +167,10 @@ def events_of(record: SagaSpanRecord) -> Sequence[Event]:
 
 
 def nanoseconds(seconds: float) -> int:
-    """Since 1970, exact to the microsecond that events are."""
+    """Nanoseconds since 1970, exact to the microsecond, as events are."""
     return min(max(round(seconds * 1_000_000) * 1000, 0), _LATEST)
 
 
 def unicode_of(text: str) -> str:
-    """`text`, with `?` for what is no Unicode."""
+    """`text` with `?` for every lone surrogate."""
     return text if text.isascii() else text.encode("utf-8", "replace").decode()

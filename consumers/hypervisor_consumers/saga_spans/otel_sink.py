@@ -1,4 +1,4 @@
-"""Saga spans into the OpenTelemetry SDK of an agent's own process: its sampler, its processors, its exporters."""
+"""A sink that gives saga spans to the OpenTelemetry SDK of an agent's own process: its sampler and exporters."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class OTelSpanSink:
         )
         if not isinstance(tracer, Tracer):
             raise ValueError("OTelSpanSink can do nothing while OTEL_SDK_DISABLED is true.")
-        # The provider gives the same tracer to everybody who asks for this scope; so does this generator.
+        # The provider has one tracer for this scope, and it gets the one generator of this module.
         tracer.id_generator = _IDS
         self._tracer = tracer
 
@@ -95,14 +95,14 @@ class OTelSpanSink:
         span.end(nanoseconds(record.end_time))
 
     def _is_sampled(self, trace_id: str) -> bool:
-        """What the sampler says of the saga's own span, which may not have ended yet."""
+        """Whether the sampler takes the saga's own span, which may not have ended yet."""
         result = self._tracer.sampler.should_sample(Context(), int(trace_id, 16), "saga", KIND)
         return result.decision is Decision.RECORD_AND_SAMPLE
 
     def record_span(
         self, name: str, start_time: float, end_time: float, attributes: Mapping[str, Any], status: str
     ) -> None:
-        """Make a span of its own trace: what calls this one knows no ids, so they are random.
+        """Make a span in a trace of its own: the caller of this method knows no ids, so they are random.
 
         `SagaSpanExporter` calls `record_saga_span`; this is for exporters of others.
         """
@@ -126,7 +126,7 @@ _RANDOM = RandomIdGenerator()
 
 
 class _GivenIds(IdGenerator):
-    """Gives the ids of the record that this thread makes a span of; random ones to anybody else."""
+    """Gives the ids of the record that this thread is making a span of; random ones otherwise."""
 
     def __init__(self) -> None:
         self._of_thread = threading.local()

@@ -16,6 +16,7 @@ import confluent_kafka
 
 from hypervisor_producers.kafka_producer.batching import SMALL_BYTES, Gathered, Record
 from hypervisor_producers.kafka_producer.librdkafka import bound, is_fatal, quiet_logger
+from hypervisor_schemas.backoff import Backoff
 from hypervisor_schemas.errors import SettingError
 from hypervisor_schemas.rate_limited_log import RateLimitedLog
 
@@ -56,7 +57,6 @@ _TURN = 0.1
 _REST = 0.01
 # Purged messages come back from librdkafka's own threads; nothing waits for the network here.
 _PURGE_SECONDS = 0.5
-_LONGEST_PAUSE = 60.0
 
 
 DeliveryReport: TypeAlias = Callable[[Any, Any], None]
@@ -92,7 +92,7 @@ class ProducerClient:
         self._gave_up = False
         self._ended = False
         self._unsent: list[Any] = []
-        self._pause = 0.0
+        self._backoff = Backoff(first_seconds=1.0, longest_seconds=60.0)
         self._delivered_before = 0
         self._settings = {
             "message.max.bytes": max(1_000_000, max_event_bytes + 64 * 1024),
@@ -306,8 +306,9 @@ class ProducerClient:
         self._limited.log(logging.ERROR, "replaced", "The Kafka producer failed for good and is replaced: %s", why)
         self._drain()
         nothing_since, self._delivered_before = self.delivered == self._delivered_before, self.delivered
-        self._pause = min(max(1.0, self._pause * 2), _LONGEST_PAUSE) if nothing_since else 0.0
-        fresh = self._fresh_producer()
+        if not nothing_since:
+            self._backoff.reset()
+        fresh = self._fresh_producer(self._backoff.next_seconds() if nothing_since else 0.0)
         with self._lock:
             unsent, self._unsent = self._unsent, []
             if fresh is None:
@@ -320,18 +321,19 @@ class ProducerClient:
         with _fork_guard:
             del stopped
 
-    def _fresh_producer(self) -> Any:
+    def _fresh_producer(self, pause_seconds: float) -> Any:
         """A new producer, after the pause; None if the client is closed in the pause."""
         while True:
             with self._lock:
-                if self._pause and self._changed.wait_for(lambda: self._give_up_at is not None, self._pause):
+                if pause_seconds and self._changed.wait_for(lambda: self._give_up_at is not None, pause_seconds):
                     return None
             try:
                 with _fork_guard:
                     return confluent_kafka.Producer(self._settings)
             except confluent_kafka.KafkaException as error:
                 self._limited.log(logging.ERROR, "no producer", "No Kafka producer: %s", error.args[0].str())
-                self._pause = _LONGEST_PAUSE
+                self._backoff.exhaust()
+                pause_seconds = self._backoff.next_seconds()
 
     def _send_again(self, message: Any) -> None:
         try:

@@ -14,7 +14,7 @@ __all__ = ["SchemaRegistry"]
 class SchemaRegistry:
     """The registry at `url`, `http[s]://[user:password@]host[:port][/path]`.
 
-    A call blocks for at most `timeout` seconds.
+    A call takes `timeout` seconds, twice as long at most.
 
     Raises:
         SettingError: The URL can't be used.

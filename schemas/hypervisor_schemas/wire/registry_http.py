@@ -1,55 +1,62 @@
-"""Questions to a schema registry over HTTP, as Confluent's API asks them, and what came back."""
+"""Requests to a schema registry with Confluent's API, and its answers."""
 
 from __future__ import annotations
 
 import base64
-import http.client
 import json
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from hypervisor_schemas.errors import RegistryUnavailable, SettingError
+from hypervisor_schemas.http_client import HttpClient, NoAnswer
+from hypervisor_schemas.printable import printable
 
 __all__ = ["RegistryAnswer", "RegistryHttp"]
 
 
+_REFUSALS = frozenset({400, 404, 405, 409, 422})
+"""Statuses that answer the question itself; any other error means that it can't be asked now, or not by us."""
+
+_MAX_ANSWER_BYTES = 16 * 1024 * 1024
+_MAX_REASON_CHARACTERS = 500
+_MAX_REDIRECTS = 3
+_NOT_JSON = object()
+
+
 @dataclass(frozen=True, slots=True)
 class RegistryAnswer:
-    """What the registry said, with a status below 500 that is no error of access."""
+    """An answer to the question: a success, or a refusal of the question itself."""
 
     status: int
     body: Any
-    """The JSON of its body; of a status of 400 or more None, where there is none."""
+    """The JSON of its body. None for a refusal whose body is no JSON."""
 
     @property
     def is_unknown(self) -> bool:
-        """Whether it doesn't know what it was asked for. A 404 of anything else than a registry says nothing."""
+        """Whether a registry says that it doesn't know the thing. A 404 of another program doesn't say that."""
         code = self.body.get("error_code") if isinstance(self.body, dict) else None
         return self.status == 404 and isinstance(code, int) and 40400 <= code <= 40499
 
     @property
     def reason(self) -> str:
-        """Why it refused, in its own words, as one line."""
+        """The registry's reason for refusing, as one line."""
         message = self.body.get("message") if isinstance(self.body, dict) else None
-        words = " ".join(str(message or "").split())
-        printable = "".join(character for character in words if character.isprintable())
-        return printable[:_LONGEST_REASON].rstrip(".") or f"it answered {self.status}"
+        text = printable(str(message or ""), _MAX_REASON_CHARACTERS, as_line=True)
+        return text.rstrip(".") or f"it answered {self.status}"
 
 
 class RegistryHttp:
     """The registry at `url`, `http[s]://[user:password@]host[:port][/path]`; the password is never shown.
 
-    A call blocks for at most `timeout` seconds.
+    A call takes `timeout_seconds`, twice as long at most. User and password go to the registry's own origin only.
 
     Raises:
         SettingError: The URL can't be used.
     """
 
-    def __init__(self, url: str, timeout: float) -> None:
+    def __init__(self, url: str, timeout_seconds: float) -> None:
         try:
             parts = urllib.parse.urlsplit(url)
             usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
@@ -59,12 +66,12 @@ class RegistryHttp:
             raise SettingError("SCHEMA_REGISTRY_URL", "must be http://host[:port][/path] or https://….")
         host = parts.netloc.rpartition("@")[2]
         self.address = f"{parts.scheme}://{host}{parts.path.rstrip('/')}"
-        """Where it is, without user and password."""
-        self._headers = {"Content-Type": "application/vnd.schemaregistry.v1+json"}
+        """The registry's URL without user and password."""
+        headers = {"Content-Type": "application/vnd.schemaregistry.v1+json"}
         if parts.username is not None:
             user, password = (urllib.parse.unquote(part or "") for part in (parts.username, parts.password))
-            self._headers["Authorization"] = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
-        self._timeout = timeout
+            headers["Authorization"] = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+        self._http = HttpClient(timeout_seconds=timeout_seconds, headers=headers)
 
     def ask(self, path: str, body: Mapping[str, Any] | None = None, *, method: str | None = None) -> RegistryAnswer:
         """GET `path`, or POST `body` to it, or another `method`.
@@ -73,24 +80,25 @@ class RegistryHttp:
             RegistryUnavailable: It can't be reached, is in trouble (5xx, 429), wants other credentials, or its
                 answer is no JSON.
         """
-        request = urllib.request.Request(  # noqa: S310 - the scheme was checked
-            self.address + path,
-            data=None if body is None else json.dumps(body).encode(),
-            headers=self._headers,
-            method=method,
-        )
         try:
-            with urllib.request.urlopen(request, timeout=self._timeout) as response:  # noqa: S310
-                return RegistryAnswer(response.status, json.load(response))
-        except urllib.error.HTTPError as error:
-            with error:
-                if error.code not in _REFUSALS:
-                    raise RegistryUnavailable(
-                        f"The schema registry at {self.address} answered {error.code}."
-                    ) from None
-                return RegistryAnswer(error.code, _json_or_none(error))
-        except (OSError, ValueError, RecursionError, http.client.HTTPException) as error:
+            answer = self._http.request(
+                method or ("GET" if body is None else "POST"),
+                self.address + path,
+                body=None if body is None else json.dumps(body).encode(),
+                max_bytes=_MAX_ANSWER_BYTES,
+                redirects=_MAX_REDIRECTS,
+            )
+        except NoAnswer as error:
             raise RegistryUnavailable(f"The schema registry at {self.address} can't be reached: {error}.") from None
+        content = _json(answer.body)
+        if answer.status in _REFUSALS:
+            return RegistryAnswer(answer.status, None if content is _NOT_JSON else content)
+        if not 200 <= answer.status < 300:
+            advice = "; set SCHEMA_REGISTRY_URL to where it is now" if 300 <= answer.status < 400 else ""
+            raise RegistryUnavailable(f"The schema registry at {self.address} answered {answer.status}{advice}.")
+        if content is _NOT_JSON:
+            raise self.strange()
+        return RegistryAnswer(answer.status, content)
 
     def strange(self) -> RegistryUnavailable:
         """The error for an answer of another form than Confluent's API has."""
@@ -104,14 +112,8 @@ class RegistryHttp:
         )
 
 
-_REFUSALS = frozenset({400, 404, 405, 409, 422})
-"""Answers to the question itself; any other error says that it can't be asked now, or not by us."""
-
-_LONGEST_REASON = 500
-
-
-def _json_or_none(error: urllib.error.HTTPError) -> Any:
+def _json(body: bytes) -> Any:
     try:
-        return json.load(error)
-    except (OSError, ValueError, RecursionError, http.client.HTTPException):
-        return None
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return _NOT_JSON

@@ -20,7 +20,7 @@ from hypervisor_consumers.saga_spans.sinks.otlp_grpc import OtlpGrpcSink
 from hypervisor_consumers.saga_spans.sinks.otlp_settings import otlp_settings
 from hypervisor_schemas.errors import OutputUnavailable, SettingError
 from tests.support.saga_records import spans
-from tests.support.span_receivers import GrpcReceiver, free_port, grpc_receiver, partly
+from tests.support.span_receivers import GrpcReceiver, free_port, grpc_receiver, partial_success
 
 BASE = "OTEL_EXPORTER_OTLP_"
 
@@ -183,12 +183,14 @@ def test_the_words_for_too_large_of_each_language_are_understood(
 def test_a_partial_success_is_read_and_the_rejected_are_found(
     receiver: GrpcReceiver, sink_to: Callable[..., OtlpGrpcSink], caplog: pytest.LogCaptureFixture
 ):
-    receiver.answer = lambda names, _call: partly(1, "too old") if "span-2" in names else partly(0)
+    receiver.answer = lambda names, _call: (
+        partial_success(1, "too old") if "span-2" in names else partial_success(0)
+    )
     says = f"The OTLP receiver at http://{receiver.target} refuses it: too old"
     assert sink_to(receiver.target).deliver(spans(5)) == [Refused(2, says)]
     assert caplog.records == []
 
-    receiver.answer = lambda _names, _call: partly(0, "use a newer version")
+    receiver.answer = lambda _names, _call: partial_success(0, "use a newer version")
     sink = sink_to(receiver.target)
     assert sink.deliver(spans(5)) == sink.deliver(spans(5)) == []
     assert [record.getMessage() for record in caplog.records] == [

@@ -1,5 +1,7 @@
 """The OTLP sink over HTTP against a real server: every kind of answer, and what becomes of each span."""
 
+# size: every answer that a receiver can give
+
 from __future__ import annotations
 
 import gzip
@@ -8,8 +10,6 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
-from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
@@ -17,13 +17,20 @@ import trustme
 from google.rpc.status_pb2 import Status
 
 from hypervisor_consumers.runtime.protocols import Refused
-from hypervisor_consumers.saga_spans.sinks.http_post import retry_after
 from hypervisor_consumers.saga_spans.sinks.otel_environment import resource_of
 from hypervisor_consumers.saga_spans.sinks.otlp_http import OtlpHttpSink
 from hypervisor_consumers.saga_spans.sinks.otlp_settings import otlp_settings
 from hypervisor_schemas.errors import OutputUnavailable, SettingError
 from tests.support.saga_records import spans
-from tests.support.span_receivers import PROTOBUF, HttpReceiver, Reply, Request, free_port, http_receiver, partly
+from tests.support.span_receivers import (
+    PROTOBUF,
+    HttpReceiver,
+    Reply,
+    Request,
+    free_port,
+    http_receiver,
+    partial_success,
+)
 
 BASE = "OTEL_EXPORTER_OTLP_"
 
@@ -139,24 +146,6 @@ def test_a_receiver_in_trouble_makes_them_wait_as_long_as_it_asks(
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        ("0", 0.0),
-        (" 12 ", 12.0),
-        ("-1", None),
-        ("99999999", 3600.0),
-        (format_datetime(datetime.fromtimestamp(1030, UTC), usegmt=True), 30.0),
-        (format_datetime(datetime.fromtimestamp(900, UTC), usegmt=True), 0.0),
-        ("", None),
-        (None, None),
-        ("9" * 400, 3600.0),
-    ],
-)
-def test_retry_after_is_seconds_or_a_date(text: str | None, seconds: float | None):
-    assert retry_after(text, now=1000.0) == seconds
-
-
-@pytest.mark.parametrize(
     ("status", "advice"),
     [
         (401, "it wants to know who asks: set OTEL_EXPORTER_OTLP_HEADERS."),
@@ -231,7 +220,7 @@ def test_a_partial_success_is_read_and_the_rejected_are_found(
 
     def answer(request: Request) -> Reply:
         count = len(bad & set(request.names))
-        return Reply(200, partly(count, "span is too old") if count else b"", {"Content-Type": PROTOBUF})
+        return Reply(200, partial_success(count, "span is too old") if count else b"", {"Content-Type": PROTOBUF})
 
     receiver.answer = answer
 
@@ -245,7 +234,7 @@ def test_a_partial_success_is_read_and_the_rejected_are_found(
 def test_what_a_receiver_only_mentions_is_logged_once_a_minute(
     receiver: HttpReceiver, sink_to: Callable[..., OtlpHttpSink], caplog: pytest.LogCaptureFixture
 ):
-    receiver.answer = lambda _: Reply(200, partly(0, "use a newer version"), {"Content-Type": PROTOBUF})
+    receiver.answer = lambda _: Reply(200, partial_success(0, "use a newer version"), {"Content-Type": PROTOBUF})
     sink = sink_to(receiver.url)
 
     assert sink.deliver(spans(3)) == sink.deliver(spans(3)) == []

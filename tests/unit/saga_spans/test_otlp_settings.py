@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hypervisor_consumers.saga_spans.sinks.endpoints import read_address, shown
+from hypervisor_consumers.saga_spans.sinks.endpoints import parse_endpoint, redacted_url
 from hypervisor_consumers.saga_spans.sinks.otlp_settings import OtlpSettings, TlsFiles, otlp_settings
 from hypervisor_schemas.errors import SettingError
 
@@ -20,7 +20,7 @@ def settings(given: str = "", **variables: str) -> OtlpSettings:
 def test_without_a_variable_it_is_http_to_this_machine():
     found = settings()
     assert (found.is_grpc, found.url, found.is_secure) == (False, "http://localhost:4318/v1/traces", False)
-    assert (found.timeout, found.is_compressed, found.headers, found.tls) == (10.0, False, {}, TlsFiles())
+    assert (found.timeout_seconds, found.is_compressed, found.headers, found.tls) == (10.0, False, {}, TlsFiles())
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_every_variable_of_the_traces_wins():
         }
     )
     assert found.headers == {"api-key": "x y=,", "c": "3"}
-    assert (found.is_compressed, found.timeout, found.is_grpc) == (False, 2.5, False)
+    assert (found.is_compressed, found.timeout_seconds, found.is_grpc) == (False, 2.5, False)
     assert found.tls == TlsFiles("traces-ca", "key", "client")
     assert settings(COMPRESSION="gzip").is_compressed
 
@@ -94,15 +94,15 @@ def test_user_and_password_of_an_address_become_a_header_and_are_never_shown():
     found = settings(ENDPOINT="https://me:s%40cret@c:4318/x?key=s@cret")
     assert found.url == "https://c:4318/x/v1/traces?key=s@cret"
     assert found.headers == {"authorization": "Basic bWU6c0BjcmV0"}
-    assert found.shown == "https://c:4318/x/v1/traces"
-    for text in (repr(found), repr(read_address("X", "https://me:hidden@c?key=hidden"))):
+    assert found.redacted_url == "https://c:4318/x/v1/traces"
+    for text in (repr(found), repr(parse_endpoint("X", "https://me:hidden@c?key=hidden"))):
         assert "cret" not in text.replace(found.url, "")
         assert "hidden" not in text
     own = settings(ENDPOINT="https://me:pw@c", HEADERS="Authorization=Bearer%20t")
     assert own.headers == {"authorization": "Bearer t"}
     grpc = settings(PROTOCOL="grpc", ENDPOINT="https://me:pw@c:1")
     assert grpc.headers == {"authorization": "Basic bWU6cHc="}
-    assert (grpc.url, grpc.shown) == ("c:1", "https://c:1")
+    assert (grpc.url, grpc.redacted_url) == ("c:1", "https://c:1")
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_user_and_password_of_an_address_become_a_header_and_are_never_shown():
     ],
 )
 def test_people_see_no_secret_of_any_text(text: str, people_see: str):
-    assert shown(text) == people_see
+    assert redacted_url(text) == people_see
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import pytest
 
 from hypervisor_consumers.saga_spans.sinks import entry_points
-from hypervisor_consumers.saga_spans.sinks.factory import sinks_of
+from hypervisor_consumers.saga_spans.sinks.factory import make_span_sink
 from hypervisor_consumers.saga_spans.sinks.null import NullSink
 from hypervisor_consumers.saga_spans.spans import SagaSpanRecord
 from hypervisor_schemas.errors import OutputUnavailable, SettingError
@@ -71,7 +71,7 @@ def _installed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_an_installed_entry_point_makes_a_sink_from_the_text_behind_the_colon() -> None:
-    sink = sinks_of(["recorder:a:b"], {})
+    sink = make_span_sink(["recorder:a:b"], {})
     (made,) = Recorder.made
     assert made.text == "a:b"
     assert list(sink.deliver([span(status="error")])) == []
@@ -87,19 +87,19 @@ def test_an_installed_entry_point_makes_a_sink_from_the_text_behind_the_colon() 
     ]
     sink.close()
     assert made.closed == 1
-    sinks_of(["recorder"], {})
+    make_span_sink(["recorder"], {})
     assert Recorder.made[1].text == ""
 
 
 def test_one_that_knows_whole_records_gets_them() -> None:
-    sinks_of(["whole"], {}).deliver([span()])
+    make_span_sink(["whole"], {}).deliver([span()])
     assert Recorder.made[0].seen == [{"record": span()}]
 
 
 def test_what_it_raises_means_try_again_and_its_words_are_only_in_the_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    sink = sinks_of(["recorder"], {})
+    sink = make_span_sink(["recorder"], {})
     (made,) = Recorder.made
     made.error = ValueError("hunter2")
     for _ in range(2):
@@ -130,19 +130,19 @@ def test_one_that_cannot_be_made_is_one_sentence(
 ) -> None:
     caplog.set_level(logging.INFO)
     with pytest.raises(SettingError) as refusal:
-        sinks_of([f"{name}:hunter2"], {})
+        make_span_sink([f"{name}:hunter2"], {})
     assert str(refusal.value).startswith(sentence)
     assert "hunter2" not in str(refusal.value) + caplog.text
 
 
 def test_our_own_names_win_and_the_others_are_in_the_choice() -> None:
-    assert type(sinks_of(["null"], {})) is NullSink
+    assert type(make_span_sink(["null"], {})) is NullSink
     with pytest.raises(SettingError, match="jsonl:PATH, null, broken, choosy, gone, no-sink, recorder, whole"):
-        sinks_of(["bogus"], {})
+        make_span_sink(["bogus"], {})
 
 
 def test_of_several_each_is_named_without_what_it_was_given() -> None:
-    sink = sinks_of(["recorder:hunter2", "null"], {})
+    sink = make_span_sink(["recorder:hunter2", "null"], {})
     Recorder.made[0].error = ValueError()
     with pytest.raises(OutputUnavailable, match=r"^recorder: The sink recorder failed with ValueError"):
         sink.deliver(spans(1))

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from hypervisor_consumers.saga_spans.sinks.console import ConsoleSink
-from hypervisor_consumers.saga_spans.sinks.factory import sinks_of
+from hypervisor_consumers.saga_spans.sinks.factory import make_span_sink
 from hypervisor_consumers.saga_spans.sinks.jsonl import JsonlSink
 from hypervisor_consumers.saga_spans.sinks.kafka import KafkaSink
-from hypervisor_consumers.saga_spans.sinks.multi import SeveralSinks
+from hypervisor_consumers.saga_spans.sinks.multi import MultiSink
 from hypervisor_consumers.saga_spans.sinks.null import NullSink
 from hypervisor_consumers.saga_spans.sinks.otlp_grpc import OtlpGrpcSink
 from hypervisor_consumers.saga_spans.sinks.otlp_http import OtlpHttpSink
@@ -40,14 +40,14 @@ KAFKA = {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1"}
     ],
 )
 def test_each_word_names_its_sink(text: str, environ: dict[str, str], kind: type[object]) -> None:
-    sink = sinks_of([text], environ)
+    sink = make_span_sink([text], environ)
     assert type(sink) is kind
     sink.close()
 
 
 def test_a_path_may_have_a_colon(tmp_path: Path) -> None:
     path = tmp_path / "with:colon.jsonl"
-    sink = sinks_of([f"jsonl:{path}"], {})
+    sink = make_span_sink([f"jsonl:{path}"], {})
     assert type(sink) is JsonlSink
     sink.deliver([span("a")])
     sink.close()
@@ -57,16 +57,16 @@ def test_a_path_may_have_a_colon(tmp_path: Path) -> None:
 def test_without_the_option_the_setting_holds_and_without_both_the_console(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    sinks_of([], {}).deliver([span()])
+    make_span_sink([], {}).deliver([span()])
     assert "saga.step.build" in capsys.readouterr().out
-    assert type(sinks_of([], {"TELEMETRY_SPAN_SINKS": "null"})) is NullSink
-    assert type(sinks_of([], {"TELEMETRY_SPAN_SINKS": "null, console"})) is SeveralSinks
-    assert type(sinks_of(["null"], {"TELEMETRY_SPAN_SINKS": "bogus"})) is NullSink
+    assert type(make_span_sink([], {"TELEMETRY_SPAN_SINKS": "null"})) is NullSink
+    assert type(make_span_sink([], {"TELEMETRY_SPAN_SINKS": "null, console"})) is MultiSink
+    assert type(make_span_sink(["null"], {"TELEMETRY_SPAN_SINKS": "bogus"})) is NullSink
 
 
 def test_several_sinks_all_get_every_span(tmp_path: Path) -> None:
     paths = [tmp_path / "a", tmp_path / "b"]
-    sink = sinks_of([f"jsonl:{path}" for path in paths], {})
+    sink = make_span_sink([f"jsonl:{path}" for path in paths], {})
     assert list(sink.deliver(spans(3))) == []
     sink.close()
     for path in paths:
@@ -84,7 +84,7 @@ def test_any_other_word_is_refused_with_a_sentence_that_names_the_choice(text: s
         ([], {"TELEMETRY_SPAN_SINKS": f"null,{text}"}, "TELEMETRY_SPAN_SINKS"),
     ):
         with pytest.raises(SettingError) as refusal:
-            sinks_of(given, environ)
+            make_span_sink(given, environ)
         assert refusal.value.setting == setting
         if text or given:
             shown = text if ":" not in text or text.endswith(":") else text.partition(":")[0] + ":…"
@@ -97,16 +97,16 @@ def test_no_secret_of_a_text_is_in_a_sentence() -> None:
     address = "https://me:hunter2@c/?key=hunter2"
     for given in ([f"otpl:{address}"], [f"otlp:{address}", f"otlp:{address}"], [f"otlp:{address}{chr(32)}"]):
         with pytest.raises(SettingError) as refusal:
-            sinks_of(given, {})
+            make_span_sink(given, {})
         assert "hunter2" not in str(refusal.value)
     with pytest.raises(SettingError) as refusal:
-        sinks_of([], {"TELEMETRY_SPAN_SINKS": f"otlp:{address},,null"})
+        make_span_sink([], {"TELEMETRY_SPAN_SINKS": f"otlp:{address},,null"})
     assert "hunter2" not in str(refusal.value)
 
 
 def test_a_sink_that_is_named_twice_is_refused() -> None:
     with pytest.raises(SettingError, match=r"^--sink names null twice; every span would be there twice\.$"):
-        sinks_of(["null", "console", "null"], {})
+        make_span_sink(["null", "console", "null"], {})
 
 
 def test_a_file_that_cant_be_opened_is_refused_with_a_sentence(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_file_that_cant_be_opened_is_refused_with_a_sentence(tmp_path: Path) -
         (tmp_path / "fifo", "it is no regular file"),
     ):
         with pytest.raises(SettingError) as refusal:
-            sinks_of([f"jsonl:{path}"], {})
+            make_span_sink([f"jsonl:{path}"], {})
         assert str(refusal.value) == (
             f"--sink can't write to {path}: {why}. Give a file in a folder that exists and may be written to."
         )
@@ -134,7 +134,7 @@ def test_what_was_opened_is_closed_when_another_one_cannot_be(
 
     monkeypatch.setattr(JsonlSink, "close", close)
     with pytest.raises(SettingError):
-        sinks_of([f"jsonl:{tmp_path}/a", "bogus"], {})
+        make_span_sink([f"jsonl:{tmp_path}/a", "bogus"], {})
     assert len(closed) == 1
 
 
@@ -150,5 +150,5 @@ def test_what_was_opened_is_closed_when_another_one_cannot_be(
 )
 def test_a_sinks_own_setting_is_refused_by_its_name(text: str, sentence: str) -> None:
     with pytest.raises(SettingError) as refusal:
-        sinks_of([text], {})
+        make_span_sink([text], {})
     assert str(refusal.value).startswith(sentence)

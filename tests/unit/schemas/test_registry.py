@@ -5,6 +5,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -138,6 +139,17 @@ def test_a_registry_in_trouble_is_unavailable(server, status, ask):
     server.answer(status, {"message": "not today"})
     with pytest.raises(RegistryUnavailable, match=f"at {server.url} answered {status}"):
         ask(SchemaRegistry(server.url))
+
+
+@pytest.mark.parametrize("ask", ASKED)
+def test_a_registry_that_is_elsewhere_is_unavailable_and_its_password_goes_nowhere(server, ask):
+    with closing(Server()) as elsewhere:
+        server.raw = f"HTTP/1.1 301 Moved\r\nLocation: {elsewhere.url}/\r\nContent-Length: 0\r\n\r\n".encode()
+        with pytest.raises(
+            RegistryUnavailable, match=r"answered 301; set SCHEMA_REGISTRY_URL to where it is now\.$"
+        ):
+            ask(SchemaRegistry(f"http://agent:{PASSWORD}@{server.address}"))
+        assert elsewhere.requests == []
 
 
 @pytest.mark.parametrize("ask", ASKED)

@@ -6,11 +6,11 @@ import math
 import time
 from collections.abc import Callable
 
+from hypervisor_schemas.backoff import Backoff
 from hypervisor_schemas.errors import RegistryUnavailable, UnknownSchema
 
 __all__ = ["CachedSchemaLookup"]
 
-_FIRST_WAIT_SECONDS, _MAX_WAIT_SECONDS = 0.5, 5.0
 _UNKNOWN_SECONDS = 30.0
 _MAX_UNKNOWN_IDS = 1_000
 
@@ -31,8 +31,7 @@ class CachedSchemaLookup:
         self._schema_by_id = schema_by_id
         self._clock = clock
         self._failure = ""
-        self._until = -math.inf
-        self._wait = _FIRST_WAIT_SECONDS
+        self._backoff = Backoff(-math.inf, first_seconds=0.5)
         self._unknown: dict[int, tuple[float, str]] = {}
         """The end of the wait and the reason, by id, in the order of the answers."""
 
@@ -47,20 +46,19 @@ class CachedSchemaLookup:
         until, why = self._unknown.get(schema_id, (-math.inf, ""))
         if now < until:
             raise UnknownSchema(why)
-        if now < self._until:
+        if now < self._backoff.until:
             raise RegistryUnavailable(self._failure)
         try:
             text = self._schema_by_id(schema_id)
         except RegistryUnavailable as error:
             self._failure = str(error)
-            self._until = self._clock() + self._wait
-            self._wait = min(2 * self._wait, _MAX_WAIT_SECONDS)
+            self._backoff.again(self._clock())
             raise
-        except UnknownSchema as error:  # the registry has answered
-            self._wait = _FIRST_WAIT_SECONDS
+        except UnknownSchema as error:  # an answer, too
+            self._backoff.reset()
             self._remember(schema_id, str(error))
             raise
-        self._wait = _FIRST_WAIT_SECONDS
+        self._backoff.reset()
         return text
 
     def _remember(self, schema_id: int, why: str) -> None:

@@ -1,1 +1,1 @@
-"""Where the service's spans go: outputs named by `--sink`, each a module; `choose` makes them."""
+"""The sinks of the service's spans, named by `--sink`: a module for each; `factory` makes them."""

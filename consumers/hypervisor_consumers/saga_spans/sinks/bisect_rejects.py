@@ -1,6 +1,6 @@
-"""Finding out which outputs a receiver refuses, when it only tells that it refuses some: send halves again.
+"""Finds the outputs that a receiver refuses, where it only says that it refuses some: halves are sent again.
 
-What was taken already comes twice then. That does no harm: an output is known by its own ids.
+Outputs that were taken already then come twice. That does no harm: an output is known by its own ids.
 """
 
 from __future__ import annotations
@@ -11,38 +11,39 @@ from typing import NamedTuple, TypeAlias, TypeVar
 from hypervisor_consumers.runtime.protocols import Refused
 from hypervisor_schemas.errors import OutputUnavailable
 
-__all__ = ["NotAll", "Send", "send_in_parts"]
+__all__ = ["Rejection", "SendRequest", "send_bisecting"]
 
 T = TypeVar("T")
 
 
-class NotAll(NamedTuple):
+class Rejection(NamedTuple):
     """The answer of a receiver that will never take all of what it was sent."""
 
     reason: str
     """A sentence, the receiver's own where it has one."""
-    refused: int | None = None
-    """How many, where it says so; it has taken the others then."""
+    rejected: int | None = None
+    """The number of outputs that are refused, where it is told; then the others are taken."""
     is_doubtful: bool = False
-    """Whether it may be the request that it doesn't like, whatever it holds: an address that is no receiver's."""
+    """Whether the request itself may be refused, whatever it holds: the address may be no receiver's."""
 
 
-Send: TypeAlias = Callable[[Sequence[T]], NotAll | None]
-"""One request. Returns None when all is taken; raises OutputUnavailable when nothing can be said about it."""
+SendRequest: TypeAlias = Callable[[Sequence[T]], Rejection | None]
+"""Sends one request. None: all is taken. Raises OutputUnavailable where nothing is known about the outputs."""
 
 
-def send_in_parts(outputs: Sequence[T], send: Send[T], at_once: int) -> list[Refused]:
-    """Send all, at most `at_once` in a request. Returns the refused ones in order.
+def send_bisecting(outputs: Sequence[T], send: SendRequest[T], max_per_request: int) -> list[Refused]:
+    """Send all, at most `max_per_request` in a request. Returns the refused ones in order.
 
-    Before anything is refused for an answer that is doubtful, the receiver has to take something: a part of the
-    outputs, or else a request that holds none, which every receiver takes.
+    Before an output is refused for a doubtful answer, the receiver has to take something: a part of the outputs, or
+    else a request that holds none, which every receiver takes.
 
     Raises:
         OutputUnavailable: From `send`, or the receiver refuses the empty request as well.
     """
     refused: list[Refused] = []
-    # The leftmost on top: then outputs are sent, and refused, in their order.
-    parts = [range(start, min(start + at_once, len(outputs))) for start in range(0, len(outputs), at_once)][::-1]
+    starts = range(0, len(outputs), max_per_request)
+    # A stack with the leftmost part on top: outputs are sent, and refused, in their order.
+    parts = [range(start, min(start + max_per_request, len(outputs))) for start in starts][::-1]
     is_receiver = False
     while parts:
         part = parts.pop()
@@ -54,7 +55,7 @@ def send_in_parts(outputs: Sequence[T], send: Send[T], at_once: int) -> list[Ref
             is_receiver = True
         if answer is None:
             continue
-        if len(part) == 1 or answer.refused == len(part):
+        if len(part) == 1 or answer.rejected == len(part):
             refused.extend(Refused(index, answer.reason) for index in part)
         else:
             middle = len(part) // 2
@@ -62,7 +63,7 @@ def send_in_parts(outputs: Sequence[T], send: Send[T], at_once: int) -> list[Ref
     return refused
 
 
-def _require_receiver(send: Send[T]) -> None:
+def _require_receiver(send: SendRequest[T]) -> None:
     answer = send(())
     if answer is not None:
         raise OutputUnavailable(f"A request without spans is refused, too: {answer.reason}")

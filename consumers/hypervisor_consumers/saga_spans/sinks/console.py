@@ -1,4 +1,4 @@
-"""Lines for people."""
+"""A sink that writes lines for people."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["ConsoleSink"]
 
 
 class ConsoleSink:
-    """One line per span, for people; safe as far as the stream is. The stream stays open."""
+    """Writes one line per span, for people. Spans are as safe as the stream is; it stays open."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -23,7 +23,7 @@ class ConsoleSink:
     def deliver(self, outputs: Sequence[SagaSpanRecord]) -> Sequence[Refused]:
         """Write and flush."""
         text = "".join(_line(span) for span in outputs)
-        # A terminal of another encoding shows what it lacks as an escape; it must not stop the service.
+        # A terminal shows characters that its encoding lacks as escapes; they must not stop the service.
         self._stream.write(text.encode(self._encoding, "backslashreplace").decode(self._encoding))
         self._stream.flush()
         return ()

@@ -1,4 +1,4 @@
-"""Addresses of receivers, and how to show them: without the secrets that may stand in them."""
+"""Addresses of receivers, and how they are shown: without the secrets that may stand in them."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from hypervisor_schemas.errors import SettingError
 
-__all__ = ["Address", "read_address", "shown"]
+__all__ = ["Endpoint", "parse_endpoint", "redacted_url"]
 
 
-class Address(NamedTuple):
-    """An address of HTTP."""
+class Endpoint(NamedTuple):
+    """A receiver's address of HTTP."""
 
     url: str
-    """Without user and password."""
-    shown: str
-    """For people: without query either, where keys stand."""
+    """The address without user and password."""
+    redacted_url: str
+    """The same for people, without the query: keys may stand there."""
     authorization: str | None
-    """The header that user and password make."""
+    """The header's value for the user and password of the address."""
 
     def __repr__(self) -> str:
-        return f"Address({self.shown})"
+        return f"Endpoint({self.redacted_url})"
 
 
-def read_address(setting: str, text: str) -> Address:
-    """`http[s]://[user:password@]host[:port][/path][?query]`.
+def parse_endpoint(setting: str, text: str) -> Endpoint:
+    """The endpoint that is written as `http[s]://[user:password@]host[:port][/path][?query]`.
 
     Raises:
-        SettingError: It is none; the text is not shown.
+        SettingError: It isn't written so; the text is not shown.
     """
     parts = _split(text)
     if parts is None:
@@ -38,11 +38,11 @@ def read_address(setting: str, text: str) -> Address:
     if parts.username is not None:
         pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
         authorization = "Basic " + base64.b64encode(pair.encode()).decode()
-    return Address(_without_user(parts), shown(text), authorization)
+    return Endpoint(_without_user(parts), redacted_url(text), authorization)
 
 
-def shown(text: str) -> str:
-    """An address without user, password and query; of a text that is none, the first word."""
+def redacted_url(text: str) -> str:
+    """An address without user, password and query; the first word of a text that is no address."""
     parts = _split(text)
     if parts is None:
         return text if text.isalnum() else text.partition(":")[0] + ":…"

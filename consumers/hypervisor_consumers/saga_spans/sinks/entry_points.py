@@ -1,8 +1,8 @@
-"""Sinks of other people's packages, by the entry-point group `hypervisor_telemetry.span_sinks`.
+"""Sinks of other packages, by the entry-point group `hypervisor_telemetry.span_sinks`.
 
-An entry point names a factory: it takes the text behind the colon of `--sink NAME:TEXT` ("" without one) and
-returns an object with `record_span`, as in-process sinks have it. Where that has `record_saga_span`, it gets the
-whole record instead, ids and parent included; where it has `close`, that is called at the end.
+An entry point names a factory. It takes the text behind the colon of `--sink NAME:TEXT` ("" without one) and
+returns an object with `record_span`, like an in-process sink. If the object has `record_saga_span`, it gets the
+whole record instead, ids and parent included. If it has `close`, that is called at the end.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ GROUP = "hypervisor_telemetry.span_sinks"
 
 
 def installed_sinks() -> list[str]:
-    """The names that installed packages bring."""
+    """The names of the sinks that installed packages bring."""
     return sorted({entry.name for entry in entry_points(group=GROUP)})
 
 
@@ -42,7 +42,7 @@ def installed_sink(setting: str, name: str, text: str) -> EntryPointSink:
     except SettingError:
         raise
     except Exception as error:
-        # Its words may hold what the text held, a password say; they are for whoever looks for them.
+        # Its words may repeat the text, which may be a password: they are logged at debug only.
         log.debug("The sink %s can't be made", name, exc_info=error)
         raise SettingError(
             setting,
@@ -57,7 +57,7 @@ def installed_sink(setting: str, name: str, text: str) -> EntryPointSink:
 
 
 class EntryPointSink:
-    """Hands spans over one by one. What it raises means: try again."""
+    """Hands spans over one by one. An error of the sink means: try again."""
 
     def __init__(self, name: str, sink: SpanSink) -> None:
         self._name = name
@@ -68,7 +68,7 @@ class EntryPointSink:
         """Hand over all.
 
         Raises:
-            OutputUnavailable: It failed at one; all come again, those before it too.
+            OutputUnavailable: It failed at a span; all come again, those before it too.
         """
         for span in outputs:
             try:

@@ -1,21 +1,21 @@
-"""What an answer of HTTP to spans means: taken, come again later, or not all will ever be taken. Pure.
+"""The meaning of an HTTP answer to spans: taken, come again later, or not all will ever be taken.
 
-A receiver's trouble is not the spans': everything but a 4xx that speaks of this very request makes them wait, also
-where OTLP's specification would let them go.
+The receiver's trouble is not the spans' fault: they wait for every error but a 4xx that is about this very request,
+also where OTLP's specification would let them go.
 """
 
 from __future__ import annotations
 
 from http import HTTPStatus
 
-from hypervisor_consumers.saga_spans.sinks.bisect_rejects import NotAll
-from hypervisor_consumers.saga_spans.sinks.http_post import Answer, retry_after
+from hypervisor_consumers.saga_spans.sinks.bisect_rejects import Rejection
 from hypervisor_schemas.errors import OutputUnavailable
+from hypervisor_schemas.http_client import HttpAnswer, retry_after_seconds
 
-__all__ = ["refusal"]
+__all__ = ["rejection_of"]
 
 _TOO_LARGE = 413
-_COME_AGAIN = {408, 425, 429}
+_TRY_LATER = {408, 425, 429}
 _TO_BE_SET = {
     401: "it wants to know who asks: set {credentials}",
     403: "it doesn't allow this: check {credentials}",
@@ -23,21 +23,20 @@ _TO_BE_SET = {
     405: "it is no receiver of spans: check {endpoint}",
     407: "the proxy wants to know who asks: set user and password in HTTP_PROXY or HTTPS_PROXY",
 }
-"""Not the spans' fault, and not over until somebody sets something: they wait for that."""
+"""Errors that last until somebody changes a setting; they are not the spans' fault, which wait for it."""
 
 
-def refusal(
-    answer: Answer, *, receiver: str, endpoint: str, credentials: str, reason: str, now: float
-) -> NotAll | None:
-    """None: it is a 2xx, all is taken as far as the status says.
+def rejection_of(
+    answer: HttpAnswer, *, receiver: str, endpoint: str, credentials: str, reason: str
+) -> Rejection | None:
+    """The rejection that an answer means; None for a 2xx: all is taken, as far as the status says.
 
     Args:
-        answer: What came back.
-        receiver: Its address, for people.
-        endpoint: The setting that names it.
-        credentials: The setting that holds them.
-        reason: What the body says, one line; may be empty.
-        now: Seconds since 1970.
+        answer: The receiver's answer.
+        receiver: The receiver, for people.
+        endpoint: The setting that names its address.
+        credentials: The setting that holds the credentials.
+        reason: The reason that the body gives, one line; may be empty.
 
     Raises:
         OutputUnavailable: It may be taken later.
@@ -45,21 +44,18 @@ def refusal(
     status = answer.status
     if 200 <= status < 300:
         return None
-    says = f"{receiver} answers {status} {_phrase(status)}"
+    sentence = f"{receiver} answers {status} {_phrase(status)}"
+    retry_after = retry_after_seconds(answer.headers.get("retry-after"))
     if advice := _TO_BE_SET.get(status):
         # The body is left out: it may repeat the credentials.
         advice = advice.format(credentials=credentials, endpoint=endpoint)
-        raise OutputUnavailable(f"{says}; {advice}.", retry_after=_wait(answer, now))
+        raise OutputUnavailable(f"{sentence}; {advice}.", retry_after=retry_after)
     if 300 <= status < 400:
-        raise OutputUnavailable(f"{says}: it is elsewhere; set {endpoint} to its own address.")
-    says = f"{says}: {reason}" if reason else says
-    if status in _COME_AGAIN or not 400 <= status < 500:
-        raise OutputUnavailable(f"{says.rstrip('.')}.", retry_after=_wait(answer, now))
-    return NotAll(f"{says.rstrip('.')}.", is_doubtful=status != _TOO_LARGE)
-
-
-def _wait(answer: Answer, now: float) -> float | None:
-    return retry_after(answer.headers.get("retry-after"), now)
+        raise OutputUnavailable(f"{sentence}: it is elsewhere; set {endpoint} to its own address.")
+    sentence = f"{sentence}: {reason}" if reason else sentence
+    if status in _TRY_LATER or not 400 <= status < 500:
+        raise OutputUnavailable(f"{sentence.rstrip('.')}.", retry_after=retry_after)
+    return Rejection(f"{sentence.rstrip('.')}.", is_doubtful=status != _TOO_LARGE)
 
 
 def _phrase(status: int) -> str:

@@ -1,4 +1,4 @@
-"""Lines for programs, in a file."""
+"""A sink that writes lines for programs to a file."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ __all__ = ["JsonlSink"]
 
 
 class JsonlSink:
-    """Appends one JSON object per span and line; on disk when `deliver` returns.
+    """Appends one JSON object per span and line; it is on disk when `deliver` returns.
 
     Keys: `name, trace_id, span_id, parent_span_id, start_time, end_time` (seconds since the epoch), `status,
-    attributes`; where there is something to say, `causal_trace_id`, `error_type` and `events` (a list of `name,
-    time, attributes`). The folder must exist. A line that a crash has torn is ended when the file is opened
-    again, and its span comes again on a line of its own: readers skip what is no JSON and know a span by its ids.
+    attributes`; and, unless they are empty, `causal_trace_id`, `error_type` and `events` (a list of `name, time,
+    attributes`). The folder must exist. A line that a crash has torn is ended when the file is opened again, and
+    its span comes again on a line of its own: readers skip lines that are no JSON, and know a span by its ids.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -49,7 +49,7 @@ class JsonlSink:
         if self._file is None:
             self._file = _open(self._path)
         try:
-            with _alone(self._file):
+            with _locked(self._file):
                 while rest:
                     rest = rest[os.write(self._file, rest) :]
             os.fsync(self._file)
@@ -87,11 +87,11 @@ def _json_line(span: SagaSpanRecord) -> str:
 
 
 def _open(path: Path) -> int:
-    """The file, open for appending, its last line ended and its name in the folder on disk."""
+    """Open the file for appending; its last line is ended, and its name in the folder is on disk."""
     file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        with _alone(file):
-            _mend(file, path)
+        with _locked(file):
+            _end_torn_line(file, path)
     except OSError:
         os.close(file)
         raise
@@ -99,9 +99,9 @@ def _open(path: Path) -> int:
 
 
 @contextlib.contextmanager
-def _alone(file: int) -> Iterator[None]:
-    """Of all sinks of this file, in whatever processes: lines don't mix, and a line half written isn't torn."""
-    with contextlib.suppress(OSError):  # a file system without locks: as well as it goes
+def _locked(file: int) -> Iterator[None]:
+    """Lock the file against all other sinks of it, in any process: lines don't mix, and none is torn."""
+    with contextlib.suppress(OSError):  # a file system without locks
         fcntl.flock(file, fcntl.LOCK_EX)
     try:
         yield
@@ -110,7 +110,7 @@ def _alone(file: int) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_UN)
 
 
-def _mend(file: int, path: Path) -> None:
+def _end_torn_line(file: int, path: Path) -> None:
     status = os.fstat(file)
     if not stat.S_ISREG(status.st_mode):
         raise OSError(errno.EINVAL, "it is no regular file")

@@ -1,7 +1,8 @@
-"""Spans on a Kafka topic, as OTLP's protobuf: what the OpenTelemetry Collector's Kafka receiver reads by default.
+"""A sink that writes spans to a Kafka topic, as OTLP's protobuf.
 
-A record holds spans of one trace, its key is the trace id in hexadecimal: a trace stays in one partition, so that a
-Collector that samples by whole traces sees it whole.
+The OpenTelemetry Collector's Kafka receiver reads this format by default. A record holds spans of one trace, and
+its key is the trace id in hexadecimal. So a trace stays in one partition, and a Collector that samples whole traces
+sees it whole.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from opentelemetry.sdk.resources import Resource
 from hypervisor_consumers.runtime.kafka.client_config import consumer_settings, writer_settings
 from hypervisor_consumers.runtime.kafka.client_factory import ClientFactory, LibrdkafkaClientFactory
 from hypervisor_consumers.runtime.protocols import Refused
-from hypervisor_consumers.saga_spans.sinks.bisect_rejects import NotAll, send_in_parts
+from hypervisor_consumers.saga_spans.sinks.bisect_rejects import Rejection, send_bisecting
 from hypervisor_consumers.saga_spans.sinks.otel_environment import resource_of
-from hypervisor_consumers.saga_spans.sinks.otlp_messages import request_of
+from hypervisor_consumers.saga_spans.sinks.otlp_messages import encode_request
 from hypervisor_consumers.saga_spans.spans import SagaSpanRecord
 from hypervisor_schemas.connection import kafka_settings
 from hypervisor_schemas.errors import OutputUnavailable, SettingError
@@ -27,14 +28,14 @@ from hypervisor_schemas.settings import Settings
 __all__ = ["DEFAULT_TOPIC", "KafkaSink", "kafka_sink"]
 
 DEFAULT_TOPIC = "otlp_spans"
-"""The Collector's own default. Topic names are used as they are, without the prefix: others read them."""
+"""The Collector's own default. The topic's name has no prefix: others read it."""
 
 _NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}")
-_WITHIN = 10.0
-_RECORD_BYTES = 512 * 1024
-"""Half of what a topic takes by default."""
-_LARGEST = 64 * 1024 * 1024
-"""What this client sends at most: how large a record may be is the topic's to say."""
+_ANSWER_SECONDS = 10.0
+_MAX_RECORD_BYTES = 512 * 1024
+"""Half of the default limit of a topic."""
+_MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+"""The client's own limit, far above a topic's: the topic decides how large a record may be."""
 
 
 def kafka_sink(environ: Mapping[str, str], bootstrap_servers: str | None, topic: str = "") -> KafkaSink:
@@ -54,18 +55,18 @@ def kafka_sink(environ: Mapping[str, str], bootstrap_servers: str | None, topic:
 class KafkaSink:
     """Writes spans to a topic, idempotently; Kafka has acknowledged them when `deliver` returns.
 
-    Connects with the first span. The topic has to be there.
+    It connects with the first span. The topic has to exist.
 
     Args:
-        kafka: Where its producer comes from.
-        settings: librdkafka's, of an idempotent producer.
-        topic: Its full name.
-        resource: What the spans belong to.
+        kafka: The factory of its producer.
+        settings: librdkafka's settings of an idempotent producer.
+        topic: The topic's full name.
+        resource: The resource that the spans belong to.
     """
 
     def __init__(self, kafka: ClientFactory, settings: Mapping[str, Any], topic: str, resource: Resource) -> None:
         self._kafka = kafka
-        self._settings = {**settings, "partitioner": "murmur2_random", "message.max.bytes": _LARGEST}
+        self._settings = {**settings, "partitioner": "murmur2_random", "message.max.bytes": _MAX_MESSAGE_BYTES}
         self._topic = topic
         self._resource = resource
         self._producer: Any = None
@@ -79,30 +80,30 @@ class KafkaSink:
         records = [part for indices in _by_trace(outputs) for part in self._parts(outputs, indices)]
         refused: list[Refused] = []
         for position in self._write(records) if records else ():
-            # Also one of a single span is tried again: what travelled with it may have been too large.
+            # A record of a single span is tried again, too: others in its batch may have been too large.
             indices = records[position].indices
-            found = send_in_parts([outputs[index] for index in indices], self._send_alone, len(indices))
-            refused += [Refused(indices[each.at], each.reason) for each in found]
+            rejects = send_bisecting([outputs[index] for index in indices], self._send_alone, len(indices))
+            refused += [Refused(indices[each.at], each.reason) for each in rejects]
         return sorted(refused)
 
     def _parts(self, outputs: Sequence[SagaSpanRecord], indices: Sequence[int]) -> Iterator[_Record]:
         spans = [outputs[index] for index in indices]
-        value = request_of(spans, self._resource)
-        if len(value) > _RECORD_BYTES and len(spans) > 1:
+        value = encode_request(spans, self._resource)
+        if len(value) > _MAX_RECORD_BYTES and len(spans) > 1:
             middle = len(spans) // 2
             yield from self._parts(outputs, indices[:middle])
             yield from self._parts(outputs, indices[middle:])
         else:
             yield _Record(indices, spans[0].trace_id.encode(), value)
 
-    def _send_alone(self, spans: Sequence[SagaSpanRecord]) -> NotAll | None:
-        record = _Record((), spans[0].trace_id.encode(), request_of(spans, self._resource))
+    def _send_alone(self, spans: Sequence[SagaSpanRecord]) -> Rejection | None:
+        record = _Record((), spans[0].trace_id.encode(), encode_request(spans, self._resource))
         if not self._write([record]):
             return None
-        return NotAll(f"The topic {self._topic} takes no record so large: {len(record.value)} bytes.")
+        return Rejection(f"The topic {self._topic} takes no record so large: {len(record.value)} bytes.")
 
     def _write(self, records: Sequence[_Record]) -> list[int]:
-        """Returns when Kafka has them; which ones are too large for it, by position."""
+        """Returns when Kafka has them: the positions of those that are too large for it."""
         too_large: list[int] = []
         failed: list[str] = []
 
@@ -126,13 +127,13 @@ class KafkaSink:
                     if error.args[0].code() != KafkaError.MSG_SIZE_TOO_LARGE:
                         raise
                     too_large.append(position)
-            left = self._producer.flush(_WITHIN)
+            left = self._producer.flush(_ANSWER_SECONDS)
         except (KafkaException, BufferError) as error:
             reason = error.args[0].str() if isinstance(error, KafkaException) else error
-            self._forget()
+            self._drop_producer()
             raise OutputUnavailable(f"Spans can't be written to the topic {self._topic}: {reason}.") from None
         if left or failed:
-            self._forget()
+            self._drop_producer()
             raise OutputUnavailable(
                 f"Spans were not taken by the topic {self._topic}: {failed[0] if failed else 'no answer'}."
             )
@@ -142,19 +143,19 @@ class KafkaSink:
         if self._producer is not None:
             return
         producer = self._kafka.producer(self._settings)
-        found = producer.list_topics(self._topic, timeout=_WITHIN).topics[self._topic]
-        if found.error is None:
+        metadata = producer.list_topics(self._topic, timeout=_ANSWER_SECONDS).topics[self._topic]
+        if metadata.error is None:
             self._producer = producer
-        elif found.error.code() in {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC}:
+        elif metadata.error.code() in {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC}:
             raise OutputUnavailable(
                 f"The topic {self._topic}, for spans, doesn't exist; make it with kafka-topics.sh --create --topic "
                 f"{self._topic}, and it goes on by itself."
             )
         else:
-            raise KafkaException(found.error)
+            raise KafkaException(metadata.error)
 
-    def _forget(self) -> None:
-        """Begin anew: what is left in the queue would come later, and again."""
+    def _drop_producer(self) -> None:
+        """Begin anew: the records left in the queue would come later, a second time."""
         if self._producer is not None:
             self._producer.purge(blocking=True)  # confluent-kafka 2.15 has the flag the wrong way round
             self._producer = None
@@ -166,7 +167,7 @@ class KafkaSink:
 
 class _Record(NamedTuple):
     indices: Sequence[int]
-    """Of the spans in it, among those that are delivered together."""
+    """The indices of its spans among those that are delivered together."""
     key: bytes
     value: bytes
 

@@ -1,4 +1,4 @@
-"""Nowhere."""
+"""A sink that keeps nothing."""
 
 from __future__ import annotations
 

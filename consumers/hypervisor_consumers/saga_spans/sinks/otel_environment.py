@@ -1,4 +1,4 @@
-"""What OpenTelemetry's own environment variables say: lists of pairs, and the resource that spans belong to."""
+"""OpenTelemetry's own environment variables: lists of pairs, and the resource that spans belong to."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["DEFAULT_SERVICE_NAME", "SERVICE_NAME", "read_pairs", "resource_of"]
 
 SERVICE_NAME = "service.name"
 DEFAULT_SERVICE_NAME = "agent-hypervisor"
-"""Not this service's own name: the spans are those of the agents' hypervisor."""
+"""The name of the agents' hypervisor, whose spans they are; not this service's own."""
 
 
 def read_pairs(variable: str, environ: Mapping[str, str]) -> dict[str, str]:
-    """`name=value,name=value` of a variable, values percent-decoded, as OpenTelemetry writes lists.
+    """The pairs of a variable that is written `name=value,name=value`; values are percent-decoded.
 
     Raises:
         SettingError: A part has no name or no `=`. The text is not shown: it may be a list of secrets.
@@ -36,7 +36,7 @@ def read_pairs(variable: str, environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def resource_of(environ: Mapping[str, str]) -> Resource:
-    """The resource by `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES`.
+    """The resource that `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` describe.
 
     Raises:
         SettingError: `OTEL_RESOURCE_ATTRIBUTES` is no list of pairs.

@@ -1,31 +1,32 @@
-"""What a receiver of OTLP that took a request says besides."""
+"""Answers of OTLP receivers that took a request, or a part of it."""
 
 from __future__ import annotations
 
 import logging
 
-from hypervisor_consumers.saga_spans.sinks.bisect_rejects import NotAll
-from hypervisor_consumers.saga_spans.sinks.otlp_messages import partial_success
-from hypervisor_consumers.saga_spans.sinks.sanitize import in_one_line
+from hypervisor_consumers.saga_spans.sinks.bisect_rejects import Rejection
+from hypervisor_consumers.saga_spans.sinks.otlp_messages import parse_partial_success
+from hypervisor_schemas.printable import printable
 from hypervisor_schemas.rate_limited_log import RateLimitedLog
 
-__all__ = ["partly"]
+__all__ = ["partial_rejection"]
 
 
-def partly(body: bytes, receiver: str, limited: RateLimitedLog) -> NotAll | None:
-    """None: it has taken all. What it only mentions, and an answer that isn't OTLP's, is logged.
+def partial_rejection(body: bytes, receiver: str, limited: RateLimitedLog) -> Rejection | None:
+    """The rejection in the answer to a request that was taken; None where all of it was.
 
-    The specification has a partial success end the matter, with nothing sent again. Which spans were refused it
-    doesn't say, so halves are sent: ids are computed, and what comes twice is the same span.
+    A message without rejected spans, and an answer that isn't OTLP's, is logged. The specification has a partial
+    success end the matter, with nothing sent again. It doesn't say which spans were refused, so halves are sent:
+    ids are computed, and a span that comes twice is the same span.
     """
-    partial = partial_success(body)
+    partial = parse_partial_success(body)
     if partial is None:
         message = "%s answers, but not as OTLP does; its spans count as taken. Is it a receiver of OTLP?"
         limited.log(logging.WARNING, "strange", message, receiver)
         return None
-    message = in_one_line(partial.error_message)
+    message = printable(partial.error_message, 300, as_line=True)
     if partial.rejected_spans > 0:
-        return NotAll(f"{receiver} refuses it: {message or 'it says no more'}", partial.rejected_spans)
+        return Rejection(f"{receiver} refuses it: {message or 'it says no more'}", partial.rejected_spans)
     if message:
         limited.log(logging.WARNING, "message", "%s says: %s", receiver, message)
     return None

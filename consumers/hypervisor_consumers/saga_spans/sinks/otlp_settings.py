@@ -11,12 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from hypervisor_consumers.saga_spans.sinks.endpoints import Address, read_address
+from hypervisor_consumers.saga_spans.sinks.endpoints import Endpoint, parse_endpoint
 from hypervisor_consumers.saga_spans.sinks.otel_environment import read_pairs
 from hypervisor_schemas.errors import SettingError
 from hypervisor_schemas.secret_files import secret_text
 
-__all__ = ["OtlpSettings", "TlsFiles", "milliseconds", "otlp_settings"]
+__all__ = ["OtlpSettings", "TlsFiles", "otlp_settings", "timeout_seconds_of"]
 
 _BASE = "OTEL_EXPORTER_OTLP_"
 _HTTP, _GRPC = "http/protobuf", "grpc"
@@ -25,18 +25,18 @@ _PATH = "/v1/traces"
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """Paths of PEM files; None where none is named."""
+    """The paths of PEM files; None where no file is named."""
 
     certificate: str | None = None
-    """Of the authorities to trust, in place of the system's."""
+    """The authorities to trust, in place of the system's."""
     client_key: str | None = None
     client_certificate: str | None = None
 
     def readable(self) -> dict[str, bytes]:
-        """Their contents by field.
+        """The contents of the files, by field.
 
         Raises:
-            SettingError: One can't be read, or only one of the client's two is named.
+            SettingError: A file can't be read, or only one of the client's two is named.
         """
         if (self.client_key is None) != (self.client_certificate is None):
             raise SettingError(
@@ -58,19 +58,19 @@ class TlsFiles:
 
 @dataclass(frozen=True, slots=True)
 class OtlpSettings:
-    """How to reach an OTLP receiver. Headers are secrets; they are in no `repr`."""
+    """The settings to reach an OTLP receiver. Headers are secrets; they are in no `repr`."""
 
     is_grpc: bool
     url: str
-    """Of HTTP: the whole; of gRPC: the target as gRPC writes it."""
-    shown: str
+    """The whole URL for HTTP; for gRPC the target, as gRPC writes it."""
+    redacted_url: str
     is_secure: bool
     headers: Mapping[str, str] = field(repr=False)
-    """By names in lower case."""
+    """The headers by their names in lower case."""
     tls: TlsFiles
     is_compressed: bool
-    timeout: float
-    """Seconds that one request may take."""
+    timeout_seconds: float
+    """The longest that one request may take."""
 
 
 def otlp_settings(environ: Mapping[str, str], endpoint: str = "") -> OtlpSettings:
@@ -78,7 +78,7 @@ def otlp_settings(environ: Mapping[str, str], endpoint: str = "") -> OtlpSetting
 
     Args:
         environ: The environment.
-        endpoint: Wins over the variables that name one. For HTTP `/v1/traces` is added, unless it ends so.
+        endpoint: An address that wins over the variables. For HTTP `/v1/traces` is added, unless it ends so.
 
     Raises:
         SettingError: A variable has a value that can't be used, in a sentence without the value of a secret.
@@ -91,10 +91,9 @@ def otlp_settings(environ: Mapping[str, str], endpoint: str = "") -> OtlpSetting
         )
     is_grpc = protocol == _GRPC
     if is_grpc:
-        url, address_shown, is_secure, authorization = _grpc_target(environ, endpoint)
+        url, redacted, is_secure, authorization = _grpc_target(environ, endpoint)
     else:
-        address = _http_address(environ, endpoint)
-        url, address_shown, authorization = address
+        url, redacted, authorization = _http_endpoint(environ, endpoint)
         is_secure = url.startswith("https:")
     headers = _headers(environ, _GRPC_NAME if is_grpc else _HTTP_NAME)
     if authorization is not None:
@@ -105,7 +104,7 @@ def otlp_settings(environ: Mapping[str, str], endpoint: str = "") -> OtlpSetting
     return OtlpSettings(
         is_grpc=is_grpc,
         url=url,
-        shown=address_shown,
+        redacted_url=redacted,
         is_secure=is_secure,
         headers=headers,
         tls=TlsFiles(
@@ -114,15 +113,15 @@ def otlp_settings(environ: Mapping[str, str], endpoint: str = "") -> OtlpSetting
             client_certificate=_value(environ, "CLIENT_CERTIFICATE")[1] or None,
         ),
         is_compressed=compression == "gzip",
-        timeout=milliseconds(*_value(environ, "TIMEOUT")),
+        timeout_seconds=timeout_seconds_of(*_value(environ, "TIMEOUT")),
     )
 
 
-def milliseconds(variable: str, text: str) -> float:
-    """A timeout in seconds; 10 where there is none.
+def timeout_seconds_of(variable: str, text: str) -> float:
+    """The seconds of a timeout that is written in milliseconds; 10 for an empty text.
 
     Raises:
-        SettingError: It is no number above 0.
+        SettingError: It is no number above 0, or more than an hour.
     """
     if not text:
         return 10.0
@@ -136,7 +135,7 @@ def milliseconds(variable: str, text: str) -> float:
 
 
 def _value(environ: Mapping[str, str], name: str) -> tuple[str, str]:
-    """The variable that holds, and its text; an empty one counts as not set."""
+    """The variable that counts, and its text; an empty one counts as not set."""
     for variable in (f"{_BASE}TRACES_{name}", _BASE + name):
         text = secret_text(environ, variable) if name == "HEADERS" else environ.get(variable, "")
         if text := text.strip():
@@ -144,41 +143,46 @@ def _value(environ: Mapping[str, str], name: str) -> tuple[str, str]:
     return _BASE + name, ""
 
 
-def _endpoint(environ: Mapping[str, str], given: str) -> tuple[str, str, bool]:
-    """What names it, its text, and whether that is whole, so that nothing is added."""
-    if given:
-        return "--sink otlp:URL", given, urlsplit(given).path.endswith(_PATH)
+def _endpoint(environ: Mapping[str, str], option: str) -> tuple[str, str, bool]:
+    """The setting that names the endpoint, its text, and whether the text is taken as it is."""
+    if option:
+        return "--sink otlp:URL", option, urlsplit(option).path.endswith(_PATH)
     variable, text = _value(environ, "ENDPOINT")
     return variable, text, variable.startswith(f"{_BASE}TRACES_")
 
 
-def _http_address(environ: Mapping[str, str], given: str) -> Address:
-    variable, text, is_whole = _endpoint(environ, given)
+def _http_endpoint(environ: Mapping[str, str], option: str) -> Endpoint:
+    variable, text, is_whole = _endpoint(environ, option)
     text = text or "http://localhost:4318"
-    read_address(variable, text)
+    parse_endpoint(variable, text)
     if not is_whole:
         parts = urlsplit(text)
         text = parts._replace(path=parts.path.rstrip("/") + _PATH).geturl()
-    return read_address(variable, text)
+    return parse_endpoint(variable, text)
 
 
-def _grpc_target(environ: Mapping[str, str], given: str) -> tuple[str, str, bool, str | None]:
-    """Target, the same for people, whether by TLS, and the authorization."""
-    variable, text, _ = _endpoint(environ, given)
+def _grpc_target(environ: Mapping[str, str], option: str) -> tuple[str, str, bool, str | None]:
+    """The target, the same for people, whether it is reached by TLS, and the authorization."""
+    variable, text, _ = _endpoint(environ, option)
     text = text or "http://localhost:4317"
     if "://" not in text or text.startswith(("dns:", "unix:", "ipv4:", "ipv6:")):
-        # gRPC's own ways to write it; the variable says whether by TLS.
+        # A target in gRPC's own form; a variable of its own says whether to use TLS.
         if "@" in text or any(character.isspace() for character in text):
             raise SettingError(variable, "must be http://host:port, https://host:port or host:port.")
         insecure_variable, insecure = _value(environ, "INSECURE")
         if insecure.lower() not in {"", "true", "false"}:
             raise SettingError(insecure_variable, f"can't be {insecure!r}; give true or false.")
         return text, text, insecure.lower() != "true", None
-    address = read_address(variable, text)
-    parts = urlsplit(address.url)
+    parsed = parse_endpoint(variable, text)
+    parts = urlsplit(parsed.url)
     is_secure = parts.scheme == "https"
     host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-    return f"{host}:{parts.port or (443 if is_secure else 80)}", address.shown, is_secure, address.authorization
+    return (
+        f"{host}:{parts.port or (443 if is_secure else 80)}",
+        parsed.redacted_url,
+        is_secure,
+        parsed.authorization,
+    )
 
 
 _HTTP_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
@@ -188,7 +192,7 @@ _HEADER_VALUE = re.compile(r"[\x20-\x7e]*")
 
 def _headers(environ: Mapping[str, str], legal_name: re.Pattern[str]) -> dict[str, str]:
     headers: dict[str, str] = {}
-    # Of the two lists the traces' one holds, whole.
+    # The list for traces replaces the general one as a whole.
     variable, text = _value(environ, "HEADERS")
     for name, value in read_pairs(variable, {variable: text}).items():
         if not legal_name.fullmatch(name.lower()) or not _HEADER_VALUE.fullmatch(value):

@@ -1,4 +1,4 @@
-"""How a span is given to a sink: whole to those that know records, in the parts of the protocol to the others."""
+"""Hands a span to a sink: whole to a sink that takes records, in the protocol's parts to any other."""
 
 from __future__ import annotations
 

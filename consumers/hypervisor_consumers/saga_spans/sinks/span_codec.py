@@ -1,4 +1,4 @@
-"""Spans that nobody takes, as dead letters and back. Pure."""
+"""Encodes spans that nobody takes, for dead letters, and decodes them. Pure."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ class SpanCodec(OutputCodec[SagaSpanRecord]):
     """A span as a JSON object, its fields by name."""
 
     def name(self, output: SagaSpanRecord) -> str:
-        """Its trace id and span id."""
+        """The span's trace id and span id."""
         return f"{output.trace_id}/{output.span_id}"
 
     def write(self, output: SagaSpanRecord) -> bytes:
-        """The whole span."""
+        """The whole span as JSON."""
         return msgspec.json.encode(output)
 
     def read(self, data: bytes) -> SagaSpanRecord:
-        """The span.
+        """The span in `data`.
 
         Raises:
-            UndecodableRecord: It is none.
+            UndecodableRecord: It is no span.
         """
         try:
             return _decode(data)

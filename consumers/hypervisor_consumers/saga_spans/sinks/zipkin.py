@@ -1,14 +1,12 @@
-"""Zipkin's JSON, version 2, over HTTP, as OpenTelemetry's specification maps spans to it.
+"""A sink that sends Zipkin's JSON, version 2, over HTTP, as OpenTelemetry's specification maps spans to it.
 
-Tags and annotations are strings; a duration is at least 1 µs, because Zipkin takes 0 for unknown; a span that had
-an error has the tag `error`, which Zipkin shows in red. Zipkin has no links: the causal span is the tag
-`otel.links`.
+Tags and annotations are strings. A duration is at least 1 µs, because Zipkin takes 0 for unknown. A span with an
+error has the tag `error`, which Zipkin shows in red. Zipkin has no links: the causal span is the tag `otel.links`.
 """
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,23 +16,23 @@ from opentelemetry.trace import StatusCode, format_span_id, format_trace_id
 
 from hypervisor_consumers.runtime.protocols import Refused
 from hypervisor_consumers.saga_spans.otel import readable_span
-from hypervisor_consumers.saga_spans.sinks.bisect_rejects import NotAll, send_in_parts
-from hypervisor_consumers.saga_spans.sinks.endpoints import read_address
-from hypervisor_consumers.saga_spans.sinks.http_answers import refusal
+from hypervisor_consumers.saga_spans.sinks.bisect_rejects import Rejection, send_bisecting
+from hypervisor_consumers.saga_spans.sinks.endpoints import parse_endpoint
+from hypervisor_consumers.saga_spans.sinks.http_answers import rejection_of
 from hypervisor_consumers.saga_spans.sinks.http_post import HttpPoster, tls_context
 from hypervisor_consumers.saga_spans.sinks.otel_environment import SERVICE_NAME, resource_of
-from hypervisor_consumers.saga_spans.sinks.otlp_settings import TlsFiles, milliseconds
-from hypervisor_consumers.saga_spans.sinks.sanitize import in_one_line
+from hypervisor_consumers.saga_spans.sinks.otlp_settings import TlsFiles, timeout_seconds_of
 from hypervisor_consumers.saga_spans.spans import SagaSpanRecord
+from hypervisor_schemas.printable import printable
 
 __all__ = ["ZipkinSink", "zipkin_sink", "zipkin_span"]
 
 _ENDPOINT = "OTEL_EXPORTER_ZIPKIN_ENDPOINT"
 _TIMEOUT = "OTEL_EXPORTER_ZIPKIN_TIMEOUT"
 _DEFAULT = "http://127.0.0.1:9411/api/v2/spans"
-_REQUEST_SPANS = 512
-_REQUEST_BYTES = 2 * 1024 * 1024
-_TOO_LARGE = NotAll("The request is larger than 2 MiB.")
+_MAX_REQUEST_SPANS = 512
+_MAX_REQUEST_BYTES = 2 * 1024 * 1024
+_TOO_LARGE = Rejection("The request is larger than 2 MiB.")
 
 
 def zipkin_sink(environ: Mapping[str, str], endpoint: str = "") -> ZipkinSink:
@@ -46,21 +44,21 @@ def zipkin_sink(environ: Mapping[str, str], endpoint: str = "") -> ZipkinSink:
     variable, text = (
         ("--sink zipkin:URL", endpoint) if endpoint else (_ENDPOINT, environ.get(_ENDPOINT, "").strip())
     )
-    address = read_address(variable, text or _DEFAULT)
-    receiver = f"Zipkin at {address.shown}"
-    headers = {} if address.authorization is None else {"authorization": address.authorization}
+    parsed = parse_endpoint(variable, text or _DEFAULT)
+    receiver = f"Zipkin at {parsed.redacted_url}"
+    headers = {} if parsed.authorization is None else {"authorization": parsed.authorization}
     http = HttpPoster(
-        address.url,
-        shown=receiver,
+        parsed.url,
+        receiver=receiver,
         headers=headers,
-        timeout=milliseconds(_TIMEOUT, environ.get(_TIMEOUT, "").strip()),
-        context=tls_context(TlsFiles()) if address.url.startswith("https:") else None,
+        timeout_seconds=timeout_seconds_of(_TIMEOUT, environ.get(_TIMEOUT, "").strip()),
+        tls=tls_context(TlsFiles()) if parsed.url.startswith("https:") else None,
     )
     return ZipkinSink(http, receiver, resource_of(environ))
 
 
 class ZipkinSink:
-    """Sends spans to a Zipkin server, or what takes its format; they are its own when `deliver` returns."""
+    """Sends spans to a server that takes Zipkin's format; the server has them when `deliver` returns."""
 
     def __init__(self, http: HttpPoster, receiver: str, resource: Resource) -> None:
         self._http = http
@@ -73,21 +71,20 @@ class ZipkinSink:
         Raises:
             OutputUnavailable: Zipkin can't be reached or takes nothing now.
         """
-        return send_in_parts(outputs, self._send, _REQUEST_SPANS)
+        return send_bisecting(outputs, self._send, _MAX_REQUEST_SPANS)
 
-    def _send(self, spans: Sequence[SagaSpanRecord]) -> NotAll | None:
-        made = [zipkin_span(readable_span(span, self._resource)) for span in spans]
-        body = json.dumps(made, separators=(",", ":")).encode()
-        if len(body) > _REQUEST_BYTES and len(spans) > 1:
+    def _send(self, spans: Sequence[SagaSpanRecord]) -> Rejection | None:
+        objects = [zipkin_span(readable_span(span, self._resource)) for span in spans]
+        body = json.dumps(objects, separators=(",", ":")).encode()
+        if len(body) > _MAX_REQUEST_BYTES and len(spans) > 1:
             return _TOO_LARGE
         answer = self._http.post(body, {"content-type": "application/json"})
-        return refusal(
+        return rejection_of(
             answer,
             receiver=self._receiver,
             endpoint=_ENDPOINT,
             credentials=f"user and password in {_ENDPOINT}",
-            reason=in_one_line(answer.body),
-            now=time.time(),
+            reason=printable(answer.body, 300, as_line=True),
         )
 
     def close(self) -> None:
@@ -96,7 +93,7 @@ class ZipkinSink:
 
 
 def zipkin_span(span: ReadableSpan) -> dict[str, Any]:
-    """One span as Zipkin's JSON has it. Pure."""
+    """One span as an object of Zipkin's JSON. Pure."""
     context, parent = span.context, span.parent
     start, end = (span.start_time or 0) // 1000, (span.end_time or 0) // 1000
     tags = {name: str(value) for name, value in span.resource.attributes.items()}
