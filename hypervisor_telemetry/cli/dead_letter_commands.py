@@ -56,7 +56,7 @@ Limit = Annotated[int | None, typer.Option(min=1, help="At most so many, in the 
 @dead_letters.command("list")
 def list_(
     *,
-    position: PositionArgument = None,
+    place: PositionArgument = None,
     service: Service = None,
     reason: Reason = None,
     topic: Topic = None,
@@ -72,7 +72,7 @@ def list_(
     """One line for each, and how many there are of each service and reason."""
     with speaking():
         selection = _selection(
-            position=position,
+            position=place,
             service=service,
             reason=reason,
             topic=topic,
@@ -100,7 +100,7 @@ def list_(
 @dead_letters.command()
 def show(
     *,
-    position: PositionArgument = None,
+    place: PositionArgument = None,
     service: Service = None,
     reason: Reason = None,
     topic: Topic = None,
@@ -118,7 +118,7 @@ def show(
     """
     with speaking():
         selection = _selection(
-            position=position,
+            position=place,
             service=service,
             reason=reason,
             topic=topic,
@@ -146,7 +146,7 @@ def show(
 @dead_letters.command("replay")
 def replay_(
     *,
-    position: PositionArgument = None,
+    place: PositionArgument = None,
     service: Service = None,
     reason: Reason = None,
     topic: Topic = None,
@@ -169,7 +169,7 @@ def replay_(
     """
     with speaking():
         selection = _selection(
-            position=position,
+            position=place,
             service=service,
             reason=reason,
             topic=topic,

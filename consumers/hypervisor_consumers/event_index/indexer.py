@@ -1,8 +1,8 @@
-"""The processor of event-index: events to rows, offsets in the same database transaction.
+"""The processor of event-index: it writes events as rows, and offsets in the same database transaction.
 
-The database alone says where a partition goes on. The offsets in Kafka are for tools that show lag; they are
-never read back. Dead letters are in Kafka before the database moves over them: after a crash in between they are
-there twice, and known as the same.
+The database alone decides where a partition continues. The offsets in Kafka are for tools that show lag; they are
+never read back. Dead letters are in Kafka before the database's offset moves past them. After a crash in between
+they are in Kafka twice, and can be recognized as the same.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 class Indexer:
     """Implements `runtime.processor.Processor` on an `EventStore`.
 
-    Its account begins anew with every assignment: the rows themselves are what lasts.
+    The offset accounting starts anew with every assignment: only the rows themselves are durable.
     """
 
     def __init__(
@@ -65,19 +65,19 @@ class Indexer:
         self.trouble = ""
 
     def start(self, consumer: Consumer) -> None:
-        """Commit offsets by this consumer."""
+        """Remember the consumer, which commits offsets to Kafka."""
         self._consumer = consumer
 
     def assigned(self, topic_partitions: Collection[TopicPartition]) -> None:
-        """Wait until database and log have said where to begin."""
+        """Note new partitions; they wait until the database and the log tell where they begin."""
         self._restoring_since |= dict.fromkeys(topic_partitions, self._now())
 
     def ready(self) -> Mapping[TopicPartition, int]:
-        """Go on where the database says; from the beginning of the log where it says nothing or less."""
-        restoring = [one for one in self._assignment if one.phase is Phase.RESTORING]
+        """The offsets where waiting partitions begin: the database's, or the log's beginning if that is later."""
+        restoring = [partition for partition in self._assignment if partition.phase is Phase.RESTORING]
         if not restoring or self._clock() < self._backoff.until:
             return {}
-        names = [one.topic_partition for one in restoring]
+        names = [partition.topic_partition for partition in restoring]
         try:
             begins = {name: self._offset_queries.log_range(name)[0] for name in names}
             stored = {name: self._store.next_offset(*name) for name in names}
@@ -91,138 +91,147 @@ class Indexer:
             return {}
         self.trouble = ""
         self._backoff = Backoff(self._clock())
-        for one in restoring:
-            name = one.topic_partition
+        for partition in restoring:
+            name = partition.topic_partition
             content = IndexedPartition(stored[name], begins[name])
-            one.restored(content, content.next_offset)
-            one.caught_up()
+            partition.restored(content, content.next_offset)
+            partition.caught_up()
             seconds = self._now() - self._restoring_since.pop(name)
             self._runtime_metrics.restored(name, content.tally.account(), seconds)
-        return {one.topic_partition: one.position for one in restoring}
+        return {partition.topic_partition: partition.position for partition in restoring}
 
     def revoked(self, topic_partitions: Collection[TopicPartition]) -> None:
-        """Drop what was not written; the next owner reads it again."""
-        gone = set(topic_partitions)
-        for name in gone:
+        """Drop rows that were not written yet; the next owner reads their events again."""
+        revoked = set(topic_partitions)
+        for name in revoked:
             self._restoring_since.pop(name, None)
-        self._rows = [row for row in self._rows if (row.topic, row.partition) not in gone]
+        self._rows = [row for row in self._rows if (row.topic, row.partition) not in revoked]
 
     def apply(self, record: Record, event: HypervisorEvent) -> Result:
-        """Make a row of every event, also of a type that this version doesn't know."""
+        """Add a row for the event, even if this version doesn't know its type."""
         self._rows.append(IndexRow(*record.topic_partition, record.offset, event))
         self._assignment[record.topic_partition].content.passed(record, Result.APPLIED.value)
         return Result.APPLIED
 
     def reject(self, record: Record, error: RecordError) -> None:
-        """Keep the record for the dead letters, which come before the database moves over it."""
+        """Add the record to the dead letters, which are written before the database's offset moves past it."""
         self._dead_letters.add(record, error)
         self._assignment[record.topic_partition].content.passed(record, error.reason)
 
     def ignore(self, record: Record) -> None:
-        """Pass over a record that is for another service."""
+        """Skip a record that is for another service."""
         self._assignment[record.topic_partition].content.passed(record, Result.IGNORED.value)
 
     def advanced(self, topic_partition: TopicPartition, next_offset: int) -> None:
-        """Move the offset over what holds no record."""
+        """Move the offset past offsets that hold no record."""
         self._assignment[topic_partition].content.tally.advance(next_offset)
 
     def lost(self, topic_partition: TopicPartition, next_offset: int) -> None:
-        """Count the offsets that were deleted unread."""
+        """Count the offsets that Kafka deleted before they were read."""
         self._assignment[topic_partition].content.tally.lose(next_offset)
 
     def commit(self, *, is_last: bool = False) -> Mapping[TopicPartition, int | None]:
         """Write rows and offsets in one transaction.
 
         Returns:
-            The partitions that have to be read again, because the database holds less than it did.
+            The partitions that must be read again, because the database holds less of them than it did.
 
         Raises:
-            OutputUnavailable: The database is in trouble, or another process writes one of the partitions: then it
-                has it by now, and this one will be told so.
+            OutputUnavailable: The database can't be used, or another process writes one of the partitions. In the
+                second case the partition has a new owner already, and this process will be notified.
         """
-        moved = [one for one in self._assignment.read() if one.content.has_moved]
+        moved = [partition for partition in self._assignment.read() if partition.content.has_moved]
         if not moved:
             return {}
-        began = self._now()
+        started = self._now()
         self._dead_letters.flush()
         offsets: dict[tuple[str, int], tuple[int | None, int]] = {
-            one.topic_partition: (one.content.stored, one.content.next_offset) for one in moved
+            partition.topic_partition: (partition.content.stored, partition.content.next_offset)
+            for partition in moved
         }
         try:
             self._store.write(self._rows, offsets)
         except LostPartition as error:
-            gone_back = self._look_where_it_stands(moved)
-            if gone_back:
-                return dict.fromkeys(gone_back)
+            regressed = self._regressed(moved)
+            if regressed:
+                return dict.fromkeys(regressed)
             raise OutputUnavailable(str(error)) from error
         self._rows.clear()
         now = self._now()
         published_ms: Counter[int] = Counter()
-        for one in moved:
-            content = one.content
+        for partition in moved:
+            content = partition.content
             content.stored = content.next_offset
             published_ms.update(content.published_ms)
             content.published_ms.clear()
-            one.accounting.committed(content.tally.account())
-        self._runtime_metrics.concluded("committed", max(0.0, now - began), published_ms, int(now * 1000))
-        self._tell_kafka(moved, is_last)
+            partition.accounting.committed(content.tally.account())
+        self._runtime_metrics.concluded("committed", max(0.0, now - started), published_ms, int(now * 1000))
+        self._commit_to_kafka(moved, is_last)
         return {}
 
-    def _tell_kafka(self, moved: Sequence[AssignedPartition[IndexedPartition]], is_last: bool) -> None:
-        positions = [confluent_kafka.TopicPartition(*one.topic_partition, one.content.next_offset) for one in moved]
+    def _commit_to_kafka(self, moved: Sequence[AssignedPartition[IndexedPartition]], is_last: bool) -> None:
+        positions = [
+            confluent_kafka.TopicPartition(*partition.topic_partition, partition.content.next_offset)
+            for partition in moved
+        ]
         if self._consumer is None:
             raise AssertionError("start() comes first")
         try:
-            # One that fails is mended by the next; the last one has no next.
+            # The next commit makes up for a failed one. Nothing follows the last one, so it waits for the result.
             self._consumer.commit(offsets=positions, asynchronous=not is_last)
         except KafkaException as error:
             log.info("Kafka was not told how far the index is: %s", text_of(error))
 
-    def _look_where_it_stands(self, moved: Sequence[AssignedPartition[IndexedPartition]]) -> list[TopicPartition]:
-        """Find out why a write was refused: its rows are there, another has the partition, the database went back.
+    def _regressed(self, moved: Sequence[AssignedPartition[IndexedPartition]]) -> list[TopicPartition]:
+        """Find out why a write was refused.
+
+        There are three possible reasons: the rows are in the database already, another process has the partition,
+        or the database regressed.
 
         Returns:
-            The partitions of which the database holds less than this process has written, as a backup was brought
-            back, or a standby took over that had not got all. They are read again from where the database stands.
+            The partitions of which the database holds less than this process wrote: a backup was restored, or a
+            standby took over that had not received everything. They are read again from the database's offset.
         """
-        stands = {one.topic_partition: self._store.next_offset(*one.topic_partition) for one in moved}
-        gone_back = []
-        for one in moved:
-            content, offset = one.content, stands[one.topic_partition]
+        offsets = {
+            partition.topic_partition: self._store.next_offset(*partition.topic_partition) for partition in moved
+        }
+        regressed = []
+        for partition in moved:
+            content, offset = partition.content, offsets[partition.topic_partition]
             if offset == content.next_offset:
-                # A write whose answer was lost looks like another process's, but has come just as far as this one.
+                # A write whose answer was lost looks like another process's, but it reached exactly this offset.
                 content.stored = content.next_offset
-                self._drop_rows(one.topic_partition)
+                self._drop_rows(partition.topic_partition)
             elif content.stored is not None and (offset is None or offset < content.stored):
-                # Nobody else moves an offset back.
-                gone_back.append(one)
-        for one in gone_back:
-            self._drop_rows(one.topic_partition)
-            one.restore_again()
-            self._restoring_since[one.topic_partition] = self._now()
+                # No process moves an offset back, so the database has regressed.
+                regressed.append(partition)
+        for partition in regressed:
+            self._drop_rows(partition.topic_partition)
+            partition.restore_again()
+            self._restoring_since[partition.topic_partition] = self._now()
             log.warning(
                 "The database is behind what was written of partition %d of %s; it is read again.",
-                *one.topic_partition[::-1],
+                *partition.topic_partition[::-1],
             )
-        return [one.topic_partition for one in gone_back]
+        return [partition.topic_partition for partition in regressed]
 
     def _drop_rows(self, topic_partition: TopicPartition) -> None:
         self._rows = [row for row in self._rows if (row.topic, row.partition) != topic_partition]
 
     @property
     def is_serving(self) -> bool:
-        """Whether every partition that came is read: what the database holds is all there at once."""
+        """Whether no assigned partition is waiting; what the database holds can be queried at once."""
         return self._assignment.is_restored
 
     def close(self) -> None:
-        """Close the store."""
+        """Close the store and the clients of Kafka."""
         self._offset_queries.close()
         self._dead_letters.close()
         self._store.close()
 
 
 class IndexedPartition:
-    """A partition of events that is read."""
+    """The progress of a partition that is being read."""
 
     def __init__(self, stored: int | None, begin: int) -> None:
         self.stored = stored
@@ -231,7 +240,7 @@ class IndexedPartition:
         self.tally = Tally(Account(first, first, {}))
         self.tally.lose(begin)
         self.published_ms: Counter[int] = Counter()
-        """How many records since the last commit were published at each time, in milliseconds since 1970."""
+        """The publishing times in milliseconds of the records since the last commit, with how many have each."""
 
     @property
     def next_offset(self) -> int:
@@ -240,7 +249,7 @@ class IndexedPartition:
 
     @property
     def has_moved(self) -> bool:
-        """Whether the offset in the database is to be moved."""
+        """Whether the offset in the database must be moved."""
         return self.next_offset != self.stored
 
     def passed(self, record: Record, result: str) -> None:

@@ -38,9 +38,9 @@ def add_entity_routes(router: APIRouter, responder: Responder) -> None:
 
     @router.get("/sessions", **route_options(Sessions, SessionParameters))
     async def sessions(parameters: Annotated[SessionParameters, Query()]) -> Response:
-        """The sessions with events that fit, the one of the latest event first; counts and times are of those.
+        """The sessions with matching events, the latest first; counts and times are those of the matching events.
 
-        `next` is the cursor to those behind them. A session that gets an event meanwhile moves to the front.
+        `next` is the cursor to the sessions after them. A session that gets an event meanwhile moves to the front.
         """
         event_filter = EventFilter(agent_did=parameters.agent_did, start=parameters.start, end=parameters.end)
         after = read_or_refuse(read_group_cursor, parameters.cursor, event_filter)
@@ -58,7 +58,7 @@ def add_entity_routes(router: APIRouter, responder: Responder) -> None:
     async def session(session_id: _Id, parameters: Annotated[WaitParameters, Query()]) -> Response:
         """A session: its events by type, its agents with their rings, its sagas.
 
-        `is_whole` is false where only the latest of its agents, ring or saga events (1,000 each) are taken in.
+        `is_whole` is false if only its latest agents, ring events or saga events (1,000 each) are included.
         """
 
         def read(snapshot: Snapshot) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def add_entity_routes(router: APIRouter, responder: Responder) -> None:
     async def agent(agent_did: _Id, parameters: Annotated[WaitParameters, Query()]) -> Response:
         """An agent: its events by type, its sessions with its ring in each.
 
-        `is_whole` is false where only the latest of its sessions or ring events (1,000 each) are taken in.
+        `is_whole` is false if only its latest sessions or ring events (1,000 each) are included.
         """
 
         def read(snapshot: Snapshot) -> dict[str, Any]:
@@ -102,10 +102,10 @@ def add_entity_routes(router: APIRouter, responder: Responder) -> None:
 
     @router.get("/traces/{trace_id}", **route_options(Trace, WaitParameters, may_miss=True))
     async def trace(trace_id: _Id, parameters: Annotated[WaitParameters, Query()]) -> Response:
-        """The causal tree of a trace: its spans, each behind its parent, with `depth`, its events, and what failed.
+        """The causal tree of a trace: its spans, each after its parent, with `depth`, events and failures.
 
-        `failed_below` tells that a span further down failed. `is_whole` is false where only the latest 1,000 events
-        are taken in.
+        `failed_below` is true if a span further down failed. `is_whole` is false if only the latest 1,000 events
+        are included.
         """
 
         def read(snapshot: Snapshot) -> dict[str, Any]:

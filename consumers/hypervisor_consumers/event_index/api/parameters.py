@@ -79,10 +79,10 @@ class WaitParameters(BaseModel):
     after: str | None = Field(
         None,
         max_length=MAX_TOKEN_CHARACTERS,
-        description="A read token, from a publisher's flush(): answer once the index includes it.",
+        description="A read token from a publisher's flush(): the response comes once the index includes it.",
         examples=["hypervisor.events.ring:0.15:3.4"],
     )
-    wait: float = Field(5, ge=0, le=30, description="Seconds to wait for that, at most.")
+    wait: float = Field(5, ge=0, le=30, description="The most seconds to wait for `after`.")
 
     def awaited_offsets(self) -> dict[TopicPartition, int]:
         """The offsets to wait for.
@@ -105,8 +105,8 @@ class FilterParameters(BaseModel):
     event_type: list[_Id] | None = Field(
         None,
         max_length=_MAX_TYPES,
-        description="The type's value, such as ring.elevated, or a category, such as ring; may be given several "
-        "times for any of them.",
+        description="The type's value, such as ring.elevated, or a category, such as ring; of several any may "
+        "match.",
         examples=[["ring.elevated"], ["ring", "saga.step_failed"]],
     )
     session_id: _Id | None = Field(None, examples=["session-001"])
@@ -124,14 +124,14 @@ class FilterParameters(BaseModel):
         None,
         max_length=MAX_OBJECT_CHARACTERS,
         description="A JSON object that the payload contains: objects by their keys, arrays whatever their order, "
-        f"scalars equal. At most {MAX_OBJECT_VALUES} values, {MAX_OBJECT_DEPTH} deep. No index helps with it: give "
-        "it beside other filters.",
+        f"scalars equal. At most {MAX_OBJECT_VALUES} values, {MAX_OBJECT_DEPTH} deep. No database index supports "
+        "it, so combine it with other filters.",
         examples=['{"to_ring":0}'],
     )
     subtree: _Id | None = Field(
         None,
-        description="With trace_id: a span of that trace, and all that are below it, by the causal trace ids and, "
-        "where one names no parent, by parent_event_id.",
+        description="With trace_id: a span of that trace and all spans below it, by the causal trace ids and, if "
+        "one names no parent, by parent_event_id.",
         examples=["89abcdef"],
     )
 
@@ -161,12 +161,14 @@ class QueryParameters(FilterParameters, WaitParameters):
 class PageParameters(QueryParameters):
     """The parameters of a page of events."""
 
-    limit: int = Field(100, ge=1, le=1000, description="The last so many.")
-    order: Literal["asc", "desc"] = Field("asc", description="Of the events of an answer: oldest or latest first.")
+    limit: int = Field(100, ge=1, le=1000, description="At most this many events, the last ones.")
+    order: Literal["asc", "desc"] = Field(
+        "asc", description="The order of the response: oldest (asc) or latest (desc) event first."
+    )
     cursor: str | None = Field(
         None,
         max_length=MAX_CURSOR_CHARACTERS,
-        description="The `next` of an answer to the same filter: the events before those.",
+        description="The `next` of a response to the same filter, for the events before its own.",
     )
 
 
@@ -175,8 +177,8 @@ class StatsParameters(QueryParameters):
 
     bucket: _Bucket | None = Field(
         None,
-        description="Count also in spans of time of this size: seconds, or a number with s, m, h or d. At most "
-        "1,000 of them.",
+        description="Count also in time buckets of this size: seconds, or a number with s, m, h or d. At most "
+        "1,000 buckets.",
         examples=["60", "5m", "1h"],
     )
 
@@ -184,11 +186,13 @@ class StatsParameters(QueryParameters):
 class StreamParameters(FilterParameters):
     """The parameters of a stream of events."""
 
-    limit: int = Field(0, ge=0, le=1000, description="Begin with the last so many; then come the new ones.")
+    limit: int = Field(
+        0, ge=0, le=1000, description="Begin with at most this many of the last events; new ones follow."
+    )
     last_event_id: str | None = Field(
         None,
         max_length=MAX_TOKEN_CHARACTERS,
-        description="The id of a message of this stream: go on behind it. The header Last-Event-ID says the same.",
+        description="The id of a message of this stream, to continue after it; so does the header Last-Event-ID.",
     )
 
 
@@ -197,14 +201,14 @@ class SessionParameters(WaitParameters):
 
     agent_did: _Id | None = Field(None, examples=["did:mesh:rogue-bot"])
     start: _Instant | None = Field(
-        None, description="Of the events: not before this time.", examples=["2025-01-15T10:30:00Z"]
+        None, description="Only events not before this time.", examples=["2025-01-15T10:30:00Z"]
     )
     end: _Instant | None = Field(None, description="Not after this time.", examples=["2025-01-15T11:00:00Z"])
-    limit: int = Field(100, ge=1, le=1000, description="At most so many.")
+    limit: int = Field(100, ge=1, le=1000, description="At most this many sessions.")
     cursor: str | None = Field(
         None,
         max_length=MAX_GROUP_CURSOR_CHARACTERS,
-        description="The `next` of an answer to the same filter: the sessions behind those.",
+        description="The `next` of a response to the same filter, for the sessions after its own.",
     )
 
 

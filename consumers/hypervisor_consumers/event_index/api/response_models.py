@@ -48,24 +48,24 @@ class _ResponseModel(BaseModel):
 
 
 class Freshness(_ResponseModel):
-    """How old an answer is."""
+    """The freshness of a response."""
 
     includes: dict[str, dict[str, int]] = Field(
         description="By topic and partition, the offset up to which the log is included."
     )
-    lag_records: int | None = Field(description="Offsets behind those; null where that isn't known.")
+    lag_records: int | None = Field(description="The number of offsets after those; null if unknown.")
     lag_seconds: float | None = Field(
-        description="Of the partition that is furthest behind; 0 where none is, null where that isn't known."
+        description="The lag of the partition that is furthest behind; 0 if none is behind, null if unknown."
     )
 
 
 class _WithFreshness(_ResponseModel):
     freshness: Freshness
-    is_partial: bool = Field(description="Whether a partition isn't in the index yet, or nobody can know.")
+    is_partial: bool = Field(description="Whether a partition isn't in the index yet, or that is unknown.")
 
 
 class Event(_ResponseModel):
-    """An event, as `HypervisorEvent.to_dict()` has it."""
+    """An event, as `HypervisorEvent.to_dict()` gives it."""
 
     event_id: str
     event_type: str
@@ -78,12 +78,12 @@ class Event(_ResponseModel):
 
 
 class Events(_WithFreshness):
-    """Events."""
+    """A page of events."""
 
     model_config = _example(events=[_EVENT.to_dict()], next=None, **_FRESHNESS)
 
     events: list[Event]
-    next: str | None = Field(description="The cursor to the events before those; null: there are none.")
+    next: str | None = Field(description="The cursor to the events before these; null if there are none.")
 
 
 class OneEvent(_WithFreshness):
@@ -100,13 +100,13 @@ class _WithCounts(_ResponseModel):
 
 
 class Bucket(_WithCounts):
-    """The events of a length of time."""
+    """The counts of a time bucket."""
 
     start: AwareDatetime
 
 
 class Counts(_WithFreshness, _WithCounts):
-    """How many events there are."""
+    """The number of events."""
 
     model_config = _example(
         event_count=2,
@@ -116,8 +116,8 @@ class Counts(_WithFreshness, _WithCounts):
         **_FRESHNESS,
     )
 
-    bucket_seconds: int = Field(0, description="The length of a bucket; only where `bucket` was given.")
-    buckets: list[Bucket] = Field([], description="By time; only where `bucket` was given.")
+    bucket_seconds: int = Field(0, description="The length of a bucket; only if `bucket` was given.")
+    buckets: list[Bucket] = Field([], description="The counts by time; only if `bucket` was given.")
 
 
 class _WithTimes(_ResponseModel):
@@ -127,22 +127,22 @@ class _WithTimes(_ResponseModel):
 
 
 class SessionOfAll(_WithTimes):
-    """A session, by those of its events that fit."""
+    """A session, by its matching events."""
 
     session_id: str
 
 
 class Sessions(_WithFreshness):
-    """Sessions."""
+    """A page of sessions."""
 
     model_config = _example(sessions=[{"session_id": "session-001", **_TIMES}], next=None, **_FRESHNESS)
 
     sessions: list[SessionOfAll]
-    next: str | None = Field(description="The cursor to the sessions behind those; null: there are none.")
+    next: str | None = Field(description="The cursor to the sessions after these; null if there are none.")
 
 
 class _WithRing(_WithTimes):
-    ring: int | None = Field(description="By its latest event that names one; null: none does.")
+    ring: int | None = Field(description="The ring that its latest event with a ring names; null if none does.")
 
 
 class AgentOfSession(_WithRing):
@@ -172,7 +172,7 @@ class Saga(_ResponseModel):
 class _EntitySummary(_WithFreshness, _WithCounts):
     first: AwareDatetime
     last: AwareDatetime
-    is_whole: bool = Field(description="Whether all that there is was taken in.")
+    is_whole: bool = Field(description="Whether everything is included.")
 
 
 class Session(_EntitySummary):
@@ -218,15 +218,15 @@ class Agent(_EntitySummary):
 
 
 class EventOfSpan(Event):
-    """An event, and whether it tells a failure."""
+    """An event, and whether it reports a failure."""
 
     failed: bool
 
 
 class Span(_ResponseModel):
-    """A span, behind its parent."""
+    """A span, which comes after its parent."""
 
-    span_id: str | None = Field(description="Null: of the events whose causal trace id names no span.")
+    span_id: str | None = Field(description="Null for the events whose causal trace id names no span.")
     parent_span_id: str | None
     depth: int
     agents: list[str]
@@ -256,7 +256,7 @@ class Trace(_WithFreshness):
 
 
 class Refusal(_ResponseModel):
-    """Why there is no answer."""
+    """The reason why a request was refused."""
 
     detail: str
 
@@ -265,12 +265,12 @@ _REFUSALS = {
     401: ("The token is missing or wrong.", "This needs the header 'Authorization: Bearer <token>' …"),
     503: ("The database can't be used now.", "The event index's database can't be used now: …"),
     504: (
-        "What the read token tells isn't included in time.",
+        "The index didn't include the offsets of the read token in time.",
         "The index doesn't include partition 0 of hypervisor.events.ring up to offset 15 after 5 s; it is at 9. …",
     ),
 }
 _NOT_FOUND = (
-    "No event tells of it.",
+    "No event names it.",
     "No event of session 'session-001' is in the index; it may not have come yet.",
 )
 
@@ -279,7 +279,7 @@ def documented_responses(model: type[BaseModel], *, may_miss: bool = False) -> d
     """The `responses` of a route in the OpenAPI document, by status; with `may_miss` a 404 is among them."""
     refusals = {**_REFUSALS, **({404: _NOT_FOUND} if may_miss else {})}
     return {
-        200: {"model": model, "description": "What was asked for."},
+        200: {"model": model, "description": "The requested data."},
         **{
             status: {
                 "model": Refusal,

@@ -41,10 +41,10 @@ def create_router(store: EventStore, freshness: IndexFreshness, token: str | Non
 
     @router.get("/events", **route_options(Events, PageParameters))
     async def events(parameters: Annotated[PageParameters, Query()]) -> Response:
-        """The last `limit` events that fit every filter, oldest first; `next` is the cursor to those before them.
+        """The last `limit` events that match every filter, oldest first; `next` is the cursor to earlier ones.
 
-        Order: (timestamp, topic, partition, offset). Fewer than `limit`, and `next`, where they have
-        16 MB together.
+        Order: (timestamp, topic, partition, offset). A page ends when its events reach 16 MB together: then it has
+        fewer than `limit` events, and a `next` if there are more.
         """
         event_filter = parameters.event_filter()
         before = read_or_refuse(read_cursor, parameters.cursor, event_filter)
@@ -77,10 +77,10 @@ def create_router(store: EventStore, freshness: IndexFreshness, token: str | Non
 
     @router.get("/stats", **route_options(Counts, StatsParameters))
     async def stats(parameters: Annotated[StatsParameters, Query()]) -> Response:
-        """How many events fit every filter, in all and of each type; with `bucket` also of each span of time.
+        """The number of events that match every filter, in all and by type; with `bucket` also by time bucket.
 
-        Buckets begin at whole multiples of their size since 1970, in UTC, the first with that of `start` or of the
-        first event, the last with that of `end` or of the last event. Those without events are there, too.
+        Buckets begin at whole multiples of their size since 1970, in UTC. The first bucket is that of `start` or of
+        the first event, the last one that of `end` or of the last event. Buckets without events are included.
         """
         event_filter = parameters.event_filter()
 

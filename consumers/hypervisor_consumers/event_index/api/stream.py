@@ -74,12 +74,12 @@ def add_stream_route(router: APIRouter, store: EventStore) -> None:
         parameters: Annotated[StreamParameters, Query()],
         last_event_id: Annotated[str | None, Header()] = None,
     ) -> Response:
-        """Events that fit, as the index takes them in, until either side ends it: server-sent events.
+        """Matching events as they enter the index, until either side ends the stream: server-sent events.
 
-        `data` is an event as JSON. `id` is where to go on: whoever comes back with it as the header
-        `Last-Event-ID`, as browsers do by themselves, misses nothing and gets nothing twice. In order of each
-        partition. Without an id it begins with what is new, or with the last `limit` that are there; of those the
-        last one has the first id.
+        `data` is an event as JSON. `id` is the position in the stream: a client that sends it as the header
+        `Last-Event-ID`, as browsers do by themselves, misses nothing and gets nothing twice. The events of each
+        partition come in order. Without an id the stream begins with new events, or with the last `limit` events of
+        the index; the last of these has the first id.
         """
         event_filter = parameters.event_filter()
         position = _read_id(last_event_id or parameters.last_event_id)

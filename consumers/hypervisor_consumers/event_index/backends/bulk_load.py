@@ -33,7 +33,7 @@ _SHORT_CHARACTERS = 600
 """The length up to which a key fits, whatever its characters are."""
 
 _BATCHES_BY_ID = 20
-"""How many batches in a row without a known event are added by id before one is assumed to be all new again."""
+"""The batches in a row without a known event, after which the next batch is assumed to be all new again."""
 
 _DEADLOCK_RETRIES = 3
 
