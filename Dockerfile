@@ -1,4 +1,4 @@
-# One image for the four services and the one-shot jobs; which one it is, its arguments say:
+# One image for the four services and the one-shot jobs; its arguments select one:
 #   docker build --tag hypervisor-telemetry:0.1.0 .
 #   docker run hypervisor-telemetry:0.1.0 ring-metrics --host 0.0.0.0
 # `--target demo` is the same with the demo's agents.
@@ -41,7 +41,7 @@ LABEL org.opencontainers.image.title="hypervisor-telemetry" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.base.name="${BASE}"
-# libpq looks its user up. What is kept (the index on SQLite, an outbox) goes to this user's folder; mount it.
+# libpq looks up its user. Stored data (the index on SQLite, an outbox) goes to this user's folder; mount it.
 RUN ["groupadd", "--gid", "10001", "telemetry"]
 RUN ["useradd", "--uid", "10001", "--gid", "10001", "--no-log-init", "--create-home", \
      "--home-dir", "/var/lib/hypervisor-telemetry", "--shell", "/usr/sbin/nologin", "telemetry"]
@@ -60,6 +60,6 @@ CMD ["--help"]
 FROM run AS demo
 COPY --from=build-demo /opt/telemetry /opt/telemetry
 
-# The last stage is the one that is built unless another is named.
+# The last stage is the default target.
 FROM run AS services
 COPY --from=build /opt/telemetry /opt/telemetry

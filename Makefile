@@ -1,9 +1,9 @@
-# Everything a contributor types. The first use of any target makes .venv from the lock by itself.
+# The commands of contributors. The first use of any target makes .venv from the lock by itself.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
-# What the benchmarks compare with, and matplotlib: apart, as one of them pins an older confluent-kafka.
+# The benchmarks' peers, and matplotlib, in an environment of their own: one of them pins an older confluent-kafka.
 PEERS := .venv-peers
 PEERS_INSTALLED := $(PEERS)/.installed
 
@@ -26,10 +26,10 @@ $(INSTALLED): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-demo: $(INSTALLED) ## a fleet of agents through a real Kafka to the services, and an account that adds up
+demo: $(INSTALLED) ## a fleet of agents through a real Kafka to the services, and a check of all counts
 	@$(BIN)/hypervisor-telemetry demo $(ARGS)
 
-test: $(INSTALLED) ## what everyone runs: unit, property, contract and Kafka tests on a local broker
+test: $(INSTALLED) ## the usual suites: unit, property, contract and Kafka tests on a local broker
 	@$(BIN)/python -m pytest -n 2 --dist loadfile -m "not full" $(ARGS)
 
 test-all: $(INSTALLED) ## the suites that need installed servers and tools, or take long
@@ -38,21 +38,22 @@ test-all: $(INSTALLED) ## the suites that need installed servers and tools, or t
 chaos: $(INSTALLED) ## half an hour of kills, freezes, moves, outages and bad records; prints its seeds
 	@$(BIN)/python -m pytest tests/chaos -s --chaos=long $(ARGS)
 
-lint: $(INSTALLED) ## format check, lint, strict types, the arrows between packages
+lint: $(INSTALLED) ## format check, lint, strict types, the arrows between packages, the rules of the house
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/python -m tools.house_check
 
 format: $(INSTALLED) ## apply the formatter and the safe fixes
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
 
-docs: $(INSTALLED) ## write the generated tables of docs/ and the Grafana dashboards anew
+docs: $(INSTALLED) ## write the generated tables of docs/ and the Grafana dashboards
 	@$(BIN)/python -m tools.generate_docs
 	@$(BIN)/python -m tools.dashboards
 
-chart: $(INSTALLED) ## render the examples of helm/ anew; builds helm the first time, some minutes
+chart: $(INSTALLED) ## render the examples of helm/; builds helm the first time, some minutes
 	@$(BIN)/python -m tools.chart_examples
 
 $(PEERS_INSTALLED): bench/peers/requirements.lock | $(INSTALLED)
@@ -67,11 +68,11 @@ bench: $(PEERS_INSTALLED) ## the benchmarks, side by side with the alternatives;
 bench-full: $(PEERS_INSTALLED) ## the same with more events, more rounds and larger sizes
 	@$(BIN)/python -m bench --full $(ARGS)
 
-panels: $(PEERS_INSTALLED) ## docs/plots/panels.svg anew: a run on a real Kafka and Prometheus, and what the panels show of it
+panels: $(PEERS_INSTALLED) ## draw docs/plots/panels.svg: the panels after a run on a real Kafka and Prometheus
 	@$(BIN)/python -m pytest tests/observability/test_prometheus_run.py --panels docs/plots/panels.json
 	@$(PEERS)/bin/python tests/observability/draw_panels.py docs/plots/panels.json docs/plots/panels.svg
 
-lock: $(INSTALLED) ## resolve requirements.lock anew from pyproject.toml
+lock: $(INSTALLED) ## resolve requirements.lock from pyproject.toml
 	@$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --custom-compile-command "make lock" --upgrade --quiet --output-file requirements.lock
 	@$(BIN)/uv pip compile bench/peers/requirements.in --universal --python-version 3.11 --generate-hashes \
@@ -79,18 +80,18 @@ lock: $(INSTALLED) ## resolve requirements.lock anew from pyproject.toml
 	  --output-file bench/peers/requirements.lock
 	@$(MAKE) --no-print-directory lock-image
 
-lock-image: $(INSTALLED) # what the image holds: of the versions in requirements.lock, without those of development
+lock-image: $(INSTALLED) # the image's packages: the versions in requirements.lock, without those for development
 	@cd deploy/image && for part in services demo; do \
 	  ../../$(BIN)/uv pip compile ../../pyproject.toml --extra $$part $(LOCK_IMAGE) --output-file $$part.lock; done
 	@cd deploy/image && ../../$(BIN)/uv pip compile build.in $(LOCK_IMAGE) --output-file build.lock
 
-secrets: ## random passwords and a token for docker compose, in deploy/compose/secrets; what is there stays
+secrets: ## random passwords and a token for docker compose, in deploy/compose/secrets; existing ones stay
 	@$(PYTHON) deploy/compose/make_secrets.py
 
 up: secrets ## everything by docker compose; returns when each part is healthy
 	docker compose up --detach --build --wait $(ARGS)
 
-down: ## stop what `make up` started; ARGS="--volumes" also deletes what it keeps
+down: ## stop what `make up` started; ARGS="--volumes" also deletes the stored data
 	docker compose --profile demo down $(ARGS)
 
 clean: ## remove the virtual environments and the caches

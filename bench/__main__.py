@@ -51,7 +51,7 @@ def main() -> None:
 
 
 class _Saying:
-    """Progress: in place where there is a terminal, else line by line."""
+    """Print the progress: in place on a terminal, else line by line."""
 
     def __init__(self, prefix: str, update: Callable[[str], None], console: Console) -> None:
         self._prefix = prefix

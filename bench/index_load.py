@@ -39,7 +39,7 @@ AGENTS = 1_000
 PARTITIONS = 12
 SPREAD = timedelta(days=30)
 BEGAN = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0) - SPREAD
-"""Of late: on PostgreSQL only weeks of the last two years have partitions of their own."""
+"""The first event's time; recent, as on PostgreSQL only weeks of the last two years have partitions."""
 TOPIC = "hypervisor.events.bench"
 
 _KINDS = list(EventType)
@@ -68,7 +68,7 @@ def index_event(number: int, count: int) -> HypervisorEvent:
 
 
 def batches(count: int) -> Iterator[Sequence[IndexRow]]:
-    """As a service would write them."""
+    """Make the rows that a service would write."""
     for first in range(0, count, BATCH):
         yield [
             IndexRow(TOPIC, number % PARTITIONS, number // PARTITIONS, index_event(number, count))
@@ -77,14 +77,14 @@ def batches(count: int) -> Iterator[Sequence[IndexRow]]:
 
 
 def index_records(count: int) -> Iterator[Record]:
-    """As a publisher would write them."""
+    """Make the records that a publisher would write."""
     for number in range(count):
         event = index_event(number, count)
         yield (event.session_id or "").encode(), encode_event(event)
 
 
 def fill(store: EventStore, rows: Iterator[Sequence[IndexRow]]) -> None:
-    """Write them all, each batch in a transaction with its offsets."""
+    """Write all rows, each batch in a transaction with its offsets."""
     reached: dict[tuple[str, int], int] = {}
     for batch in rows:
         moved = {(row.topic, row.partition): row.offset + 1 for row in batch}

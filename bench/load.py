@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 Record = tuple[bytes, bytes]
-"""Key and value."""
+"""A record: key and value."""
 
 SERIES = 10_000
 PATIENCE = 120.0
@@ -41,11 +41,11 @@ SETTINGS: Mapping[str, str | int] = {
     "linger.ms": 20,
     "enable.idempotence": True,
 }
-"""Of every producer here: what a publisher has by itself."""
+"""The settings of every producer here, as a publisher has them."""
 
 
 def ring_event(number: int, series: int = SERIES) -> HypervisorEvent:
-    """About 160 bytes as Avro; one series per session, and no payload like another."""
+    """Make an event of about 160 bytes as Avro; one series per session, no two payloads alike."""
     which = number * 7919 % series
     return HypervisorEvent(
         event_type=RING_EVENT_TYPES[number % len(RING_EVENT_TYPES)],
@@ -63,7 +63,7 @@ def each_ring_record(count: int, series: int = SERIES) -> Iterator[Record]:
 
 @lru_cache(maxsize=2)
 def ring_records(count: int, series: int = SERIES) -> Sequence[Record]:
-    """Kept, as several cases want the same."""
+    """Make records; cached, as several cases use the same."""
     return list(each_ring_record(count, series))
 
 
@@ -80,7 +80,7 @@ def producer(fleet: Fleet, **settings: str | int) -> Producer:
 
 
 def write_plainly(fleet: Fleet, topic: str, records: Iterable[Record]) -> float:
-    """Returns the seconds until Kafka has them all."""
+    """Produce the records; return the seconds until Kafka has all of them."""
     client, began = producer(fleet), time.perf_counter()
     for key, value in records:
         while True:
@@ -96,7 +96,7 @@ def write_plainly(fleet: Fleet, topic: str, records: Iterable[Record]) -> float:
 
 
 def read_plainly(fleet: Fleet, topic: str, partitions: int, count: int, skipped: int = 1) -> float:
-    """Seconds of `consume()` alone, from the record after the first `skipped` to the last of `count`."""
+    """Return the seconds of `consume()` alone, from the record after the first `skipped` to the last of `count`."""
     consumer = Consumer(
         {
             "bootstrap.servers": fleet.bootstrap_servers,
@@ -118,7 +118,7 @@ def read_plainly(fleet: Fleet, topic: str, partitions: int, count: int, skipped:
 
 
 def read_to_end(fleet: Fleet, topics: Sequence[str]) -> Iterator[Sequence[Message]]:
-    """Batches of what is committed in these topics, until their ends; the first may be long in coming."""
+    """Yield batches of committed records of these topics, up to their ends; the first may take long."""
     consumer = Consumer(
         {
             "bootstrap.servers": fleet.bootstrap_servers,
@@ -143,7 +143,7 @@ def read_to_end(fleet: Fleet, topics: Sequence[str]) -> Iterator[Sequence[Messag
 
 
 def working_off(fleet: Fleet, group: str, topic: str, count: int, skipped: int = 0) -> float:
-    """Events per second, by the offsets that the group commits, once more than `skipped` are.
+    """Return the events per second, by the offsets that the group commits, after the first `skipped`.
 
     Raises:
         TimeoutError: Nothing was committed for so many seconds.
@@ -182,7 +182,7 @@ def _committed(offset_queries: Consumer, places: list[TopicPartition]) -> int:
 def emit_steadily(
     bus: HypervisorEventBus, make: Callable[[int], HypervisorEvent], per_second: int, over: Event
 ) -> None:
-    """So many events a second, until it is over."""
+    """Emit so many events a second, at a steady rate, until `over` is set."""
     began, number = time.perf_counter(), 0
     while not over.is_set():
         due = int((time.perf_counter() - began) * per_second)

@@ -36,7 +36,7 @@ HEAD = ("what", "ours", "beside", "theirs", "figure", "floor", "goal", "reaches"
 
 
 def machine(full: bool) -> dict[str, str]:
-    """What the figures were measured on."""
+    """Describe the machine and the versions of a run."""
     names = ("confluent-kafka", "fastavro", "numpy")
     return {
         "run": "make bench-full" if full else "make bench",
@@ -96,7 +96,7 @@ def _number(value: float) -> str:
 
 
 def page(results: Path = RESULTS) -> str:
-    """What docs/performance.md holds between its marks."""
+    """Return the text between the marks of docs/performance.md."""
     parts = []
     for case, about in CASES.items():
         file = results / f"{case}.json"
@@ -115,7 +115,7 @@ def page(results: Path = RESULTS) -> str:
 
 
 def plots(case: str, curves: Sequence[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
-    """The file of each curve."""
+    """Return the file of each curve."""
     return [(f"{case}-{number}.svg", curve) for number, curve in enumerate(curves, 1)]
 
 

@@ -1,4 +1,4 @@
-"""How much memory a process holds."""
+"""The resident memory of a process."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["resident"]
 
 
 def resident(pid: int | str) -> float:
-    """Megabytes."""
+    """Return the resident memory in megabytes."""
     status = Path(f"/proc/{pid}/status").read_text("ascii")
     [kilobytes] = [line.split()[1] for line in status.splitlines() if line.startswith("VmRSS:")]
     return int(kilobytes) * 1024 / 1e6

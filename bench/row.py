@@ -1,4 +1,4 @@
-"""One line of the table: what was measured, beside what, and what it should come to."""
+"""A line of the table: a figure, the alternative beside it, its floor and its goal."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Row:
     floor: float | None = None
     goal: float | None = None
     note: str = ""
-    """What can't be made equal, or has to be known to read the figure."""
+    """A note on the figure: a difference that can't be removed, or a fact needed to read it."""
 
     @property
     def figure(self) -> float:
@@ -44,7 +44,7 @@ class Row:
 
 
 def outcome(row: Row) -> str:
-    """One word: how the figure stands to floor and goal."""
+    """Return one word: "goal", "floor" or "below"; without a floor, none."""
     if row.floor is None:
         return ""
     if not row.reaches(row.floor):
@@ -54,7 +54,7 @@ def outcome(row: Row) -> str:
 
 @dataclass(frozen=True)
 class Curve:
-    """How figures change as work grows; one plot."""
+    """A curve of figures as the work grows; one plot."""
 
     title: str
     x: str

@@ -1,4 +1,4 @@
-"""What a case is given: how long it may measure, a Kafka, a folder, and somebody to tell how far it is."""
+"""The setting of a case: its time, a Kafka, a folder, and a callback for its progress."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Setting:
 
     @cached_property
     def kafka(self) -> LocalKafka:
-        """One broker for all cases; started when the first one needs it."""
+        """The broker of all cases; started when the first one needs it."""
         self.say("starting a Kafka")
         return self._ends.enter_context(LocalKafka(on_progress=self.say))
 
@@ -61,7 +61,7 @@ class Setting:
 
     @contextmanager
     def fleet(self, partitions: int) -> Iterator[Fleet]:
-        """Fresh topics; what runs on them ends with the block, and the topics go."""
+        """Make fresh topics for a block; at its end, the services on them stop and the topics are deleted."""
         fleet = Fleet(self.kafka.bootstrap_servers, f"bench{next(self._numbers)}.", self.folder)
         fleet.make_topics(partitions)
         try:
@@ -79,7 +79,7 @@ Case: TypeAlias = "Callable[[Setting], Iterable[Row | Curve]]"
 def in_turn(
     rounds: int, works: Mapping[str, Callable[[], float]], say: Callable[[str], None] = lambda _: None
 ) -> dict[str, list[float]]:
-    """Every work's figures, one of each per round, so that a drift of the machine meets all of them."""
+    """Measure every alternative once per round, so that a drift of the machine affects all of them."""
     figures: dict[str, list[float]] = {name: [] for name in works}
     for number in range(rounds):
         for name, work in works.items():

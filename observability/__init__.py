@@ -1,1 +1,1 @@
-"""What watches the fleet: the configuration of Prometheus, and the dashboards of Grafana."""
+"""The configuration of Prometheus, and the dashboards of Grafana."""

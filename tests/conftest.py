@@ -1,4 +1,4 @@
-"""What tests share: one Kafka for the run, and an environment without the user's own settings."""
+"""Fixtures of all tests: one Kafka for the run, and an environment without the user's own settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""helm/hypervisor-telemetry/examples: what comes out of some of ci/*-values.yaml. `make chart` writes them."""
+"""The rendered charts in helm/hypervisor-telemetry/examples, from ci/*-values.yaml. `make chart` writes them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ EXAMPLES = ("minimal", "full", "hpa")
 
 
 def example(name: str) -> str:
-    """One rendered example, with a word on where it comes from."""
+    """Render one example, with a comment on its origin."""
     return f"# Made by `make chart` from ci/{name}-values.yaml.\n{text(name)}"
 
 

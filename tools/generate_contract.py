@@ -1,4 +1,4 @@
-"""The tables of schemas/README.md, between marks; all else in it is written by hand."""
+"""The tables of schemas/README.md, between marks; the rest of it is written by hand."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EXAMPLES = SCHEMAS / "hypervisor_schemas" / "examples"
 
 
 def contract() -> str:
-    """The page as it has to be: as it is, with its tables made anew."""
+    """Return the page as it has to be: the present one with its tables made anew."""
     text = (SCHEMAS / "README.md").read_text("utf-8")
     for name, made in TABLES.items():
         begin, end = f"<!-- {name}: made by `make docs` -->\n", f"<!-- end of {name} -->\n"
@@ -48,7 +48,7 @@ def _avro_type(kind: Any) -> str:
 
 def _numbers() -> str:
     return table(
-        ("what", "is"),
+        ("constant", "value"),
         [
             ("the record's full name, and the registry's subject", f"`{SUBJECT}`"),
             ("single-object framing: the first 10 bytes", f"`{SINGLE_OBJECT.hex(' ')}`"),
@@ -72,8 +72,8 @@ def _payloads() -> str:
             (f"`{name}`", _json_type(field), "needed" if name in schema["required"] else "")
             for name, field in schema["properties"].items()
         ]
-        told = ", ".join(f"`{value}`" for value in types)
-        parts.append(f"**{kind.__name__}**: {told}\n\n" + table(("field", "type", ""), rows))
+        names = ", ".join(f"`{value}`" for value in types)
+        parts.append(f"**{kind.__name__}**: {names}\n\n" + table(("field", "type", ""), rows))
     return "\n".join(parts)
 
 

@@ -1,4 +1,4 @@
-"""The tables of docs/ and schemas/README.md, made from the code. `make docs` writes them; a test keeps it so."""
+"""The tables of docs/ and schemas/README.md, made from the code. `make docs` writes them; a test compares them."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ def settings() -> str:
         "# Settings\n\n"
         + NOTE
         + "All are environment variables. `KAFKA_<PROPERTY>` sets librdkafka's `<property>` "
-        "(`KAFKA_BOOTSTRAP_SERVERS`, `KAFKA_SECURITY_PROTOCOL`, `KAFKA_SASL_PASSWORD` …); what librdkafka has no "
-        "property for is passed over, and so are `isolation.level`, `partitioner`, `enable.auto.commit`, "
-        "`enable.idempotence` and `transactional.id`, on which the promises rest. `SCHEMA_REGISTRY_URL` names a "
-        "registry with Confluent's API (`http[s]://[user:password@]host[:port]`). `OTEL_EXPORTER_OTLP_*`, "
-        "`OTEL_EXPORTER_ZIPKIN_*`, `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` mean what OpenTelemetry says "
+        "(`KAFKA_BOOTSTRAP_SERVERS`, `KAFKA_SECURITY_PROTOCOL`, `KAFKA_SASL_PASSWORD` …). Properties that "
+        "librdkafka doesn't have are ignored, and so are `isolation.level`, `partitioner`, `enable.auto.commit`, "
+        "`enable.idempotence` and `transactional.id`, on which the guarantees depend. `SCHEMA_REGISTRY_URL` names "
+        "a registry with Confluent's API (`http[s]://[user:password@]host[:port]`). `OTEL_EXPORTER_OTLP_*`, "
+        "`OTEL_EXPORTER_ZIPKIN_*`, `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES` have OpenTelemetry's meaning "
         "([where spans go](operations.md#where-spans-go)).\n\n"
         "**Secrets from files.** A secret setting and "
         + ", ".join(f"`{name}`" for name in (*KAFKA_SECRETS, *OTHER_SECRETS))
-        + " may be set by a file instead: `<SETTING>_FILE=/run/secrets/…` names one that holds the value; the end "
-        "of its last line doesn't count. A file that is missing or empty, or both set, is refused.\n\n"
+        + " may come from a file instead: `<SETTING>_FILE=/run/secrets/…` names a file with the value; a line end "
+        "at its end is ignored. A missing or empty file is an error, and so is setting both.\n\n"
         + _table(("setting", "default", "meaning"), rows)
     )
 
@@ -70,7 +70,7 @@ def topics() -> str:
     return (
         "# Topics\n\n"
         + NOTE
-        + "Names have `TELEMETRY_TOPIC_PREFIX` (default `hypervisor.`) in front. Every client must choose "
+        + "Names have the prefix `TELEMETRY_TOPIC_PREFIX` (default `hypervisor.`). Every client must choose "
         "partitions by Kafka's default, murmur2 of the key (`partitioner=murmur2_random` in librdkafka).\n\n"
         + _table(("topic", "partitions", "configuration", "key", "written by", "read by"), rows)
     )
@@ -85,8 +85,8 @@ def events() -> str:
     return (
         "# Event types\n\n"
         + NOTE
-        + "A type that is not here goes through everything unchanged, on the topic of its category or on "
-        "`events.other`.\n\n" + _table(("member", "value", "topic"), rows)
+        + "A type that is not in this table passes through everything unchanged, on the topic of its category or "
+        "on `events.other`.\n\n" + _table(("member", "value", "topic"), rows)
     )
 
 
@@ -109,16 +109,16 @@ def metrics() -> str:
     return (
         "# Metrics\n\n"
         + NOTE
-        + "## ring-metrics\n\nThe first two have the label `partition` where a series can lie in several "
-        "partitions, and only there: where agent and session are both `unknown`, in the overflow series "
-        "(`__overflow__`), and where `TELEMETRY_RING_LABELS` leaves out the session, or the agent and the session "
+        + "## ring-metrics\n\nThe first two have the label `partition` if a series can be in several "
+        "partitions, and only then: if agent and session are both `unknown`, in the overflow series "
+        "(`__overflow__`), and if `TELEMETRY_RING_LABELS` leaves out the session, or the agent and the session "
         "is `unknown`. Recording rules sum it away.\n\n"
         + _table(head, ring)
         + "\n## saga-spans\n\n"
         + _table(head, saga)
-        + "\n## governance-metrics\n\n`decision` is `allow` or `deny`. What has that label also has "
-        "`agent_id` and `tool_name` where `TELEMETRY_GOVERNANCE_LABELS` names them; the overflow series has "
-        "`__overflow__` there. A decision without a latency is in no bucket. After the topic has got more "
+        + "\n## governance-metrics\n\n`decision` is `allow` or `deny`. Metrics with that label also have "
+        "`agent_id` and `tool_name` if `TELEMETRY_GOVERNANCE_LABELS` names them; in the overflow series they are "
+        "`__overflow__`. A decision without a latency is in no bucket. After the topic has got more "
         "partitions, the trust score of an agent that moved has the label `partition`.\n\n"
         + _table(head, governance)
         + "\n## event-index\n\n"
@@ -129,7 +129,7 @@ def metrics() -> str:
         "(OpenTelemetry).\n\n"
         + _table(head, publisher)
         + "\n## Governance, in an agent\n\nBy `GovernanceMetrics`, in Prometheus and as OpenTelemetry's "
-        "instruments. What has `decision` has the labels `agent_id` and `tool_name` as well where "
+        "instruments. Metrics with `decision` also have the labels `agent_id` and `tool_name` if "
         "`GovernanceLabels` chooses them.\n\n"
         + _table(("metric", "instrument", "unit", "type", "labels", "meaning"), _governance())
         + "\nReasons of trouble:\n\n"
@@ -141,14 +141,14 @@ def _governance() -> Sequence[tuple[str, ...]]:
     labels = {TRUST_SCORE: ("agent_id",), ACTIVE_AGENTS: (), AUDIT_EVENTS: ()}
     eight: list[tuple[str, ...]] = [
         (
-            f"`{one.prometheus_name}`",
-            f"`{one.name}`",
-            one.unit,
-            one.type,
-            _labels(labels.get(one, ("decision",))),
-            one.help,
+            f"`{instrument.prometheus_name}`",
+            f"`{instrument.name}`",
+            instrument.unit,
+            instrument.type,
+            _labels(labels.get(instrument, ("decision",))),
+            instrument.help,
         )
-        for one in GOVERNANCE_INSTRUMENTS
+        for instrument in GOVERNANCE_INSTRUMENTS
     ]
     own = ((GOVERNANCE_TROUBLES, ("reason",)), (GOVERNANCE_OVERFLOW, ()))
     return eight + [

@@ -25,7 +25,7 @@ CASES: Mapping[str, str] = {
     "memory": "memory",
     "in_process": "what runs in an agent's process",
 }
-"""By module, what a person reads while it runs; in the order of the table."""
+"""Each module with its title, in the order of the tables."""
 
 
 def case(name: str) -> Case:

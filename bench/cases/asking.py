@@ -39,7 +39,7 @@ Times: TypeAlias = Mapping[str, Sequence[float]]
 
 @dataclass(frozen=True)
 class Question:
-    """One filter, as the store and as HTTP take it."""
+    """A filter in two forms: for the store and for HTTP."""
 
     wanted: EventFilter
     parameters: Mapping[str, str]
@@ -55,7 +55,7 @@ def measure(setting: Setting) -> Iterable[Row]:
 
 
 def _settled(url: str) -> int:
-    """Do at once what autovacuum and checkpoints would do soon; returns the bytes on disk."""
+    """Run vacuum and checkpoint now, which would run soon by themselves; return the bytes on disk."""
     with opened(url) as connection:
         connection.execute("VACUUM (ANALYZE) events")
         connection.execute("CHECKPOINT")
@@ -110,7 +110,7 @@ def _publishing(fleet: Fleet) -> Child:
 def _in_rounds(
     setting: Setting, name: str, works: Mapping[str, Callable[[int], Times]]
 ) -> Mapping[str, Sequence[Times]]:
-    """Every kind of question once a round: what else goes on for a while meets all of them, in one round."""
+    """Ask every kind of query once a round, so that a disturbance affects all of them."""
     times: dict[str, list[Times]] = {what: [] for what in works}
     for number in range(setting.rounds):
         for what, work in works.items():
@@ -122,7 +122,7 @@ def _in_rounds(
 def _asked(
     store: EventStore, service: RunningService, ask: Callable[[random.Random], Question], samples: int, seed: int
 ) -> Times:
-    """Seconds that answers took, in ascending order, by the way they came."""
+    """Return the seconds of the answers, ascending, by interface (database or HTTP)."""
     chance = random.Random(seed)  # noqa: S311 - the same questions in every run
     database, http = [], []
     for one in [ask(chance) for _ in range(WARM_UP + samples)]:
@@ -133,7 +133,7 @@ def _asked(
 
 
 def _percentile(ascending: Sequence[float], percent: int) -> float:
-    """Milliseconds."""
+    """Return a quantile in milliseconds."""
     return ascending[len(ascending) * percent // 100] * 1000
 
 

@@ -1,4 +1,4 @@
-"""What exactly-once costs ring-metrics under a steady load, by commit interval: transactions, changelog, delay."""
+"""The cost of exactly-once for ring-metrics under a steady load, by commit interval."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from tests.support.service_processes import RunningService
 
 PER_SECOND, SERIES, PARTITIONS = 5_000, 1_000, 8
 WARM_UP = 10
-"""What comes first waits for connections, and for what was emitted meanwhile."""
+"""The warm-up: the first events wait for connections, and for what was emitted meanwhile."""
 
 
 def measure(setting: Setting) -> Iterable[Row]:
@@ -51,7 +51,7 @@ def _rows(delays: list[float]) -> Iterable[Row]:
 
 
 def _delay(bus: HypervisorEventBus, service: RunningService, number: int) -> float:
-    """Seconds until one event, of a series of its own, is shown."""
+    """Return the seconds until an event, of a series of its own, is shown."""
     session = f"looked-for-{number}"
     wanted = session.encode()
     time.sleep(number * 0.0137 % 0.2)  # so that events fall everywhere in the commit interval

@@ -31,10 +31,10 @@ PARTITIONS = 12
 PER_SECOND = 5_000
 BURST = 50_000
 QUEUE = 100_000
-"""Events that a publisher's queue holds by default."""
+"""The capacity of a publisher's queue by default, in events."""
 SESSIONS = 1_000
 STOPPED, RUNNING = 0.9, 0.1
-"""Seconds of each second that the slow Kafka's process is stopped, and runs."""
+"""The parts of each second for which the slow Kafka's process is stopped, and runs."""
 
 FLOOR, GOAL = {"p50": 10.0, "p99": 50.0}, {"p50": 5.0, "p99": None}
 NOTES = {
@@ -45,7 +45,7 @@ NOTES = {
 
 Emit = Callable[[Any], object]
 Loads = dict[str, list[int]]
-"""Nanoseconds of each emit, by what the agent did."""
+"""The nanoseconds of each emit, by the kind of load."""
 
 
 def measure(setting: Setting) -> Iterable[Row]:
@@ -127,7 +127,7 @@ def burst(emit: Emit, count: int) -> list[int]:
 
 @contextmanager
 def publishing(bootstrap_servers: str, prefix: str) -> Iterator[Emit]:
-    """A bus that publishes, and has done so: connected, with the topic's metadata."""
+    """Make a bus with a publisher that is connected and has the topic's metadata."""
     bus = ours.HypervisorEventBus()
     publisher = ours.EventPublisher(bootstrap_servers, topic_prefix=prefix, environ={})
     publisher.attach(bus)
@@ -142,7 +142,7 @@ def publishing(bootstrap_servers: str, prefix: str) -> Iterator[Emit]:
 
 @contextmanager
 def own_kafka(setting: Setting) -> Iterator[tuple[LocalKafka, str]]:
-    """One that may be stopped and killed, with its event topics and their prefix."""
+    """Start a Kafka that may be stopped and killed, with its event topics and their prefix."""
     with (
         LocalKafka(on_progress=setting.say) as kafka,
         fleet(kafka.bootstrap_servers, "bench.", setting.folder) as it,
@@ -153,7 +153,7 @@ def own_kafka(setting: Setting) -> Iterator[tuple[LocalKafka, str]]:
 
 @contextmanager
 def stuttering(pid: int) -> Iterator[None]:
-    """The process runs for a moment of each second only."""
+    """Stop the process for most of each second."""
     ended = threading.Event()
 
     def stutter() -> None:
@@ -182,7 +182,7 @@ def in_rounds(setting: Setting, what: str, measured: Callable[[], Loads]) -> lis
 
 
 def quantiles(rounds: Sequence[Loads]) -> Iterator[tuple[str, str, list[float]]]:
-    """Load, name of the quantile, and its microseconds in each round."""
+    """Yield load, name of the quantile, and its microseconds in each round."""
     for load in rounds[0]:
         ordered = [sorted(loads[load]) for loads in rounds]
         for name, part in (("p50", 0.5), ("p99", 0.99)):
@@ -191,7 +191,7 @@ def quantiles(rounds: Sequence[Loads]) -> Iterator[tuple[str, str, list[float]]]
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """That Kafka is gone, and what is dropped, is what is measured here: nobody has to read of it."""
+    """Silence the log: a missing Kafka and dropped events are the case that is measured."""
     logger = logging.getLogger("hypervisor_producers")
     level = logger.level
     logger.setLevel(logging.CRITICAL)

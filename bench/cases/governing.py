@@ -35,7 +35,7 @@ def measure(setting: Setting) -> Iterable[Row]:
 
 
 def decision_records(count: int) -> Iterator[Record]:
-    """Policy decisions; of each agent every fifth is denied."""
+    """Make policy decisions; every fifth of each agent is denied."""
     for number in range(count):
         turn, agent = divmod(number, AGENTS)
         event = HypervisorEvent(

@@ -1,4 +1,4 @@
-"""How the cost grows with the work: series, copies of the service, partitions.
+"""The cost as the work grows: series, copies of the service, partitions.
 
 Commits are what grows with the number of series. So each size has the time that the transactions of `ring-metrics`
 took beside that of a bare producer that writes the same records in as many transactions, and does nothing else: no
@@ -105,13 +105,13 @@ def _work_off(fleet: Fleet, count: int) -> tuple[float, RunningService]:
 
 
 def _transactions(service: RunningService) -> tuple[int, float]:
-    """How many there were, and what they took in all."""
+    """Return the number of transactions, and their seconds in all."""
     figures = service.metrics(BUCKET)
     return int(figures[f"{BUCKET}_count"]), figures[f"{BUCKET}_sum"]
 
 
 def _written(fleet: Fleet) -> list[tuple[str, int, Record]]:
-    """What the service has written, in its order per partition: topic, partition, key and value."""
+    """Return the service's records, in their order per partition: topic, partition, key and value."""
     topics = (f"{fleet.prefix}state.{SERVICE}", f"{fleet.prefix}agent-rings")
     return [
         (message.topic() or "", message.partition() or 0, (message.key() or b"", message.value() or b""))
@@ -121,7 +121,7 @@ def _written(fleet: Fleet) -> list[tuple[str, int, Record]]:
 
 
 def _bare(fleet: Fleet, written: Sequence[tuple[str, int, Record]], transactions: int) -> float:
-    """Seconds of writing these records again in so many transactions."""
+    """Return the seconds of writing these records again in so many transactions."""
     client = producer(fleet, **{"transactional.id": f"{fleet.prefix}bare"})
     client.init_transactions(30)
     each = -(-len(written) // transactions)

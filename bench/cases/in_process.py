@@ -1,4 +1,4 @@
-"""What runs in an agent's process, beside the real `agent-hypervisor` package."""
+"""The code that runs in an agent's process, beside the real `agent-hypervisor` package."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PACKAGE = "agent-hypervisor"
 STORED = 100_000
 
 Work = Callable[[int], object]
-"""Does the same thing so many times."""
+"""A function that does the same work so many times."""
 
 
 def measure(setting: Setting) -> Iterable[Row]:

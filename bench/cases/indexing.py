@@ -27,7 +27,7 @@ from tests.support.postgres import Postgres, opened
 Batches: TypeAlias = Sequence[Sequence[IndexRow]]
 Tuples: TypeAlias = Sequence[Sequence[tuple[Any, ...]]]
 Fresh: TypeAlias = Callable[[], AbstractContextManager[str]]
-"""Gives the URL of an empty database for the length of a block."""
+"""A context manager that gives the URL of an empty database."""
 
 SERVICE, PARTITIONS = "event-index", 8
 NAMES = ", ".join(f'"{column.name}"' for column in events.columns)
@@ -57,7 +57,7 @@ def _version(server: Postgres) -> int:
 def _beside(
     setting: Setting, rows: Batches, fresh: Fresh, bare: Callable[[str, Tuples], float]
 ) -> tuple[Sequence[float], Sequence[float]]:
-    """Events per second, ours and by the driver alone."""
+    """Return events per second: ours, and by the driver alone."""
     count = sum(map(len, rows))
     tuples = [[values_of(row) for row in batch] for batch in rows]
 
@@ -75,7 +75,7 @@ def _beside(
 
 
 def _executemany(url: str, batches: Tuples) -> float:
-    """Seconds."""
+    """Return the seconds of the driver alone."""
     insert = f"INSERT INTO events ({NAMES}) VALUES ({', '.join('?' * len(events.columns))})"  # noqa: S608 - names
 
     def write() -> None:
@@ -91,7 +91,7 @@ def _executemany(url: str, batches: Tuples) -> float:
 
 
 def _copy_and_insert(url: str, batches: Tuples) -> float:
-    """Seconds; the partitions are there."""
+    """Return the seconds of the driver alone; the partitions exist already."""
     with closing(open_database(url)) as database:
         database.prepare_partitions([row for batch in batches for row in batch])
     stage = "CREATE TEMPORARY TABLE staged (LIKE events) ON COMMIT DELETE ROWS"
@@ -111,7 +111,7 @@ def _copy_and_insert(url: str, batches: Tuples) -> float:
 
 
 def _from_kafka(setting: Setting, stores: dict[str, Fresh], count: int) -> Iterator[Row]:
-    """One copy of the service, behind its start."""
+    """Return the rate of one copy of the service, after its start."""
     records = list(index_records(count))
     note = f"{count:,} events, {PARTITIONS} partitions, Kafka and the database on the same machine."
     works = {

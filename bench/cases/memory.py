@@ -1,4 +1,4 @@
-"""How much memory is held: by `ring-metrics` with all that it may have to know, by a publisher without a broker."""
+"""Memory: of `ring-metrics` with its largest state, of a publisher without a broker."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ SERIES = 100_000
 PARTITIONS = 12
 WINDOW = Settings.DUPLICATE_WINDOW.default
 EVENTS = PARTITIONS * WINDOW * 19 // 10
-"""A window grows to two times its size before it begins anew; sessions don't fall evenly on partitions."""
+"""The events needed for full windows: one grows to twice its size, and sessions are not spread evenly."""
 PATIENCE = 600.0
 SCRAPES = 5
 
 QUEUED_MESSAGES, QUEUED_BYTES = 100_000, 64 * 1024 * 1024
-"""What the publisher's queue holds at most."""
+"""The limit of the publisher's queue."""
 MESSAGE_ITSELF = 256
-"""What a message takes besides its key and value, in librdkafka, rounded up."""
+"""The memory of a message in librdkafka besides its key and value, rounded up."""
 
 
 def measure(setting: Setting) -> Iterable[Row]:
@@ -87,7 +87,7 @@ def _publisher(setting: Setting) -> Row:
 
 
 def _publish_to_nobody() -> None:
-    """In a process of its own: prints by how many megabytes it grew."""
+    """Publish in a process of its own, and print its growth in megabytes."""
     size = QUEUED_BYTES // QUEUED_MESSAGES
     publisher = EventPublisher("127.0.0.1:1", environ={"TELEMETRY_FLUSH_TIMEOUT": "0"})
     session = "a-session-of-an-agent"

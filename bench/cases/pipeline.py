@@ -25,7 +25,7 @@ OURS, PLAIN = "ring-metrics", "plain consume()"
 PARTITIONS = 8
 WARM_UP = max(peer.warm_up for peer in PEERS)
 AIMS = {"Kafka Streams": (1.5, 2), "Quix": (6, 8), PLAIN: (0.25, 0.4)}
-"""Floor and goal, by how the name begins."""
+"""Floor and goal, by the beginning of the alternative's name."""
 
 
 def measure(setting: Setting) -> Iterable[Row]:
@@ -52,7 +52,7 @@ def measure(setting: Setting) -> Iterable[Row]:
 def _prepared(
     fleet: Fleet, records: Sequence[Record], fewer: int, peers: Sequence[Peer]
 ) -> dict[str, Callable[[], float]]:
-    """Writes what is to be read; returns what gives each one's events per second."""
+    """Write the topic; return functions that measure the events per second of each alternative."""
     many, few, confluent = fleet.topic("ring"), f"{fleet.prefix}few", f"{fleet.prefix}confluent"
     made = fleet.admin.create_topics([NewTopic(topic, PARTITIONS, 1) for topic in (few, confluent)])
     for done in made.values():

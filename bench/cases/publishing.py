@@ -41,7 +41,7 @@ QUEUE: dict[str, str | int] = {
     "queue.buffering.max.messages": 100_000,
     "queue.buffering.max.kbytes": 64 * 1024,
 }
-"""The publisher's own bounds, for the others."""
+"""The publisher's queue limits, for the other producers."""
 
 PEER = HERE / "avro_serializer.py"
 SCHEMA = Path(hypervisor_schemas.__file__).parent / "avro" / "hypervisor_event.avsc"
@@ -53,7 +53,7 @@ AIMS = {BARE: (0.4, 0.6), SERIALIZER: (2, 4)}
 
 @dataclass
 class Cost:
-    """One round of one side."""
+    """The cost of one round of one producer."""
 
     events: int
     seconds: float
@@ -62,7 +62,7 @@ class Cost:
 
 @dataclass
 class Side:
-    """Rounds of one side; calling it measures one more and gives its seconds."""
+    """The rounds of one producer; a call measures one more and returns its seconds."""
 
     run: Callable[[], Cost]
     costs: list[Cost] = field(default_factory=list)
@@ -126,7 +126,7 @@ def publishing(fleet: Fleet, events: Sequence[HypervisorEvent]) -> Cost:
 
 
 def producing(fleet: Fleet, records: Sequence[tuple[bytes, bytes]], *, counting: bool = False) -> Cost:
-    """`counting`: with a delivery report per record, without which nobody learns of one that failed."""
+    """Produce ready bytes; with `counting`, with a delivery report per record, which failures need."""
     delivered = itertools.count()
 
     def report(error: Any, _: Any) -> None:

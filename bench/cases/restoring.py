@@ -1,4 +1,4 @@
-"""How long a copy of `ring-metrics` takes to bring back what is kept, beside plainly reading the changelog."""
+"""The time of a copy of `ring-metrics` to restore its state, beside plainly reading the changelog."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ def _rows(setting: Setting, count: int, what: str) -> Iterable[Row]:
 
 
 def _count(fleet: Fleet, count: int) -> None:
-    """Let the service count them all and go."""
+    """Let the service count all events and stop."""
     service = fleet.start("ring-metrics")
     eventually(lambda: sum(service.results(fleet.topic("ring")).values()), lambda done: done >= count, PATIENCE)
     _stop(service)
 
 
 def _restore(fleet: Fleet) -> tuple[float, float]:
-    """Seconds from the start of a new copy until its assignment, and from there until it is ready."""
+    """Return the seconds from a new copy's start until its assignment, and from there until it is ready."""
     began = time.time()
     service = fleet.start("ring-metrics")
     ready = _ready_at(service)
@@ -104,7 +104,7 @@ def _assigned_at(service: RunningService) -> float:
 
 
 def _read(topics: Sequence[str], fleet: Fleet) -> tuple[float, int]:
-    """Seconds of `consume()` alone, from the first record to the last, and how many there are."""
+    """Return the seconds of `consume()` alone, from the first record to the last, and their number."""
     count, began = 0, 0.0
     for batch in read_to_end(fleet, topics):
         began = began or time.perf_counter()

@@ -20,7 +20,7 @@ PARTITIONS = 8
 SESSIONS = 10_000
 WARM_UP = 50_000
 STAGES = 8
-"""Events of a saga: created, three steps that start and end, completed."""
+"""The number of events of a saga: created, three steps that start and end, completed."""
 
 SPANS_OF_A_SAGA = 4
 COUNT = struct.Struct(">q")
@@ -66,7 +66,7 @@ def measure(setting: Setting) -> Iterable[Row]:
 
 
 def saga_records(count: int) -> Iterator[Record]:
-    """Sagas of as many sessions side by side, one after the other in each."""
+    """Make sagas: several sessions side by side, one saga after the other in each."""
     for number in range(count):
         event = saga_event(number)
         yield (event.session_id or "").encode(), encode_event(event)
@@ -97,7 +97,7 @@ def saga_event(number: int) -> HypervisorEvent:
 
 
 def spans_of(count: int) -> int:
-    """How many spans so many events make."""
+    """Return the number of spans that so many events make."""
     turns, rest = divmod(count, SESSIONS)
     sagas, stages = divmod(turns, STAGES)
     if rest:

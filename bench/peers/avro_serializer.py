@@ -77,7 +77,7 @@ def run(
 
 
 def as_record(event: dict[str, object], _: SerializationContext) -> dict[str, object]:
-    """As our codec has it: the payload JSON text, the time a number, which fastavro writes fastest."""
+    """Make the record as our codec does: the payload is JSON text, the time a number, which is fastest."""
     return {
         **event,
         "timestamp": (event["timestamp"] - EPOCH) // MICROSECOND,

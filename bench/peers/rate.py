@@ -1,4 +1,4 @@
-"""How fast a peer works off what is in a topic, and that it has counted all of it."""
+"""The rate at which a peer works off a topic, and the check that it has counted all of it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["rate_of"]
 
 
 def rate_of(peer: Peer, fleet: Fleet, topic: str, events: int, expected: int) -> float:
-    """Events per second.
+    """Return the events per second.
 
     Args:
         expected: What its counts have to come to.

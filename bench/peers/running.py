@@ -45,21 +45,21 @@ HERE = ROOT / "bench" / "peers"
 VENV = ROOT / ".venv-peers"
 PYTHON = VENV / "bin" / "python"
 SCHEMA_ID = 1
-"""Of the records of a peer with `confluent_wire`: write them with `confluent_framing(SCHEMA_ID)`."""
+"""The schema id of records for a peer with `confluent_wire`: frame them by `confluent_framing(SCHEMA_ID)`."""
 
 GRACE = 15.0
-"""Seconds from SIGTERM to SIGKILL: a last commit, and leaving the group."""
+"""The seconds from SIGTERM to SIGKILL, for a last commit and for leaving the group."""
 
 
 @dataclass(frozen=True)
 class Peer:
     name: str
     not_equal: str
-    """What of the job it can't do as `ring-metrics` does, as a sentence; more of it in the package's docstring."""
+    """A sentence about the part of the job that it does unlike `ring-metrics`; its module's docstring says more."""
     command: Callable[[Sequence[str]], list[str]]
-    """From the arguments that all have; PeerMissing when it can't be made."""
+    """Makes its command from the common arguments; raises PeerMissing if it can't."""
     package: str
-    """What it imports; empty: Java."""
+    """The module that it imports; empty: Java."""
     commits: bool
     """Whether its progress shows in the offsets that the group commits."""
     ends: bool = False
@@ -67,31 +67,31 @@ class Peer:
     changelog: str = ""
     """The topic of its state, from `{group}` and `{topic}`; empty: it is in memory only, see its `Report`."""
     count_of: Callable[[bytes], int] = lambda _: 0
-    """From a value of the changelog, how many events its row counts."""
+    """Reads from a changelog value the number of events that its row counts."""
     confluent_wire: bool = False
     """Whether its records have to have the Confluent wire format."""
     warm_up: int = 0
-    """Events after which its rate is steady: measure from there on."""
+    """The number of events after which its rate is steady; the measurement begins there."""
 
 
 class Report(msgspec.Struct, frozen=True):
-    """What a peer says that has ended by itself."""
+    """The last line of a peer that has ended by itself."""
 
     events: int
     seconds: float
-    """From the first records to the last, worked off and, where the peer commits, committed."""
+    """The time from the first records until the last is processed and, if the peer commits, committed."""
     counted: int
-    """The sum of its counts: has to be `events`."""
+    """The sum of its counts; it has to be `events`."""
     series: int
 
 
 def in_python(module: str, *options: str) -> Callable[[Sequence[str]], list[str]]:
-    """The command of a module beside this one, in the peers' environment."""
+    """Return the command of a module beside this one, in the peers' environment."""
     return lambda arguments: [str(PYTHON), "-m", f"bench.peers.{module}", *arguments, *options]
 
 
 def _count_of_sessions(row: bytes) -> int:
-    """As `RingStreams.java` writes a session's series one after the other."""
+    """Read a row as `RingStreams.java` writes it: a session's series one after the other."""
     total = place = 0
     while place < len(row):
         total += struct.unpack_from(">q", row, place)[0]
@@ -102,7 +102,7 @@ def _count_of_sessions(row: bytes) -> int:
 
 
 def _count_of_series(row: bytes) -> int:
-    """As `with_quix.py` writes one."""
+    """Read a row as `with_quix.py` writes it."""
     return int(struct.unpack(">qi", row)[0])
 
 
@@ -157,7 +157,7 @@ PEERS: tuple[Peer, ...] = (
 
 
 def why_not(peer: Peer) -> str | None:
-    """Why the peer can't run here and what to do, as a sentence; None if it can."""
+    """Return a sentence on why the peer can't run here and what to do; None if it can."""
     if not peer.package:
         return streams.why_not()
     if not any(VENV.glob(f"lib/python*/site-packages/{peer.package}")):
@@ -169,7 +169,7 @@ def why_not(peer: Peer) -> str | None:
 
 
 def start(peer: Peer, *, bootstrap: str, topic: str, group: str, events: int, folder: Path) -> Child:
-    """Starts it on a topic that is there, with a group that is new; its log and state go to `folder`.
+    """Start a peer on an existing topic, with a new group; its log and state go to `folder`.
 
     Raises:
         PeerMissing: It can't run here.
@@ -195,7 +195,7 @@ def start(peer: Peer, *, bootstrap: str, topic: str, group: str, events: int, fo
 
 
 def report(child: Child) -> Report:
-    """Waits until a peer that `ends` has done so.
+    """Wait until a peer that `ends` has ended.
 
     Raises:
         RuntimeError: It ended without; its log says why.
@@ -208,7 +208,7 @@ def report(child: Child) -> Report:
 
 
 def counted(peer: Peer, *, bootstrap: str, topic: str, group: str) -> int:
-    """The sum of the counts in the changelog of a peer that was stopped: has to be the number of events."""
+    """Sum the counts in the changelog of a stopped peer; it has to be the number of events."""
     name = peer.changelog.format(group=group, topic=topic)
     consumer = Consumer(
         {

@@ -23,7 +23,7 @@ COUNT = struct.Struct(">q")
 
 
 class Payload(msgspec.Struct, gc=False):
-    """The fields that are kept."""
+    """The payload's fields that are used."""
 
     saga_id: str
     step_id: str = ""
@@ -32,7 +32,7 @@ class Payload(msgspec.Struct, gc=False):
 
 
 class Saga(msgspec.Struct, array_like=True, gc=False):
-    """One that is open, and when its open steps began, with the ids of the events that began them."""
+    """An open saga, with the start times of its open steps and the ids of the events that began them."""
 
     trace_id: str
     span_id: str
@@ -80,7 +80,7 @@ def count(state: State[bytes, bytes]) -> None:
 def spanned(
     event: dict[str, Any], payload: Payload, saga: Saga, name: str, began: tuple[int, str]
 ) -> dict[str, Any]:
-    """The span; it is let go, as the null sink does."""
+    """Make the span, and drop it, as the null sink does."""
     start, span_id = began
     return {
         "name": name,

@@ -1,4 +1,4 @@
-"""What the Python peers share: their arguments, the event's format, the counts, the line at the end.
+"""Code that the Python peers share: their arguments, the event's format, the counts, the last line.
 
 Runs in `.venv-peers`, and knows nothing of our packages but the schema's file.
 """
@@ -24,7 +24,7 @@ SCHEMA = Path(__file__).parents[2] / "schemas" / "hypervisor_schemas" / "avro" /
 
 
 def arguments(**more: Any) -> argparse.Namespace:
-    """What every peer is given; `more` names options of this one with their defaults."""
+    """Parse the arguments that every peer gets; `more` names options of this one with their defaults."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--bootstrap", required=True)
     parser.add_argument("--topic", required=True)
@@ -43,7 +43,7 @@ def schema_text() -> str:
 
 
 def event_reader() -> Callable[[bytes], dict[str, Any]]:
-    """Reads a record in Avro's single-object encoding with fastavro; all of its fields."""
+    """Decode a record in Avro's single-object encoding with fastavro, all of its fields."""
     parsed = json.loads(schema_text())
     framing = b"\xc3\x01" + bytes.fromhex(fingerprint(to_parsing_canonical_form(parsed), "CRC-64-AVRO"))
     for one in parsed["fields"]:
@@ -62,7 +62,7 @@ def event_reader() -> Callable[[bytes], dict[str, Any]]:
 
 
 class Payload(msgspec.Struct, gc=False):
-    """The one field that is kept; msgspec looks at the others only as far as it must."""
+    """The one field that is used; msgspec skips the others."""
 
     ring: int | None = None
 
@@ -71,7 +71,7 @@ read_payload: Callable[[str], Payload] = msgspec.json.Decoder(Payload).decode
 
 
 class Counts:
-    """By series how many events there were, and the ring that the last one named."""
+    """The counts: by series the number of events, and the ring of the last one."""
 
     def __init__(self) -> None:
         self._series: dict[tuple[str | None, str | None, str], list[int | None]] = {}
@@ -104,7 +104,7 @@ class Run:
         self._began = 0.0
 
     def saw(self, records: int) -> bool:
-        """Call with every batch before its work; True with the one that is the last."""
+        """Note a batch before its work; return whether it is the last one."""
         if records and not self._seen:
             self._began = time.perf_counter()
         self._seen += records
@@ -117,7 +117,7 @@ class Run:
 
 
 def calm_garbage_collection() -> None:
-    """Collect a hundred times more rarely than Python does by itself; our service holds it off too."""
+    """Collect garbage a hundred times more rarely than by default; our service defers it too."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 100)

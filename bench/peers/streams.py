@@ -44,14 +44,14 @@ class PeerMissing(Exception):
 
 
 def why_not() -> str | None:
-    """Why it can't run here and what to do, as a sentence; None if it can."""
+    """Return a sentence on why it can't run here and what to do; None if it can."""
     if _javac() is None:
         return "Kafka Streams needs a Java compiler; put a JDK's javac (17 or newer) on the PATH, or set JAVA_HOME."
     return None
 
 
 def command(arguments: Sequence[str]) -> list[str]:
-    """The program's command, with its jars and classes made the first time.
+    """Return the program's command; its jars and classes are made the first time.
 
     Raises:
         PeerMissing: There is no compiler, or something can't be downloaded or compiled.
@@ -81,7 +81,7 @@ def _javac() -> Path | None:
 
 
 def _jars(cache: Path) -> Path:
-    """The folder of the jars, whole or not there at all."""
+    """Return the folder of the jars; it is complete or missing."""
     folder = cache / f"kafka-streams-{STREAMS_VERSION}-avro-{AVRO_VERSION}"
     if folder.is_dir():
         return folder
@@ -112,7 +112,7 @@ def _resolved(repository: Path) -> Iterator[Path]:
 
 
 def _classes(cache: Path, jars: Path, compiler: Path) -> Path:
-    """The folder of the compiled program, of its own for each text, compiler and version of the jars."""
+    """Return the folder of the compiled program; each source, compiler and version of the jars has its own."""
     mark = hashlib.sha256(b"\0".join((SOURCE.read_bytes(), str(compiler).encode(), jars.name.encode())))
     folder = cache / f"ring-streams-{mark.hexdigest()[:16]}"
     if folder.is_dir():

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Fold(StatelessSinkPartition[dict[str, Any]]):
-    """Counts what comes; Bytewax's own stateful operator would take longer."""
+    """Counts incoming events; Bytewax's own stateful operator would take longer."""
 
     def __init__(self, counts: Counts) -> None:
         self._counts = counts

@@ -16,7 +16,7 @@ from bench.peers.shared import Counts, Run, arguments, calm_garbage_collection, 
 
 
 class OneSchema(SchemaRegistryClient):
-    """Answers the one id with the schema, as the client's own cache does after the first record."""
+    """A registry that answers the one id with the schema, as the client's own cache does after the first record."""
 
     def __init__(self, schema_id: int) -> None:
         super().__init__({"url": "http://127.0.0.1:9"})  # never asked

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from quixstreams.state import State
 
 ROW = struct.Struct(">qi")
-"""How many, and the last ring; -1: none."""
+"""The count, and the last ring; -1: none."""
 
 
 class EventDeserializer(Deserializer):
-    """fastavro after the framing; Quix's own AvroDeserializer knows no framing but Confluent's."""
+    """Decode with fastavro after the framing; Quix's own AvroDeserializer knows only Confluent's."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class EventDeserializer(Deserializer):
 
 
 def count(event: dict[str, Any], state: State[bytes, bytes]) -> None:
-    """The state is the session's, as that is the record's key."""
+    """Count an event; the state is the session's, as that is the record's key."""
     key = f"{event['agent_did']}|{event['event_type']}".encode()
     row = state.get_bytes(key)
     number, ring = ROW.unpack(row) if row is not None else (0, -1)

@@ -1,4 +1,4 @@
-"""Every metric by who exports it, and which belong to the log: on those, scrapes blank `instance` and `pod`."""
+"""Every metric by its exporter, and those that belong to the log: on these, scrapes blank `instance` and `pod`."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ SERVICE_JOBS: Mapping[str, tuple[MetricDef, ...]] = MappingProxyType(
         "governance-metrics": (*GOVERNANCE_METRICS, *SELF_METRICS),
     }
 )
-"""What each service exports, by its job; that of `ring-metrics` has the tutorial's name."""
+"""The metrics that each service exports, by its job; the job of `ring-metrics` has the tutorial's name."""
 
 AGENT_JOBS = ("agent-governance", "agents")
-"""What runs agents: processes of .NET, and all others. Their numbers are their own, also under the same names."""
+"""The jobs of processes that run agents: .NET, and all others. Each process counts for itself."""
 
 AGENT_METRICS: Mapping[str, str] = MappingProxyType(
     {
@@ -46,14 +46,14 @@ AGENT_METRICS: Mapping[str, str] = MappingProxyType(
         **{f"{name}_total": "counter" for name, _ in (GOVERNANCE_TROUBLES, GOVERNANCE_OVERFLOW)},
     }
 )
-"""What an agent's process exports, and its type."""
+"""The metrics that an agent's process exports, with their types."""
 
 _PREFIXES = ("agent_hypervisor_", "agent_governance_")
-"""Of a service everything that begins so belongs to the log."""
+"""Every metric of a service with one of these prefixes belongs to the log."""
 
 
 def log_owned() -> str:
-    """The regular expression of the names, for a job of a service; Prometheus anchors it at both ends."""
+    """Return the regular expression of the names, for a service's job; Prometheus anchors it at both ends."""
     metrics = {metric.name: metric for exported in SERVICE_JOBS.values() for metric in exported}
     plain = [name for name, metric in metrics.items() if metric.of == "log" and not name.startswith(_PREFIXES)]
     others = "|".join(sorted(name.removeprefix("hypervisor_telemetry_") for name in plain))
@@ -61,12 +61,12 @@ def log_owned() -> str:
 
 
 def log_owned_file() -> str:
-    """What `log-owned.yml` holds, for who makes scrape configurations."""
+    """Return the content of `log-owned.yml`, for users who write scrape configurations of their own."""
     return f"# Made by `make docs` from the code; edit it there.\nregex: {log_owned()}\n"
 
 
 def series_names() -> frozenset[str]:
-    """Every name that a series of the services or of an agent can have."""
+    """Return every name that a series of the services or of an agent can have."""
     types = {metric.name: str(metric.type) for exported in SERVICE_JOBS.values() for metric in exported}
     return frozenset(
         name + ending

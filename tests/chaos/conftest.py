@@ -25,7 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @dataclass(frozen=True)
 class Chaos:
-    """How hard this run is."""
+    """The seed and the length of this run."""
 
     seed: int
     is_long: bool

@@ -1,4 +1,4 @@
-"""A load with a known truth, and a watcher that sees every number that is ever shown."""
+"""A load with a known truth, and a monitor that scrapes all copies and finds numbers that must not be shown."""
 
 from __future__ import annotations
 
@@ -55,19 +55,19 @@ SESSIONS, AGENTS = 120, 30
 ALL_LABELS = "event_type,agent_did,session_id"
 
 Series: TypeAlias = tuple[str, tuple[tuple[str, str], ...]]
-"""Metric, labels with their values."""
+"""A series: its metric, and its labels with their values."""
 
 
 def ring_events(random: Random, count: int) -> Iterator[HypervisorEvent]:
-    """Agents that move about in sessions; every agent is in several."""
+    """Generate events of agents that change their rings in sessions; every agent is in several."""
     for second in range(count):
         yield _ring_event(
             random, random.choice(RING_EVENT_TYPES), random.randrange(SESSIONS), random.randrange(3), second
         )
 
 
-def one_of_each(random: Random) -> Iterator[HypervisorEvent]:
-    """An event for every series that `ring_events` can make."""
+def one_event_per_series(random: Random) -> Iterator[HypervisorEvent]:
+    """Generate an event for every series that `ring_events` can make."""
     for kind in RING_EVENT_TYPES:
         for session in range(SESSIONS):
             for agent in range(3):
@@ -88,17 +88,17 @@ def _ring_event(random: Random, kind: EventType, session: int, agent: int, secon
 
 @dataclass
 class Truth:
-    """What the numbers have to be in the end, by the fold in this process."""
+    """The numbers that must be shown in the end, computed by the fold in this process."""
 
     counters: dict[Series, float] = field(default_factory=dict)
     agents: dict[Series, float] = field(default_factory=dict)
     ended: int = 0
     metrics: tuple[str, ...] = (TRANSITIONS, BREACHES, CURRENT, ACTIVE)
-    """Of which the numbers are."""
+    """The metrics that are compared."""
 
     @classmethod
     def of(cls, events: Iterable[HypervisorEvent], labels: str = ALL_LABELS) -> Self:
-        """With labels left out, over the partitions too."""
+        """Fold the events; labels that are left out are summed away, over the partitions too."""
         fold = RingFold()
         state = fold.new_state()
         for event in events:
@@ -113,8 +113,8 @@ class Truth:
         for (agent, session), series in of_all:
             who = {"agent_did": agent, "session_id": session}
             for kind, count in zip(TRANSITION_TYPES, series.transitions, strict=True):
-                counters[TRANSITIONS, _kept({**who, "event_type": kind}, labels)] += count
-            counters[BREACHES, _kept(who, labels)] += series.breaches
+                counters[TRANSITIONS, _selected_labels({**who, "event_type": kind}, labels)] += count
+            counters[BREACHES, _selected_labels(who, labels)] += series.breaches
         truth.counters = {series: count for series, count in counters.items() if count}
         rows = agent_rings(of_all)
         for name, values in ((CURRENT, current_rings(rows)), (ACTIVE, elevations_active(rows))):
@@ -126,7 +126,7 @@ class Truth:
         return {metric: sum(v for series, v in self.counters.items() if series[0] == metric) for metric in metrics}
 
 
-def _kept(labels: dict[str, str], kept: str) -> tuple[tuple[str, str], ...]:
+def _selected_labels(labels: dict[str, str], kept: str) -> tuple[tuple[str, str], ...]:
     return tuple(sorted((name, value) for name, value in labels.items() if name in kept.split(",")))
 
 
@@ -184,25 +184,25 @@ def record_of(event: HypervisorEvent) -> tuple[bytes | None, bytes]:
     return key, encode_event(event)
 
 
-class Watcher:
-    """Looks at every copy, one after the other, over and over; remembers what must never have been shown.
+class MetricsMonitor:
+    """Scrapes every copy in turn, over and over, and records the values that must never have been shown.
 
-    A copy that comes late is added, one that has gone doesn't answer. Every look ends before the next begins, so
-    what a later one shows must not be below an earlier one, on whichever copy.
+    Add a copy that starts later; one that has ended doesn't answer. Every scrape ends before the next begins, so a
+    later value must not be below an earlier one, on whichever copy.
     """
 
     def __init__(self, copies: Iterable[RunningService] = ()) -> None:
         self.copies = list(copies)
-        self.mistakes: list[str] = []
-        self._shown: dict[int, dict[Series, float]] = {}
-        """Per process, what it showed last; copies that don't answer are not in it."""
-        self.looks = 0
+        self.violations: list[str] = []
+        self._last_shown: dict[int, dict[Series, float]] = {}
+        """The last metrics of each process; copies that don't answer are not in it."""
+        self.scrapes = 0
         self._increases: Counter[Series] = Counter()
-        """What Prometheus' increase() sees of every series, whichever copy shows it; from its first sample on."""
+        """The sum that Prometheus' increase() sees of every series on whichever copy, from its first sample on."""
         self._highest: dict[Series, float] = {}
         self._last: dict[Series, float] = {}
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="watcher", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="monitor", daemon=True)
         self._http = httpx.Client(trust_env=False, timeout=1.5)
 
     def __enter__(self) -> Self:
@@ -218,60 +218,62 @@ class Watcher:
         try:
             while not self._stop.wait(0.05):
                 for copy in list(self.copies):
-                    self.look_at(copy)
-                self.looks += 1
+                    self.scrape(copy)
+                self.scrapes += 1
         except BaseException as error:
-            self.mistakes.append(f"the watcher ended with {error!r}")
+            self.violations.append(f"the monitor ended with {error!r}")
             raise
 
-    def look_at(self, copy: RunningService) -> None:
+    def scrape(self, copy: RunningService) -> None:
         try:
             text = self._http.get(f"{copy.url}/metrics").text
         except (httpx.HTTPError, AssertionError):
-            self._shown.pop(copy.pid, None)
+            self._last_shown.pop(copy.pid, None)
             return
         seen = _series(text)
-        self._shown[copy.pid] = seen
+        self._last_shown[copy.pid] = seen
         for series, value in seen.items():
             if series[0] in COUNTERS:
                 self._check(series, value)
 
     def _check(self, series: Series, value: float) -> None:
         if value < self._highest.get(series, -math.inf):
-            self.mistakes.append(f"{series} was {self._highest[series]:g} and then {value:g}")
+            self.violations.append(f"{series} was {self._highest[series]:g} and then {value:g}")
         self._highest[series] = max(value, self._highest.get(series, value))
         last = self._last.get(series)
         if last is not None:
             self._increases[series] += int(value - last if value >= last else value)
         self._last[series] = value
 
-    def begin_increase(self) -> None:
-        """What is counted from here on is in `sums_of_increase`."""
+    def reset_increases(self) -> None:
+        """Start a new sum of increases."""
         self._increases.clear()
 
-    def sums_of_increase(self, *metrics: str) -> dict[str, float]:
+    def increase_sums(self, *metrics: str) -> dict[str, float]:
         return {
             metric: sum(v for series, v in self._increases.items() if series[0] == metric) for metric in metrics
         }
 
-    def total_of_all(self) -> float:
+    def total_events(self) -> float:
         return sum(self.total(TRANSITIONS, BREACHES).values())
 
-    def total_of(self, copy: RunningService) -> float:
-        """All counted events that a copy showed last."""
-        return sum(v for series, v in self._shown.get(copy.pid, {}).items() if series[0] in (TRANSITIONS, BREACHES))
+    def events_counted_by(self, copy: RunningService) -> float:
+        """Sum all counted events that a copy showed last."""
+        return sum(
+            v for series, v in self._last_shown.get(copy.pid, {}).items() if series[0] in (TRANSITIONS, BREACHES)
+        )
 
     @property
     def shown(self) -> list[dict[Series, float]]:
-        """What every copy that is watched showed last."""
-        return [self._shown.get(copy.pid, {}) for copy in list(self.copies)]
+        """The last metrics of every copy."""
+        return [self._last_shown.get(copy.pid, {}) for copy in list(self.copies)]
 
-    def shown_twice(self) -> list[Series]:
+    def duplicated_series(self) -> list[Series]:
         copies = Counter(series for seen in self.shown for series in seen)
         return [series for series, count in copies.items() if count > 1]
 
     def total(self, *metrics: str) -> dict[Series, float]:
-        """Over copies and partitions, the sum of every series of these metrics."""
+        """Sum every series of these metrics over copies and partitions."""
         sums: Counter[Series] = Counter()
         for seen in self.shown:
             for series, value in seen.items():
@@ -281,7 +283,7 @@ class Watcher:
         return dict(sums)
 
     def differences(self, truth: Truth) -> list[str]:
-        """Where the numbers of all copies differ from the truth; the first few."""
+        """List the first few differences between the numbers of all copies and the truth."""
         wanted = truth.counters | truth.agents
         got = self.total(*truth.metrics)
         wrong = [
@@ -295,19 +297,19 @@ class Watcher:
         return wrong
 
 
-def settle(watcher: Watcher, truth: Truth, seconds: float = 90) -> None:
-    """Wait for the truth at rest, each series on one copy, and see that nothing was wrong on the way."""
+def assert_converges(monitor: MetricsMonitor, truth: Truth, seconds: float = 90) -> None:
+    """Wait until the numbers are the truth, each series on one copy, and check that no wrong value was shown."""
     try:
-        eventually(lambda: watcher.differences(truth)[:5], lambda wrong: not wrong, seconds)
-        eventually(watcher.shown_twice, lambda twice: not twice, 20)
-        assert watcher.mistakes == []
+        eventually(lambda: monitor.differences(truth)[:5], lambda wrong: not wrong, seconds)
+        eventually(monitor.duplicated_series, lambda twice: not twice, 20)
+        assert monitor.violations == []
     except AssertionError:
-        print(accounts(watcher.copies))
+        print(describe_copies(monitor.copies))
         raise
 
 
-def accounts(copies: Iterable[RunningService]) -> str:
-    """What the copies say of themselves, for a failed test's reader."""
+def describe_copies(copies: Iterable[RunningService]) -> str:
+    """Describe the copies, for the reader of a failed test."""
     prefixes = ("records_total", "lag_records", "accounting_difference", "transactions_total")
     lines = []
     for copy in copies:

@@ -10,7 +10,7 @@ from confluent_kafka import Consumer, TopicPartition
 
 from hypervisor_schemas.events import EventType, HypervisorEvent
 from hypervisor_schemas.wire.codec import confluent_framing, encode_event, schema_text
-from tests.chaos.harness import Load, Truth, Watcher, record_of, ring_events, settle
+from tests.chaos.harness import Load, MetricsMonitor, Truth, assert_converges, record_of, ring_events
 from tests.support.schema_registry import Registry, running
 from tests.support.service_processes import Fleet, eventually, run_command
 
@@ -38,26 +38,26 @@ def test_good_events_count_exactly_among_bad_ones_which_are_kept_and_replayed(
     records = list(mixed(random, chaos.scaled(40_000, 400_000), good, late, bad))
     with running(Registry()) as registry:
         environ = {"SCHEMA_REGISTRY_URL": registry.url}
-        with Watcher([fleet.start("ring-metrics", **environ) for _ in range(2)]) as watcher:
+        with MetricsMonitor([fleet.start("ring-metrics", **environ) for _ in range(2)]) as monitor:
             load = Load(fleet, records, per_second=4_000).start()
-            eventually(watcher.total_of_all, lambda total: total > len(good) / 4, 60)
-            watcher.copies.pop(0).kill()
-            watcher.copies.append(fleet.start("ring-metrics", **environ))
+            eventually(monitor.total_events, lambda total: total > len(good) / 4, 60)
+            monitor.copies.pop(0).kill()
+            monitor.copies.append(fleet.start("ring-metrics", **environ))
             eventually(lambda: load.is_over, bool, 300)
-            settle(watcher, Truth.of(good))
+            assert_converges(monitor, Truth.of(good))
             eventually(lambda: difference(bad, dead_letters(fleet)), lambda wrong: not wrong, 30)
 
             # The schema is registered: what was written with it can be used.
             registry.schemas[LATE_SCHEMA] = schema_text()
-            for copy in watcher.copies:
+            for copy in monitor.copies:
                 assert copy.terminate()[0] == 0
-            watcher.copies[:] = [fleet.start("ring-metrics", **environ)]
+            monitor.copies[:] = [fleet.start("ring-metrics", **environ)]
             replay = ("dead-letters", "replay", "--service", "ring-metrics", "--reason", "unknown_schema")
             done = run_command(*replay, **fleet.environ)
             assert done.returncode == 0, done.stderr
             again = run_command(*replay, **fleet.environ)
             assert again.returncode == 0, again.stderr
-            settle(watcher, Truth.of([*good, *late]))
+            assert_converges(monitor, Truth.of([*good, *late]))
             assert difference(bad, dead_letters(fleet)) == {}
 
 
@@ -105,7 +105,7 @@ def mixed(
 
 
 def difference(wanted: Collection[Record], got: Collection[Record]) -> dict[str, object]:
-    """How many records are missing or too many, and one of each kind."""
+    """Count missing and surplus records, with an example of each kind."""
     missing, beyond = Counter(wanted) - Counter(got), Counter(got) - Counter(wanted)
     if not missing and not beyond:
         return {}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from hypervisor_telemetry.local.broker import LocalKafka
-from tests.chaos.harness import Load, Truth, Watcher, ring_events, settle
+from tests.chaos.harness import Load, MetricsMonitor, Truth, assert_converges, ring_events
 from tests.support.service_processes import eventually, fleet
 
 if TYPE_CHECKING:
@@ -30,12 +30,15 @@ def test_totals_are_the_truth_and_copies_stay_alive_while_the_broker_is_killed(
         copies = [it.start("ring-metrics") for _ in range(2)]
         for copy in copies:
             copy.wait_ready()
-        with Watcher(copies) as watcher:
+        with MetricsMonitor(copies) as monitor:
             load = Load.of_events(it, events, per_second=3_000).start()
             for _ in range(chaos.scaled(1, 6)):
-                eventually(lambda: watcher.shown, all, 60)
-                seen = sum(map(watcher.total_of, copies))
-                eventually(lambda seen=seen: sum(map(watcher.total_of, copies)) > seen + 1000 or load.is_over, bool)
+                eventually(lambda: monitor.shown, all, 60)
+                seen = sum(map(monitor.events_counted_by, copies))
+                eventually(
+                    lambda seen=seen: sum(map(monitor.events_counted_by, copies)) > seen + 1000 or load.is_over,
+                    bool,
+                )
                 own_kafka.kill()
                 for copy in copies:
                     eventually(copy.ready, lambda ready: ready[1].startswith("degraded\nKafka at "), 20)
@@ -46,4 +49,4 @@ def test_totals_are_the_truth_and_copies_stay_alive_while_the_broker_is_killed(
                     eventually(copy.ready, lambda ready: ready == (200, "ok\n"), 90)
                     assert copy.is_alive()
             eventually(lambda: load.is_over, bool, 300)
-            settle(watcher, truth)
+            assert_converges(monitor, truth)

@@ -17,11 +17,11 @@ from tests.chaos.harness import (
     NOON,
     TRUST,
     Load,
+    MetricsMonitor,
     Series,
     Truth,
-    Watcher,
+    assert_converges,
     record_of,
-    settle,
 )
 from tests.support.service_processes import Fleet, eventually
 
@@ -114,14 +114,14 @@ def test_decisions_scores_and_active_agents_are_the_truth_while_copies_are_kille
     truth = truth_of(events)
     # Of those that the services still know by their ids.
     twice = [*events, *random.sample(events[-80_000:], 800)]
-    with Watcher([fleet.start("governance-metrics") for _ in range(chaos.scaled(2, 3))]) as watcher:
+    with MetricsMonitor([fleet.start("governance-metrics") for _ in range(chaos.scaled(2, 3))]) as monitor:
         load = Load(fleet, map(record_of, twice), per_second=5_000, category="governance").start()
         kills = 0
         while not load.is_over:
             until = time.monotonic() + random.uniform(2, 6)
             eventually(lambda until=until: time.monotonic() >= until or load.is_over, bool, 10)
-            watcher.copies.pop(random.randrange(len(watcher.copies))).kill()
+            monitor.copies.pop(random.randrange(len(monitor.copies))).kill()
             kills += 1
-            watcher.copies.append(fleet.start("governance-metrics"))
-        settle(watcher, truth)
+            monitor.copies.append(fleet.start("governance-metrics"))
+        assert_converges(monitor, truth)
     assert kills >= 2

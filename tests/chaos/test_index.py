@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from hypervisor_consumers.event_index.tables import IndexRow, values_of
-from tests.chaos.harness import Load, accounts, record_of, ring_events
+from tests.chaos.harness import Load, describe_copies, record_of, ring_events
 from tests.support.postgres import Postgres, opened
 from tests.support.service_processes import Fleet, RunningService, eventually
 
@@ -58,7 +58,7 @@ def test_rows_and_counts_are_the_truth_while_copies_are_killed_and_the_database_
         assert difference(url, good) == ""
         assert all(copy.status is None for copy in copies)
     except AssertionError:
-        print(accounts(copies))
+        print(describe_copies(copies))
         raise
     print(f"{len(good)} events, {len(records)} records, {kills} kills, {restarts} restarts of the database")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.chaos.harness import Load, Truth, Watcher, ring_events, settle
+from tests.chaos.harness import Load, MetricsMonitor, Truth, assert_converges, ring_events
 from tests.support.service_processes import Fleet, eventually
 
 if TYPE_CHECKING:
@@ -29,17 +29,17 @@ def test_totals_are_the_truth_and_never_go_back_while_copies_are_killed(
     fleet = new_fleet(PARTITIONS)
     events = list(ring_events(random, chaos.scaled(200_000, 2_000_000)))
     truth = Truth.of(events)
-    with Watcher([fleet.start("ring-metrics") for _ in range(chaos.scaled(2, 3))]) as watcher:
+    with MetricsMonitor([fleet.start("ring-metrics") for _ in range(chaos.scaled(2, 3))]) as monitor:
         load = Load.of_events(fleet, events, per_second=10_000).start()
         kills = 0
         while not load.is_over:
             until = time.monotonic() + random.uniform(2, 6)
             eventually(lambda until=until: time.monotonic() >= until or load.is_over, bool, 10)
-            victim = watcher.copies.pop(random.randrange(len(watcher.copies)))
+            victim = monitor.copies.pop(random.randrange(len(monitor.copies)))
             victim.kill()
             kills += 1
-            watcher.copies.append(fleet.start("ring-metrics"))
-        settle(watcher, truth)
+            monitor.copies.append(fleet.start("ring-metrics"))
+        assert_converges(monitor, truth)
     assert kills >= 3
 
 
@@ -51,22 +51,22 @@ def test_a_frozen_copy_counts_nothing_twice_and_shows_nothing_old_when_it_thaws(
     truth = Truth.of(events)
     copies = [fleet.start("ring-metrics").wait_ready() for _ in range(2)]
     eventually(lambda: [copy.partitions() for copy in copies], all)
-    with Watcher(copies) as watcher:
+    with MetricsMonitor(copies) as monitor:
         load = Load.of_events(fleet, events, per_second=3_000).start()
         freezes = 0
         while not load.is_over:
             frozen, other = copies[freezes % 2], copies[1 - freezes % 2]
-            eventually(lambda: watcher.total_of(frozen), bool, 60)
+            eventually(lambda: monitor.events_counted_by(frozen), bool, 60)
             os.kill(frozen.pid, signal.SIGSTOP)
             try:
                 # Its session runs out, the other copy takes over and goes on from there.
                 eventually(other.partitions, lambda partitions: partitions == PARTITIONS, 60)
-                before = watcher.total_of(other)
-                eventually(lambda: watcher.total_of(other) > before or load.is_over, bool, 60)
+                before = monitor.events_counted_by(other)
+                eventually(lambda: monitor.events_counted_by(other) > before or load.is_over, bool, 60)
             finally:
                 os.kill(frozen.pid, signal.SIGCONT)
             freezes += 1
-            # What it shows from its first moment on, the watcher holds against what the other one has shown.
+            # What it shows from its first moment on, the monitor holds against what the other one has shown.
             eventually(lambda: frozen.partitions() > 0 or load.is_over, bool, 60)
-        settle(watcher, truth)
+        assert_converges(monitor, truth)
     assert freezes >= 1

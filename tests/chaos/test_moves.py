@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.chaos.harness import BREACHES, TRANSITIONS, Load, Truth, Watcher, one_of_each, ring_events, settle
+from tests.chaos.harness import (
+    BREACHES,
+    TRANSITIONS,
+    Load,
+    MetricsMonitor,
+    Truth,
+    assert_converges,
+    one_event_per_series,
+    ring_events,
+)
 from tests.support.service_processes import Fleet, eventually
 
 if TYPE_CHECKING:
@@ -26,32 +35,32 @@ def test_the_increase_over_moves_is_the_truth_with_and_without_the_session(
 ) -> None:
     random = chaos.random
     fleet = new_fleet(PARTITIONS)
-    before = list(one_of_each(random))
+    before = list(one_event_per_series(random))
     during: list[HypervisorEvent] = []
 
     def start_copy() -> None:
-        watcher.copies.append(fleet.start("ring-metrics", TELEMETRY_RING_LABELS=labels))
+        monitor.copies.append(fleet.start("ring-metrics", TELEMETRY_RING_LABELS=labels))
 
-    with Watcher() as watcher:
+    with MetricsMonitor() as monitor:
         start_copy()
         Load.of_events(fleet, before, per_second=20_000).start()
-        settle(watcher, Truth.of(before, labels))
-        watcher.begin_increase()
+        assert_converges(monitor, Truth.of(before, labels))
+        monitor.reset_increases()
         start_copy()
         for _ in range(chaos.scaled(3, 30)):
             events = list(ring_events(random, 10_000))
             during += events
             load = Load.of_events(fleet, events, per_second=2_500).start()
             # Two copies share; then one more comes, or one goes.
-            eventually(lambda: all(copy.partitions() for copy in watcher.copies), bool, 60)
-            eventually(watcher.shown_twice, lambda twice: not twice, 60)
-            if len(watcher.copies) > 2 or (len(watcher.copies) == 2 and random.random() < 0.5):
-                status, seconds = watcher.copies.pop(random.randrange(len(watcher.copies))).terminate()
+            eventually(lambda: all(copy.partitions() for copy in monitor.copies), bool, 60)
+            eventually(monitor.duplicated_series, lambda twice: not twice, 60)
+            if len(monitor.copies) > 2 or (len(monitor.copies) == 2 and random.random() < 0.5):
+                status, seconds = monitor.copies.pop(random.randrange(len(monitor.copies))).terminate()
                 assert status == 0
                 assert seconds < 10
             else:
                 start_copy()
             eventually(lambda load=load: load.is_over, bool, 300)
-        settle(watcher, Truth.of(before + during, labels))
+        assert_converges(monitor, Truth.of(before + during, labels))
     increase = Truth.of(during, labels).sums(TRANSITIONS, BREACHES)
-    assert watcher.sums_of_increase(TRANSITIONS, BREACHES) == increase
+    assert monitor.increase_sums(TRANSITIONS, BREACHES) == increase

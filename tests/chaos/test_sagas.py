@@ -9,8 +9,8 @@ import pytest
 from confluent_kafka import Consumer, TopicPartition
 
 from hypervisor_schemas.dead_letters import read_dead_letter
-from tests.chaos.harness import Load, accounts, record_of
-from tests.chaos.sagas import Moody, Received, Story, interleaved
+from tests.chaos.harness import Load, describe_copies, record_of
+from tests.chaos.sagas import ReceivedSpan, SagaScenario, UnreliableReceiver, interleaved
 from tests.support.service_processes import Fleet, eventually
 from tests.support.span_receivers import http_receiver
 
@@ -28,14 +28,14 @@ PARTITIONS = 6
 def test_what_the_receiver_has_in_the_end_is_the_truth(new_fleet: Callable[[int], Fleet], chaos: Chaos) -> None:
     random = chaos.random
     fleet = new_fleet(PARTITIONS)
-    stories = [Story(number, random) for number in range(chaos.scaled(1_200, 5_500))]
-    events = list(interleaved(stories, random))
-    truth = {(span.trace_id, span.span_id): span for story in stories for span in story.spans}
-    poison = {f"{span.trace_id}/{span.span_id}": span for story in stories for span in story.poisoned}
+    scenarios = [SagaScenario(number, random) for number in range(chaos.scaled(1_200, 5_500))]
+    events = list(interleaved(scenarios, random))
+    truth = {(span.trace_id, span.span_id): span for scenario in scenarios for span in scenario.spans}
+    poison = {f"{span.trace_id}/{span.span_id}": span for scenario in scenarios for span in scenario.poisoned}
     print(f"{len(events):,} events, {len(truth):,} spans, {len(poison)} that nobody takes")
-    moody = Moody(random)
+    unreliable = UnreliableReceiver(random)
     with http_receiver() as receiver:
-        receiver.answer = moody
+        receiver.answer = unreliable
         options = ("--sink", f"otlp:{receiver.url}/v1/traces")
         environ = {"OTEL_EXPORTER_OTLP_TIMEOUT": "1000"}
         copies = [fleet.start("saga-spans", *options, **environ) for _ in range(2)]
@@ -47,20 +47,20 @@ def test_what_the_receiver_has_in_the_end_is_the_truth(new_fleet: Callable[[int]
             copies.pop(random.randrange(len(copies))).kill()
             kills += 1
             copies.append(fleet.start("saga-spans", *options, **environ))
-        moody.is_good = True
+        unreliable.is_healthy = True
         try:
-            eventually(lambda: len(truth.keys() - moody.spans.keys()), lambda missing: missing == 0, 120)
+            eventually(lambda: len(truth.keys() - unreliable.spans.keys()), lambda missing: missing == 0, 120)
             eventually(lambda: len(poison.keys() - refused(fleet)), lambda missing: missing == 0, 30)
             eventually(lambda: [copy.ready()[1] for copy in copies], lambda said: said == ["ok\n"] * 2, 60)
         except AssertionError:
-            print(accounts(copies))
+            print(describe_copies(copies))
             raise
-        assert different(moody.spans, truth) == []
-        assert moody.contradictions == []
+        assert span_differences(unreliable.spans, truth) == []
+        assert unreliable.contradictions == []
         assert refused(fleet) == poison.keys()
-        assert moody.moods >= set(Moody.MOODS)
+        assert unreliable.modes_seen >= set(UnreliableReceiver.MODES)
         assert kills >= 2
-        spans = [span for story in stories for span in (*story.spans, *story.poisoned)]
+        spans = [span for scenario in scenarios for span in (*scenario.spans, *scenario.poisoned)]
         counted = [
             sum(sum(copy.metrics(f"agent_hypervisor_{name}_total").values()) for copy in copies)
             for name in ("sagas", "saga_steps", "saga_compensations", "saga_fan_outs")
@@ -71,9 +71,9 @@ def test_what_the_receiver_has_in_the_end_is_the_truth(new_fleet: Callable[[int]
         }
 
 
-def different(
-    got: dict[tuple[str, str], Received], truth: dict[tuple[str, str], Received]
-) -> list[tuple[Received | None, Received | None]]:
+def span_differences(
+    got: dict[tuple[str, str], ReceivedSpan], truth: dict[tuple[str, str], ReceivedSpan]
+) -> list[tuple[ReceivedSpan | None, ReceivedSpan | None]]:
     """The first few spans that are not as they should be."""
     ids = sorted(got.keys() | truth.keys())
     return [(got.get(one), truth.get(one)) for one in ids if got.get(one) != truth.get(one)][:5]

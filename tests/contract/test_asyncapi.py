@@ -1,4 +1,4 @@
-"""The exported document, held against AsyncAPI's own JSON Schema."""
+"""The exported document against AsyncAPI's own JSON Schema."""
 
 from __future__ import annotations
 

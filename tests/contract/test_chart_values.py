@@ -38,7 +38,7 @@ def resolved(schema: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def objects(schema: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every schema of an object in the file, and where it stands."""
+    """Yield every schema of an object in the file, with its path."""
     if isinstance(schema, dict):
         if schema.get("type") == "object":
             yield path, schema
@@ -47,7 +47,7 @@ def objects(schema: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]
 
 
 def paths(values: Mapping[str, Any], schema: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, bool]]:
-    """Every key of the values down to where the schema names none, and whether the schema names it."""
+    """Yield every key of the values, down to where the schema names none, and whether the schema names it."""
     named = resolved(schema).get("properties")
     for key, value in values.items():
         here = f"{path}.{key}".lstrip(".")

@@ -17,22 +17,22 @@ from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from tests.support.go_tools import go
 from tools.dashboards.__main__ import FOLDER
-from tools.dashboards.files import FILES
+from tools.dashboards.dashboard_files import FILES
 
 READER = Path(__file__).parent.parent / "dashboard_schema"
 
 
-def faults(value: Any, hint: Any, where: str) -> Iterator[str]:
-    """Where a value, read by the SDK, is not what its types say."""
+def type_errors(value: Any, hint: Any, where: str) -> Iterator[str]:
+    """A place where a value, read by the SDK, is not of the declared type."""
     if get_origin(hint) in {Union, types.UnionType}:
         kinds = [one for one in get_args(hint) if value is None or one is not types.NoneType]
-        tried = [list(faults(value, one, where)) for one in kinds]
+        tried = [list(type_errors(value, one, where)) for one in kinds]
         if all(tried):
             # The kind that fits furthest is the one that was meant.
             yield from max(tried, key=lambda found: len(found[0].partition(":")[0]))
     elif hint in {Any, object}:
         if hasattr(value, "to_json"):
-            yield from faults(value, type(value), where)
+            yield from type_errors(value, type(value), where)
     elif get_origin(hint) is Literal:
         if value not in get_args(hint):
             yield f"{where}: {value!r} is none of {get_args(hint)}"
@@ -41,7 +41,7 @@ def faults(value: Any, hint: Any, where: str) -> Iterator[str]:
             yield f"{where}: {value!r} is no {hint}"
             return
         for place, one in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from faults(one, get_args(hint)[-1], f"{where}[{place}]")
+            yield from type_errors(one, get_args(hint)[-1], f"{where}[{place}]")
     elif isinstance(hint, type) and issubclass(hint, enum.Enum):
         if value not in {member.value for member in hint}:
             yield f"{where}: {value!r} is no {hint.__name__}"
@@ -50,7 +50,7 @@ def faults(value: Any, hint: Any, where: str) -> Iterator[str]:
             yield f"{where}: {value!r} is no {hint.__name__}"
     elif isinstance(value, dict) and hasattr(hint, "from_json"):
         read = hint.from_json(value)
-        yield from faults(read, hint, where)
+        yield from type_errors(read, hint, where)
         # What the SDK doesn't know it leaves out, and what is missing it puts in.
         if json.loads(json.dumps(read, cls=JSONEncoder)) != value:
             yield f"{where}: {value!r} is not the same when it was read and written again"
@@ -58,13 +58,13 @@ def faults(value: Any, hint: Any, where: str) -> Iterator[str]:
         yield f"{where}: {value!r} is no {hint}"
     elif hasattr(value, "to_json"):
         for name, inner in get_type_hints(type(value)).items():
-            yield from faults(getattr(value, name), inner, f"{where}.{name}")
+            yield from type_errors(getattr(value, name), inner, f"{where}.{name}")
 
 
-def told(raw: dict[str, Any]) -> list[str]:
-    """What is wrong with a dashboard, by the SDK's types."""
+def schema_errors(raw: dict[str, Any]) -> list[str]:
+    """List the errors of a dashboard by the SDK's types."""
     register_default_plugins()
-    return list(faults(raw, Dashboard, "dashboard"))
+    return list(type_errors(raw, Dashboard, "dashboard"))
 
 
 def committed(name: str) -> dict[str, Any]:
@@ -83,22 +83,24 @@ def raw() -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", FILES)
 def test_it_has_the_types_of_the_sdk(name: str) -> None:
-    assert told(committed(name)) == []
+    assert schema_errors(committed(name)) == []
 
 
 def test_a_field_of_a_wrong_type_is_told(raw: dict[str, Any]) -> None:
     raw["panels"][0]["options"]["legend"]["showLegend"] = "yes"
-    assert told(raw) == ["dashboard.panels[0].options.legend.show_legend: 'yes' is no <class 'bool'>"]
+    assert schema_errors(raw) == ["dashboard.panels[0].options.legend.show_legend: 'yes' is no <class 'bool'>"]
 
 
 def test_a_value_that_an_enumeration_does_not_have_is_told(raw: dict[str, Any]) -> None:
     raw["panels"][1]["options"]["graphMode"] = "circle"
-    assert told(raw) == ["dashboard.panels[1].options.graph_mode: 'circle' is no BigValueGraphMode"]
+    assert schema_errors(raw) == ["dashboard.panels[1].options.graph_mode: 'circle' is no BigValueGraphMode"]
 
 
 def test_an_unknown_field_is_told(raw: dict[str, Any]) -> None:
     raw["panels"][0]["options"]["legend"]["colour"] = "red"
-    assert [one.rpartition(" is ")[2] for one in told(raw)] == ["not the same when it was read and written again"]
+    assert [one.rpartition(" is ")[2] for one in schema_errors(raw)] == [
+        "not the same when it was read and written again"
+    ]
 
 
 @pytest.mark.full

@@ -1,4 +1,4 @@
-"""What panels show of given series, by Prometheus itself (promtool), where a careless query would be wrong."""
+"""Panels' values for given series, by Prometheus itself (promtool), where a careless query would be wrong."""
 
 from __future__ import annotations
 

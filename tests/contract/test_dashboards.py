@@ -26,8 +26,8 @@ from hypervisor_consumers.saga_spans.otel import ADDED_NAMES
 from hypervisor_producers.governance.errors import GOVERNANCE_OVERFLOW, GOVERNANCE_TROUBLES
 from hypervisor_producers.metrics import PUBLISHER_METRICS
 from tools.dashboards.__main__ import FOLDER
+from tools.dashboards.dashboard_files import FILES, text
 from tools.dashboards.expressions import PanelQuery, expressions, filled, variable_queries
-from tools.dashboards.files import FILES, text
 
 ROOT = Path(__file__).parent.parent.parent
 PROVISIONING = FOLDER.parent / "provisioning"
@@ -35,15 +35,15 @@ QUERIES = expressions()
 MADE: list[dict[str, Any]] = [json.loads(text(name)) for name in FILES]
 
 OF_THE_SCRAPE = {"cluster", "job"}
-"""Labels that Prometheus gives to everything it scrapes."""
+"""Labels that Prometheus adds to every series."""
 OF_PROMETHEUS = {"up": set[str]()}
 
 NOT_SHOWN = dict[str, str]()
-"""Declared metrics that are on no dashboard, and why."""
+"""Declared metrics that are on no dashboard, with the reason."""
 
 
 def declared() -> dict[str, tuple[str, set[str]]]:
-    """Every metric of the services and the agents: its type, and the labels that its series may have."""
+    """Return every metric of the services and the agents, with its type and the labels of its series."""
     declared = (*RING_METRICS, *SAGA_METRICS, *GOVERNANCE_METRICS, *INDEX_METRICS, *SELF_METRICS)
     known = {metric.name: (metric.type, {*metric.labels, "partition"}) for metric in declared}
     for name, (kind, labels) in known.items():
@@ -60,13 +60,13 @@ DECLARED = declared()
 
 
 def family(name: str) -> str:
-    """The metric that a series of this name belongs to."""
+    """Return the metric that a series of this name belongs to."""
     whole = re.sub(r"_(bucket|sum|count)$", "", name)
     return whole if DECLARED.get(whole, ("",))[0] == "histogram" else name
 
 
 def nodes(node: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, tuple[Any, ...]]]:
-    """Every node of a parsed expression, with those it is within."""
+    """Yield every node of a parsed expression, with the nodes around it."""
     yield node, above
     below = (getattr(node, name, None) for name in ("lhs", "rhs", "expr", "param", "vector_selector"))
     for one in (*below, *getattr(node, "args", ())):
@@ -75,20 +75,20 @@ def nodes(node: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, tuple[A
 
 
 def selectors(query: PanelQuery) -> Iterator[tuple[str, set[str], tuple[Any, ...]]]:
-    """Each selector of a query: the metric's name, the labels that are matched, what it is within."""
+    """Yield each selector of a query: the metric's name, the matched labels, the nodes around it."""
     for node, above in nodes(promql_parser.parse(query.expression)):
         if isinstance(node, promql_parser.VectorSelector):
             yield node.name, {matcher.name for matcher in node.matchers.matchers}, above
 
 
 def panels(made: dict[str, Any]) -> list[dict[str, Any]]:
-    """The panels of a dashboard, those in closed rows too, without the rows."""
+    """Yield the panels of a dashboard, also those in closed rows, without the rows."""
     inner = chain.from_iterable((panel, *panel.get("panels", ())) for panel in made["panels"])
     return [panel for panel in inner if panel["type"] != "row"]
 
 
 def texts(node: Any) -> Iterator[str]:
-    """Every text in a piece of JSON."""
+    """Yield every text in a piece of JSON."""
     if isinstance(node, str):
         yield node
     elif isinstance(node, dict):

@@ -45,7 +45,7 @@ class Bus(Protocol):
 
 
 class World:
-    """A bus, and a way to have events in it."""
+    """A bus, and a way to put events into it."""
 
     def __init__(self, bus: Bus, emit: Any) -> None:
         self.bus = bus
@@ -53,7 +53,7 @@ class World:
         self._seconds = count()
 
     def emit(self, kind: Any = EventType.RING_ASSIGNED, **fields: Any) -> HypervisorEvent:
-        """One event, a second after the one before."""
+        """Add an event, a second after the one before."""
         at = NOON + next(self._seconds) * SECOND
         event = HypervisorEvent(**{"event_type": kind, "timestamp": at, **fields})
         self._emit(event)

@@ -1,4 +1,4 @@
-"""The event index's OpenAPI holds: whatever is asked is answered, and each answer has the form that it names."""
+"""The event index keeps to its OpenAPI: every request gets an answer of a declared form."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ FIRST = datetime(2025, 1, 15, 10, 30, tzinfo=UTC)
 
 
 def events() -> Iterator[HypervisorEvent]:
-    """Those that the examples ask for, and odd ones."""
+    """The events that the examples ask for, and unusual ones."""
     for number, (kind, payload) in enumerate(
         [
             (EventType.RING_ASSIGNED, {"ring": 2}),

@@ -1,4 +1,4 @@
-"""The golden records in `hypervisor_schemas/examples/`: what the code does, and so what other languages must do."""
+"""The golden records in `hypervisor_schemas/examples/`, against the code; other languages must do the same."""
 
 import json
 from datetime import UTC, date, datetime, timedelta
@@ -28,7 +28,7 @@ each = pytest.mark.parametrize("example", EXAMPLES.values(), ids=EXAMPLES)
 
 
 def described(about: str, event: HypervisorEvent) -> dict[str, object]:
-    """What a golden record says of this event."""
+    """Make the golden record of this event."""
     kind = event.event_type.value
     key = record_key(category_of(kind), event.session_id, event.agent_did, event.event_id)
     assert key is not None
@@ -111,7 +111,7 @@ def test_a_key_is_in_the_partition_that_is_told(vector):
 
 
 def decoder(schemas):
-    """Of a registry that knows these schemas by their ids, and no other."""
+    """Make the lookup of a registry with these schemas and no other."""
 
     def schema_by_id(schema_id):
         if schema_id not in schemas:

@@ -1,4 +1,4 @@
-"""What real receivers make of our spans: an OTLP receiver that isn't ours, by both protocols, and Zipkin."""
+"""Our spans in real receivers: an OTLP receiver that isn't ours, by both protocols, and Zipkin."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ NAME = re.compile(r"^\w+")
 
 @dataclass(frozen=True)
 class Case:
-    """A test of promtool's: the alert it is about, and at which times it expects how many of it to fire."""
+    """A test of promtool: its alert, and the number of firing alerts that it expects at each time."""
 
     title: str
     series: frozenset[str]

@@ -19,7 +19,7 @@ SEEDS = {
     "ElevationTooLong": ("1m", "> 300"),
     "GovernanceLatencyHigh": ("5m", "> 50"),
 }
-"""The tutorial's alerts: how long, and the threshold."""
+"""The tutorial's alerts: duration and threshold."""
 
 
 def configuration(name: str) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def configuration(name: str) -> dict[str, Any]:
 
 
 def blanked(job: dict[str, Any]) -> dict[str, str]:
-    """The labels that a job takes from series, and of which names."""
+    """Return the labels that a job blanks, and on series of which names."""
     rules = job.get("metric_relabel_configs", [])
     assert all(rule["source_labels"] == ["__name__"] and rule["replacement"] == "" for rule in rules)
     return {rule["target_label"]: rule["regex"] for rule in rules}

@@ -1,4 +1,4 @@
-"""Every version of the schema ever published reads what every other one writes (FULL_TRANSITIVE).
+"""Every published version of the schema reads the records of every other version (FULL_TRANSITIVE).
 
 Two checks that know nothing of each other: the rules of Avro's schema resolution, and real bytes written with one
 version and read with the other. Avro lets logical types differ and fields be renamed by alias; here neither is
@@ -44,7 +44,7 @@ _VALUES = {
 
 
 def unreadable(writer, reader, where="record"):
-    """What Avro's rules, ours added, say against reading with `reader` what was written with `writer`."""
+    """List the objections of Avro's rules and ours to reading records of `writer` with `reader`."""
     if isinstance(writer, list):
         return [problem for branch in writer for problem in unreadable(branch, reader, where)]
     if isinstance(reader, list):
@@ -101,7 +101,7 @@ def records_of(schema):
 
 
 def misread(writer, reader):
-    """What goes wrong with real bytes: written with `writer`, read with `reader`."""
+    """List the errors with real bytes: written with `writer`, read with `reader`."""
     plain = [without_logical_types(schema) for schema in (writer, reader)]
     problems = []
     for record in records_of(plain[0]):
@@ -121,7 +121,7 @@ def misread(writer, reader):
 
 
 def without_logical_types(schema):
-    """The same with plain numbers, so that every long can be tried."""
+    """Return the schema with plain numbers, so that every long can be tried."""
     if isinstance(schema, dict):
         return {key: without_logical_types(value) for key, value in schema.items() if key != "logicalType"}
     return [without_logical_types(item) for item in schema] if isinstance(schema, list) else schema
@@ -220,7 +220,7 @@ def test_another_record_name_is_caught():
 
 @pytest.mark.parametrize("number", [None, *VERSIONS])
 def test_no_default_is_a_pair_of_braces_in_quotes_which_apicurio_refuses(number):
-    """Before it parses a schema it takes the quotes away (`"{}"` to `{}`), and then the default is no string."""
+    """Apicurio removes the quotes (`"{}"` to `{}`) before it parses a schema; then the default is no string."""
     assert '"{}"' not in schema_text(number)
     assert json.loads({field["name"]: field for field in version(number)["fields"]}["payload"]["default"]) == {}
 
@@ -239,7 +239,7 @@ CANONICAL = (
 
 
 def crc_64_avro(data):
-    """As the Avro specification writes it, without its table."""
+    """Compute the fingerprint as the Avro specification defines it, without its table."""
     fingerprint = empty = 0xC15D213AA4D7A795
     for byte in data:
         fingerprint ^= byte

@@ -15,16 +15,16 @@ from tests.support.go_tools import tool
 
 CHART = Path(__file__).parents[2] / "helm" / "hypervisor-telemetry"
 KUBERNETES = "1.34.1"
-"""The version that it is rendered for and checked against."""
+"""The Kubernetes version that the chart is rendered for and checked against."""
 
 COMMANDS = ("ring-metrics", "saga-spans", "event-index", "governance-metrics")
 KEYS = dict(zip(COMMANDS, ("ringMetrics", "sagaSpans", "eventIndex", "governanceMetrics"), strict=True))
 NAME = "telemetry-hypervisor-telemetry"
-"""Of everything in the release `telemetry`."""
+"""The prefix of all names in the release `telemetry`."""
 
 
 def ci_values() -> list[str]:
-    """The names of ci/*-values.yaml, without what they have in common."""
+    """Return the names of ci/*-values.yaml, without the ending."""
     return sorted(path.name.removesuffix("-values.yaml") for path in (CHART / "ci").glob("*-values.yaml"))
 
 
@@ -34,27 +34,27 @@ def helm(*args: str) -> subprocess.CompletedProcess[str]:
 
 @cache
 def text(name: str, *more: str) -> str:
-    """What `helm template` prints for ci/NAME-values.yaml, with more options."""
+    """Return the output of `helm template` for ci/NAME-values.yaml, with more options."""
     ended = _template(name, *more)
     assert ended.returncode == 0, ended.stderr
     return ended.stdout
 
 
 def refusal(name: str, *settings: str) -> str:
-    """What helm says against ci/NAME-values.yaml with these `KEY=VALUE` over them."""
+    """Return helm's error for ci/NAME-values.yaml with these `KEY=VALUE` over them."""
     ended = _template(name, *_sets(settings))
     assert ended.returncode != 0, "helm has rendered it"
     return ended.stderr
 
 
 def rendered(name: str, *settings: str) -> Rendered:
-    """The objects of ci/NAME-values.yaml with these `KEY=VALUE` over them."""
+    """Render ci/NAME-values.yaml with these `KEY=VALUE` over them."""
     return Rendered([each for each in yaml.safe_load_all(text(name, *_sets(settings))) if each])
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """Objects of Kubernetes."""
+    """The rendered objects of Kubernetes."""
 
     objects: Sequence[dict[str, Any]]
 
@@ -62,13 +62,13 @@ class Rendered:
         return [each for each in self.objects if each["kind"] == kind]
 
     def one(self, kind: str, name: str = "") -> dict[str, Any]:
-        """The only one of a kind whose name is that of the release, `-` and `name`."""
+        """Return the only object of a kind whose name is that of the release, `-` and `name`."""
         full = f"{NAME}-{name}" if name else NAME
         [found] = [each for each in self.all(kind) if each["metadata"]["name"] == full]
         return found
 
     def pod(self, command: str) -> dict[str, Any]:
-        """The pod's spec of a service."""
+        """Return the pod's spec of a service."""
         spec: dict[str, Any] = self.one("Deployment", command)["spec"]["template"]["spec"]
         return spec
 
@@ -77,12 +77,12 @@ class Rendered:
         return dict(found)
 
     def pods(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Every pod's spec, of services and jobs, by its object's name."""
+        """Yield every pod's spec, of services and jobs, with its object's name."""
         for each in [*self.all("Deployment"), *self.all("Job")]:
             yield each["metadata"]["name"], each["spec"]["template"]["spec"]
 
     def environ(self, container: Mapping[str, Any]) -> dict[str, Any]:
-        """Name -> its text, or (Secret, key) where it comes from one."""
+        """Return the variables: name -> text, or (Secret, key) if it comes from one."""
         found: dict[str, Any] = {}
         for source in container.get("envFrom", ()):
             [config] = [
@@ -99,7 +99,7 @@ class Rendered:
 
 
 def merged(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """As helm puts values over each other."""
+    """Merge values as helm does."""
     both = dict(values)
     for key, value in over.items():
         is_both = isinstance(value, dict) and isinstance(both.get(key), dict)

@@ -18,7 +18,7 @@ _KEY = re.compile(r"^( *)([A-Za-z][A-Za-z0-9]*):")
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """One key of values.yaml: its dotted path, its comment, what holds without it."""
+    """One key of values.yaml: its dotted path, its comment, its default."""
 
     path: str
     meaning: str
@@ -26,7 +26,7 @@ class Value:
 
 
 def described_values(text: str) -> Iterator[Value]:
-    """Every key with a comment above it, in the file's order."""
+    """Find every key with a comment above it, in the file's order."""
     values = yaml.safe_load(text)
     path: list[str] = []
     comment: list[str] = []
@@ -44,7 +44,7 @@ def described_values(text: str) -> Iterator[Value]:
 
 
 def undescribed(text: str) -> list[str]:
-    """Keys that nothing is said of: no comment above them, nor above a key whose whole value they are a part of."""
+    """Find keys without a description: no comment above them, nor above a key that contains them."""
     described = {value.path for value in described_values(text)}
     parents = {path.rpartition(".")[0] for path in described}
 
@@ -60,7 +60,7 @@ def undescribed(text: str) -> list[str]:
 
 
 def readme() -> str:
-    """The whole page."""
+    """Return the whole page."""
     found = list(described_values((CHART / "values.yaml").read_text("utf-8")))
     parents = {value.path.rpartition(".")[0] for value in found}
     chart = yaml.safe_load((CHART / "Chart.yaml").read_text("utf-8"))
@@ -104,8 +104,9 @@ _HEAD = """\
 
 <!-- Made by `make docs` from values.yaml; edit it there. -->
 
-Version {version}, for Kubernetes {kubernetes}. The four services on a Kafka that you have, there is none inside.
-How to install, upgrade and operate it: [operations](../../docs/operations.md#installing-with-helm).
+Version {version}, for Kubernetes {kubernetes}. It runs the four services on a Kafka that you have; it
+installs none. [Operations](../../docs/operations.md#installing-with-helm) says how to install, upgrade and operate
+it.
 
 ```sh
 kubectl create namespace telemetry
@@ -115,11 +116,11 @@ helm -n telemetry install telemetry ./helm/hypervisor-telemetry --wait --timeout
   --set kafka.bootstrapServers=kafka:9092 --set api.existingSecret.name=telemetry-api
 ```
 
-What [ci/](ci) has are values that are tested; [examples/](examples) has what comes out of them, and a Kafka by
-Strimzi. Combinations that can't work are refused with a sentence, keys that don't exist by the schema.
+[ci/](ci) has values that are tested. [examples/](examples) has the objects that some of them make, and a Kafka by
+Strimzi. Combinations that can't work are refused with a sentence; the schema refuses keys that don't exist.
 
-Optional: [KEDA](https://keda.sh) for `autoscaling.type: keda`, the Prometheus operator for `monitoring`. What is
-made for them is checked against the definitions of KEDA 2.18 and the operator 0.85.
+Optional: [KEDA](https://keda.sh) for `autoscaling.type: keda`, the Prometheus operator for `monitoring`. Their
+objects are checked against the definitions of KEDA 2.18 and the operator 0.85.
 
 ## Values
 

@@ -1,4 +1,4 @@
-"""The Dockerfile read, and its build stage carried out on this machine, where no engine is needed for it."""
+"""The parsed Dockerfile, and its build stage run on this machine, which needs no engine."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Stage:
 
 @cache
 def dockerfile() -> tuple[dict[str, str], list[Stage]]:
-    """The arguments before the first stage, and the stages in their order."""
+    """Parse the Dockerfile: the arguments before the first stage, and the stages in order."""
     text = re.sub(r"^\s*#.*\n", "", (ROOT / "Dockerfile").read_text("utf-8"), flags=re.MULTILINE)
     lines = re.sub(r"\\\n\s*", "", text).splitlines()
     arguments: dict[str, str] = {}
@@ -67,8 +67,8 @@ def stage(name: str) -> Stage:
 
 
 @cache
-def sent() -> frozenset[Path]:
-    """The files that go to an engine, by .dockerignore: of several rules that fit, the last one holds."""
+def build_context() -> frozenset[Path]:
+    """Return the files that go to an engine, by .dockerignore: of several matching rules, the last one holds."""
     rules = [
         line
         for line in (ROOT / ".dockerignore").read_text("utf-8").splitlines()
@@ -81,10 +81,10 @@ def sent() -> frozenset[Path]:
         text=True,
         check=True,
     )
-    return frozenset(path for path in map(Path, listed.stdout.splitlines()) if _is_sent(path, rules))
+    return frozenset(path for path in map(Path, listed.stdout.splitlines()) if _is_in_context(path, rules))
 
 
-def _is_sent(path: Path, rules: list[str]) -> bool:
+def _is_in_context(path: Path, rules: list[str]) -> bool:
     is_sent = True
     for rule in rules:
         pattern = rule.removeprefix("!").removeprefix("**/")
@@ -99,7 +99,7 @@ def _is_sent(path: Path, rules: list[str]) -> bool:
 
 
 def build(folder: Path, name: str = "build") -> Path:
-    """Carry out a stage (and those it begins with) with `folder` as the root; returns the virtual environment.
+    """Run a stage (and those it begins with) with `folder` as the root; return the virtual environment.
 
     COPY takes what .dockerignore lets through, RUN is run as it stands, with its paths in `folder`.
     """
@@ -123,7 +123,7 @@ def build(folder: Path, name: str = "build") -> Path:
 
 @cache
 def _python() -> Path:
-    """A python3 that every user may run: one in somebody's home is no stand-in for that of the base image."""
+    """Return a python3 that every user may run, like that of the base image; one in a home folder is not."""
     for candidate in (shutil.which("python3"), "/usr/bin/python3"):
         if candidate is None or not Path(candidate).exists():
             continue
@@ -140,7 +140,7 @@ def _python() -> Path:
 
 
 def _copy(source: str, target: str, work: Path) -> None:
-    files = [path for path in sent() if path == Path(source) or Path(source) in path.parents]
+    files = [path for path in build_context() if path == Path(source) or Path(source) in path.parents]
     assert files, f"nothing of {source} is sent to the engine"
     for path in files:
         inside = path.relative_to(source) if path != Path(source) else Path(path.name)
@@ -150,7 +150,7 @@ def _copy(source: str, target: str, work: Path) -> None:
 
 
 def needs_engine() -> str:
-    """The path of the docker client, whose engine answers; else the test is skipped."""
+    """Return the path of the docker client if its engine answers; else skip the test."""
     docker = shutil.which("docker")
     if docker is not None:
         told = subprocess.run([docker, "info"], capture_output=True, timeout=30, check=False)

@@ -1,4 +1,4 @@
-"""JSON Schemas of Kubernetes' kinds, for kubeconform, from what Go modules carry.
+"""JSON Schemas of Kubernetes' kinds, for kubeconform, from Go modules.
 
 The kinds of Kubernetes are in its OpenAPI file, those of KEDA and the Prometheus operator in their definitions
 (CRDs). In a strict one, no object has a key that its schema doesn't name.
@@ -30,7 +30,7 @@ _CRDS = (
         ("podmonitors", "servicemonitors", "prometheusrules"),
     ),
 )
-"""Module, version, its definitions' files, and which of them the chart needs."""
+"""Module, version, the files of its definitions, and those that the chart needs."""
 
 _NUMBERS_OR_TEXTS = {
     "io.k8s.apimachinery.pkg.api.resource.Quantity": ["string", "number"],
@@ -40,7 +40,7 @@ _NUMBERS_OR_TEXTS = {
 
 
 def write_schemas(folder: Path) -> str:
-    """A file per kind into `folder`; the location of it for kubeconform."""
+    """Write a file per kind into `folder`; return its location for kubeconform."""
     for group, version, kind, schema in [*_kubernetes_kinds(), *_custom_kinds()]:
         # kubeconform names a kind's file by the first word of its group.
         name = "-".join(filter(None, [kind, group.partition(".")[0], version])).lower()
@@ -74,7 +74,7 @@ def _custom_kinds() -> Iterator[tuple[str, str, str, dict[str, Any]]]:
 
 
 def _strict(schema: Any) -> Any:
-    """The same, with no keys but those that are named."""
+    """Return the schema without additional properties."""
     if isinstance(schema, list):
         return [_strict(each) for each in schema]
     if not isinstance(schema, dict):

@@ -1,4 +1,4 @@
-"""The topics as Strimzi's operator wants them, made from the table of topics."""
+"""The topics as KafkaTopics of Strimzi's operator, made from the table of topics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _HEAD = """\
 
 
 def strimzi_topics() -> str:
-    """A KafkaTopic for each topic, with three replicas."""
+    """Make a KafkaTopic for each topic, with three replicas."""
     partitions = {topic.name: topic.partitions for topic in TOPICS}
     documents = [
         {

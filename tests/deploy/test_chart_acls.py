@@ -1,4 +1,4 @@
-"""The users of the Strimzi example on a Kafka that asks who they are: what they may do is enough for their work."""
+"""The users of the Strimzi example on a Kafka with authentication: their rights are enough for their work."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def chart() -> Rendered:
 
 
 def acls_of_the_example() -> list[AclBinding]:
-    """As Strimzi's operator makes them of the KafkaUsers."""
+    """Make the ACLs as Strimzi's operator makes them from KafkaUsers."""
     documents = yaml.safe_load_all((CHART / "examples" / "strimzi.yaml").read_text("utf-8"))
     return [
         AclBinding(
@@ -77,7 +77,7 @@ def free_ports(count: int) -> list[int]:
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """Where a Kafka asks for user and password; this test itself comes in by another door, as its superuser."""
+    """A Kafka that requires user and password; the test itself uses another listener, as its superuser."""
     open_port, port, controller = free_ports(3)
     users = " ".join(f'user_{name}="{password}"' for name, password in PASSWORDS.items())
     overrides = {
@@ -100,7 +100,7 @@ def address() -> Iterator[str]:
 
 
 def environ_of(user: str, container: dict[str, Any], address: str, **more: str) -> dict[str, str]:
-    """A container's own variables, but with this Kafka, user and password."""
+    """Return a container's own variables, with this Kafka, user and password."""
     own = {name: value for name, value in chart().environ(container).items() if isinstance(value, str)}
     return {
         **{name: value for name, value in own.items() if not name.startswith("KAFKA_SSL_")},
@@ -114,7 +114,7 @@ def environ_of(user: str, container: dict[str, Any], address: str, **more: str) 
 
 
 def taken(service: RunningService) -> float:
-    """Records that became something: dead letters too, they are written by the service's own user."""
+    """Count the processed records, dead letters included: the service's own user writes those."""
     series = service.metrics("hypervisor_telemetry_records_total")
     return sum(count for name, count in series.items() if 'result="without_record"' not in name)
 

@@ -1,4 +1,4 @@
-"""The topics job that comes before everything, and the check of `helm test`; both on a real Kafka."""
+"""The topics job, and the check of `helm test`; both on a real Kafka."""
 
 from __future__ import annotations
 

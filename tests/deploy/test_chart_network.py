@@ -1,4 +1,4 @@
-"""Who reaches the services, and whom they reach."""
+"""Network policies: the clients of the services, and their own destinations."""
 
 from __future__ import annotations
 

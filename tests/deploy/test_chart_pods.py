@@ -1,4 +1,4 @@
-"""What runs: a Deployment per service, who it is, what it may, how it starts and ends."""
+"""Pods: a Deployment per service, its identity, its rights, its start and end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many copies: by lag and CPU (KEDA), by CPU alone (HPA), or as many as values say; never by two of them."""
+"""The number of copies: by lag and CPU (KEDA), by CPU alone (HPA), or as in the values; never by two of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the processes are told: every variable is a setting, every argument an option, every secret in a Secret."""
+"""The processes' settings: every variable is a setting, every argument an option, every secret in a Secret."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ BY_NAME = {setting.name: setting for setting in SETTINGS}
 
 
 def option_values(args: list[str]) -> dict[str, Any]:
-    """What the real command makes of these arguments, without doing it."""
+    """Parse these arguments with the real command, without running it."""
     command: Any = typer.main.get_command(app)
     while hasattr(command, "commands"):
         command, args = command.commands[args[0]], args[1:]

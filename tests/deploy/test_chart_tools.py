@@ -1,4 +1,4 @@
-"""What other people's tools say of the chart: helm, kubeconform, kube-score. And its committed examples."""
+"""The chart under other tools: helm, kubeconform, kube-score. And its committed examples."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SCORE_IGNORES = {
     "--ignore-container-cpu-limit": "a copy that is throttled misses its heartbeats and is taken for dead",
     "--ignore-test=container-image-pull-policy": "tags of released versions never move; a value makes it Always",
 }
-"""What kube-score calls critical and the chart does all the same, with the reason."""
+"""The findings that kube-score calls critical and the chart keeps, with the reason."""
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""docker-compose.yml, held against each thing it promises, the commands and settings in it against the real ones.
+"""docker-compose.yml against its promises, and its commands and settings against the real ones.
 
 What an engine is needed for is skipped where there is none.
 """
@@ -133,7 +133,7 @@ def test_the_versions_are_those_that_the_tests_run() -> None:
 
 @each
 def test_health_and_order(name: str) -> None:
-    """Who is waited for is healthy, or has done its work."""
+    """A service that others wait for is healthy, or has done its work."""
     service = SERVICES[name]
 
     check = service["healthcheck"]
@@ -159,7 +159,7 @@ def test_each_waits_for_all_that_it_uses() -> None:
 
 @each_of_ours
 def test_a_command_is_one_of_ours(name: str) -> None:
-    """The real command line takes it, up to where it would run."""
+    """The real command line accepts it, up to the point where it would run."""
     words = list(SERVICES[name]["command"])
     command: Any = typer.main.get_command(app)
     while hasattr(command, "commands"):
@@ -243,7 +243,7 @@ def test_what_is_mounted_is_there() -> None:
 
 
 def test_prometheus_asks_every_copy_in_the_job_of_its_service() -> None:
-    """Its own configuration as it is; which copies there are, compose's targets say."""
+    """Prometheus' own configuration unchanged; compose's targets name the copies."""
     config = yaml.safe_load((ROOT / "observability/prometheus/prometheus.yml").read_text("utf-8"))
     jobs = {
         Path(file).name: job["job_name"]
@@ -277,7 +277,7 @@ def test_the_fleet_asks_every_copy() -> None:
 
 
 def kafka_environment() -> dict[str, str]:
-    """The broker's properties as compose gives them, without what is Docker's or the JVM's."""
+    """Return the broker's properties in compose, without those of Docker or the JVM."""
     environ = SERVICES["kafka"]["environment"]
     return {
         name.removeprefix("KAFKA_").lower().replace("_", "."): str(value)
@@ -298,7 +298,7 @@ def test_the_broker_has_the_settings_of_the_tests_broker_and_of_its_place_only()
 @pytest.mark.full
 @pytest.mark.kafka
 def test_a_kafka_starts_with_these_settings(tmp_path: Path) -> None:
-    """The same broker as a child process here, with its ports and its folder instead of the container's."""
+    """Run the same broker as a child process, with ports and a folder of its own."""
     here = {"listeners", "advertised.listeners", "controller.quorum.voters", "log.dirs", "node.id"}
     names = {"inter.broker.listener.name", "listener.security.protocol.map"}
     overrides = {name: value for name, value in kafka_environment().items() if name not in here | names}
@@ -325,7 +325,7 @@ def registry_in_kafka(own_kafka: LocalKafka, tmp_path: Path) -> Iterator[Apicuri
 
 
 def is_healthy(url: str) -> bool:
-    """By the registry's own health check, as compose runs it, with this port."""
+    """Run the registry's health check, as compose does, with this port."""
     port = url.split(":")[2].partition("/")[0]
     words = [
         word.replace("$$", "$").replace("/8080", f"/{port}") for word in SERVICES["registry"]["healthcheck"]["test"]
@@ -337,7 +337,7 @@ def is_healthy(url: str) -> bool:
 @pytest.mark.kafka
 @pytest.mark.timeout(300)
 def test_the_registry_keeps_its_schemas_in_kafka(registry_in_kafka: Apicurio) -> None:
-    """By the job's own command; after a crash they are there under the same ids."""
+    """The job's own command registers them; after a crash they have the same ids."""
     url = {"SCHEMA_REGISTRY_URL": registry_in_kafka.url}
     assert registry_in_kafka.url.endswith("/apis/ccompat/v7")
     assert {service["environment"]["SCHEMA_REGISTRY_URL"] for service in OURS.values()} == {
@@ -359,7 +359,7 @@ def test_the_registry_keeps_its_schemas_in_kafka(registry_in_kafka: Apicurio) ->
 
 @pytest.mark.full
 def test_the_reader_that_compose_itself_uses_takes_the_file() -> None:
-    """With profiles, anchors and paths worked out; without an engine."""
+    """Compose's own parser resolves profiles, anchors and paths, without an engine."""
     done = subprocess.run(
         [tool("compose-go"), "-format", "json", "docker-compose.yml"],
         cwd=ROOT,

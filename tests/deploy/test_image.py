@@ -1,4 +1,4 @@
-"""The image: what Dockerfile and locks say, its files built and run here, and the real one where there is one."""
+"""The image: Dockerfile and locks, its files built and run here, and the real image where there is an engine."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import httpx
 import pytest
 
-from tests.deploy.image import ROOT, build, dockerfile, needs_engine, sent, stage
+from tests.deploy.image import ROOT, build, build_context, dockerfile, needs_engine, stage
 from tests.support.service_processes import Fleet, eventually
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ USER = 10001
 
 
 def pins(lock: Path) -> dict[str, str]:
-    """Requirement with its version and marker -> its hashes, as the lock writes them."""
+    """Return each requirement, with version and marker, and its hashes in the lock."""
     text = re.sub(r"\n? +# via.*(?:\n +#.*)*", "", lock.read_text("utf-8"))
     blocks = re.findall(r"^([\w.\[\]-]+==[^\\\n]+?) *\\\n((?: +--hash=\S+(?: \\)?\n?)+)", text, re.MULTILINE)
     return {name: "".join(sorted(re.findall(r"sha256:\w+", hashes))) for name, hashes in blocks}
@@ -117,16 +117,16 @@ def test_nothing_goes_to_the_engine_but_what_the_dockerfile_copies() -> None:
         if "--from" not in instruction.text
         for source in instruction.text.split()[:-1]
     ]
-    wanted = {path for path in sent() if any(path == Path(s) or Path(s) in path.parents for s in copied)}
+    wanted = {path for path in build_context() if any(path == Path(s) or Path(s) in path.parents for s in copied)}
 
-    assert sent() == wanted
+    assert build_context() == wanted
     assert set(PROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]) <= set(copied)
-    assert not [path for path in sent() if "secret" in str(path.parent) or path.suffix == ".pyc"]
+    assert not [path for path in build_context() if "secret" in str(path.parent) or path.suffix == ".pyc"]
 
 
 @pytest.mark.parametrize("part", ["services", "demo", "build"])
 def test_what_the_image_holds_is_of_the_versions_that_are_tested(part: str) -> None:
-    """Its locks say nothing that requirements.lock doesn't say, hash for hash."""
+    """Everything in its locks is in requirements.lock, hash for hash."""
     tested, held = pins(ROOT / "requirements.lock"), pins(LOCKS / f"{part}.lock")
 
     lines = re.findall(r"^[\w.-]+==", (LOCKS / f"{part}.lock").read_text("utf-8"), re.MULTILINE)
@@ -184,7 +184,7 @@ def state_of(folder: Path) -> dict[Path, int]:
 
 
 def in_image(built: Path) -> tuple[dict[str, str], list[str]]:
-    """The environment that the image gives, and how to become its user."""
+    """The environment that the image sets, and the arguments to become its user."""
     [setting] = stage("run").of("ENV")
     environ = dict(re.findall(r"(\w+)=(\S+)", setting.text))
     environ["PATH"] = environ["PATH"].replace("/opt/telemetry", str(built))
@@ -272,27 +272,28 @@ def test_the_image_runs_read_only_without_rights_and_drains(
     docker, name = image
     Fleet(kafka.bootstrap_servers, topic_prefix, tmp_path).make_topics(1)
 
-    def told(*command: str) -> str:
+    def output_of(*command: str) -> str:
         return subprocess.run([docker, *command], capture_output=True, text=True, check=True).stdout.strip()
 
-    assert int(told("image", "inspect", "--format", "{{.Size}}", name)) < MEGABYTES * 1_000_000
-    container = told(
+    assert int(output_of("image", "inspect", "--format", "{{.Size}}", name)) < MEGABYTES * 1_000_000
+    container = output_of(
         *("run", "--detach", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--network", "host"),  # noqa: S108
         *("--security-opt", "no-new-privileges", "--env", f"KAFKA_BOOTSTRAP_SERVERS={kafka.bootstrap_servers}"),
         *("--env", f"TELEMETRY_TOPIC_PREFIX={topic_prefix}", "--health-interval", "1s", name, "ring-metrics"),
     )
     try:
         eventually(
-            lambda: told("inspect", "--format", "{{.State.Health.Status}}", container),
+            lambda: output_of("inspect", "--format", "{{.State.Health.Status}}", container),
             lambda status: status == "healthy",
             60,
         )
         assert (
-            told("exec", container, "python", "-c", "import os; print(os.getuid(), os.getgid())") == "10001 10001"
+            output_of("exec", container, "python", "-c", "import os; print(os.getuid(), os.getgid())")
+            == "10001 10001"
         )
         began = time.monotonic()
-        told("stop", "--time", "30", container)
-        assert told("inspect", "--format", "{{.State.ExitCode}}", container) == "0"
+        output_of("stop", "--time", "30", container)
+        assert output_of("inspect", "--format", "{{.State.ExitCode}}", container) == "0"
         assert time.monotonic() - began < 30
     finally:
-        told("rm", "--force", container)
+        output_of("rm", "--force", container)

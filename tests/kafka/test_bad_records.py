@@ -73,7 +73,7 @@ BAD_RINGS = (
     ("invalid_payload", record(payload={"to_ring": 9})),
     ("invalid_payload", record(payload={"to_ring": "x"})),
 )
-"""What a service can't use that reads the payload; the others can."""
+"""Records that a service can't use if it reads the payload; the others can."""
 
 
 def counted(bad: Iterable[tuple[str, bytes | None]]) -> dict[str, int]:

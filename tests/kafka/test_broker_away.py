@@ -1,4 +1,4 @@
-"""What services do while Kafka is away: wait, say so, and go on exactly where they were."""
+"""Services while Kafka is away: they wait, say so, and continue exactly where they were."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ def keep(fleet: Fleet, letters: Sequence[DeadLetter], producer: Producer | None 
 
 
 def replayed(fleet: Fleet, category: str = "ring") -> list[tuple[int, bytes | None, bytes | None, Any]]:
-    """What is in an event topic now: partition, key, value and headers of each record."""
+    """Read an event topic: partition, key, value and headers of each record."""
     found = fleet.records(fleet.topic(category))
     return [(it.partition(), it.key(), it.value(), it.headers()) for it in found]
 

@@ -45,7 +45,7 @@ def forget_in_next_commit(
 
 
 def read_on(memory: InMemory, copy: Copy, *batches: int) -> list[int]:
-    """What is shown of the session after every step, until all that was put is counted."""
+    """Collect the shown value of the session after every step, until all records are counted."""
     shown: list[int] = []
     for count in batches:
         memory.put(*(event() for _ in range(count)))
@@ -69,7 +69,7 @@ def end(memory: InMemory, copy: Copy) -> None:
 
 
 def kept(memory: InMemory) -> Counter[str]:
-    """What a copy that knows only Kafka counts."""
+    """Return the count of a copy that knows only Kafka."""
     for copy in list(memory.copies):
         end(memory, copy)
     heir = memory.copy()

@@ -53,7 +53,7 @@ def decisions(agents: int, each: int) -> list[HypervisorEvent]:
 
 
 def sums(*copies: RunningService, without: Iterable[str] = ()) -> dict[str, float]:
-    """What the copies show of governance, over the partitions; no series on two of them."""
+    """Sum the copies' governance metrics over partitions; no series is on two of them."""
     seen: set[str] = set()
     found: Counter[str] = Counter()
     for copy in copies:

@@ -30,7 +30,7 @@ class Mutant(NamedTuple):
 
     @property
     def file(self) -> str:
-        """Which file the test is in."""
+        """The file of the test."""
         return "test_interleavings" if self.test.startswith("Test") else "test_forgotten"
 
 

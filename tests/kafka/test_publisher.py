@@ -61,7 +61,7 @@ class EventLog:
         self._begin: dict[Place, int] = {}
 
     def forget(self) -> EventLog:
-        """What is there already doesn't count."""
+        """Skip the records that are there already."""
         self._begin = self.ends()
         return self
 
@@ -97,7 +97,7 @@ class EventLog:
         return [decoder.decode(message.value()) for message in self.records()]
 
     def ids(self) -> Counter[str]:
-        """How often each event id was found."""
+        """Count each event id."""
         return Counter(event.event_id for event in self.events())
 
     def run(self, folder: Path, script: str, **settings: str) -> str:

@@ -37,7 +37,7 @@ START, LOOK = (block for block in SHELL if "hypervisor-telemetry " in block and 
 
 @pytest.mark.parametrize("target", [line.split()[1] for block in MAKE for line in block.splitlines()])
 def test_a_make_target_that_is_named_is_there(target: str) -> None:
-    """What it runs is this very suite, and the demo, which has its own test."""
+    """The target runs this very suite, or the demo, which has its own test."""
     done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stderr
@@ -150,7 +150,7 @@ def answered(url: str) -> None:
 
 
 def output_of(command: str, environ: dict[str, str], folder: Path) -> str:
-    """What the command prints, once it succeeds and, where it asks a service, has the event."""
+    """Return the output of the command, once it succeeds and, if it asks a service, has the event."""
     deadline = time.monotonic() + 30
     while True:
         done = subprocess.run(

@@ -111,7 +111,7 @@ def active_elevations(service: RunningService) -> float | None:
 
 
 def ended_elevations(service: RunningService) -> tuple[float, float]:
-    """How many, and their seconds."""
+    """Return the number of ended elevations, and their seconds."""
     metric = "agent_hypervisor_ring_elevation_seconds"
     count, seconds = (sum(service.metrics(f"{metric}_{part}").values()) for part in ("count", "sum"))
     return count, seconds

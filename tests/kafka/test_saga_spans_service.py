@@ -108,7 +108,7 @@ class Saga:
 
 
 def spans_in(path: Path) -> list[Span]:
-    """What a reader makes of the file: lines that are no JSON are skipped."""
+    """Read the file as a consumer does: lines that are no JSON are skipped."""
     spans = []
     for line in path.read_bytes().splitlines():
         try:

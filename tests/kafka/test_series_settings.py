@@ -1,4 +1,4 @@
-"""Which series ring-metrics keeps: a ceiling for each partition, labels that are left out."""
+"""The series that ring-metrics keeps: a ceiling for each partition, labels that are left out."""
 
 from __future__ import annotations
 

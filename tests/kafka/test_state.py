@@ -36,7 +36,7 @@ def series(session: str, partition: int | None = None) -> str:
 
 
 def shown(*copies: RunningService) -> Counter[str]:
-    """How often each series was counted, none of them on two copies."""
+    """Count each series, none of them on two copies."""
     found: Counter[str] = Counter()
     for copy in copies:
         of_copy = {name: int(value) for name, value in copy.metrics(TRANSITIONS).items()}

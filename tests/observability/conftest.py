@@ -1,4 +1,4 @@
-"""Where the run leaves what the panels have shown."""
+"""The option for the file in which a run leaves the values of the panels."""
 
 from __future__ import annotations
 

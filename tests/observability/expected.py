@@ -1,4 +1,4 @@
-"""What the script caused, as each expression of a panel or a rule must say it.
+"""The values that each expression of a panel or a rule must have after the scenario.
 
 A result is named by its labels, sorted, as in `job=saga-spans,result=ok`; `cluster`, `instance` and the prefix of
 topics are left out. Every result that is named has to be there; every other must be 0.
@@ -20,7 +20,7 @@ class Range:
     least: float
     most: float
 
-    def holds(self, value: float) -> bool:
+    def contains(self, value: float) -> bool:
         return self.least <= value <= self.most
 
 
@@ -33,8 +33,8 @@ def exactly(value: float) -> Range:
     return Range(value - _ROUNDING, value + _ROUNDING)
 
 
-def counted(events: float, by: float = 1) -> Range:
-    """What `increase` (or a rate, `by` its seconds) makes of so many events.
+def increase_of(events: float, by: float = 1) -> Range:
+    """Return the range of `increase` (or of a rate, `by` its seconds) for so many events.
 
     Prometheus takes the growth between the first and the last sample and extends it towards the window's ends, here
     by half of a scrape each, as the series begins and ends within the window: one second of thirty and more. So it
@@ -44,15 +44,15 @@ def counted(events: float, by: float = 1) -> Range:
 
 
 def per_second(events: float) -> Range:
-    return counted(events, 300)
+    return increase_of(events, 300)
 
 
 def per_minute(events: float) -> Range:
-    return counted(events, 5)
+    return increase_of(events, 5)
 
 
-def some(least: float, most: float) -> Range:
-    """What depends on the machine."""
+def between(least: float, most: float) -> Range:
+    """Return a range for a value that depends on the machine."""
     return Range(least, most)
 
 
@@ -70,8 +70,8 @@ SESSION_TOO_OLD, REPEATED, BAD = 1, 1, 3
 REFUSED_SPANS = 2
 """That of the poisoned step and that of its saga: both have the word in their names."""
 A, B = "agent_did=did:mesh:a", "agent_did=did:mesh:b"
-HAS_BEEN_ELEVATED = some(400, 400 + 300)
-"""B, since 400 s before the script began."""
+HAS_BEEN_ELEVATED = between(400, 400 + 300)
+"""B, since 400 s before the scenario began."""
 
 _BUCKETS_OF_ELEVATIONS = ("15.0", "60.0", "300.0", "900.0", "3600.0", "14400.0", "43200.0", "86400.0", "+Inf")
 _BUCKETS_OF_RESTORES = ("0.1", "0.25", "0.5", "1.0", "2.0", "5.0", "10.0", "20.0", "30.0", "60.0", "120.0", "300.0")
@@ -97,10 +97,10 @@ PANELS: Mapping[tuple[str, str], Expected] = {
     ("Current Ring Levels", "A"): {A: exactly(3), B: exactly(1)},
     ("Current Ring Levels", "B"): {A: exactly(0), B: exactly(1)},
     ("Current Ring Levels", "C"): {A: exactly(10), B: HAS_BEEN_ELEVATED},
-    ("Elevation Duration", "A"): {f"le={bound}": counted(7) for bound in _BUCKETS_OF_ELEVATIONS},
-    ("Policy Decisions", "A"): {"decision=allow": counted(31), "decision=deny": counted(11)},
+    ("Elevation Duration", "A"): {f"le={bound}": increase_of(7) for bound in _BUCKETS_OF_ELEVATIONS},
+    ("Policy Decisions", "A"): {"decision=allow": increase_of(31), "decision=deny": increase_of(11)},
     ("Trust Scores", "A"): {"agent_id=did:mesh:a": exactly(700), "agent_id=did:mesh:b": exactly(320)},
-    ("Denial Rate", "A"): {"": some(11 / 42 * 0.95, 11 / 42 * 1.05)},
+    ("Denial Rate", "A"): {"": between(11 / 42 * 0.95, 11 / 42 * 1.05)},
     ("Active Agents", "A"): {"": exactly(2)},
     ("Tool Calls", "A"): {"": per_minute(31)},
     ("Tool Calls", "B"): {"": per_minute(11)},
@@ -108,9 +108,9 @@ PANELS: Mapping[tuple[str, str], Expected] = {
     # All take 80 ms: between 50 and 100, where Prometheus spreads them evenly.
     ("Evaluation Latency", "A"): {"": exactly(75)},
     ("Evaluation Latency", "B"): {"": exactly(99.5)},
-    ("Denials by Tool", "A"): {"tool_name=shell_exec": counted(10)},
+    ("Denials by Tool", "A"): {"tool_name=shell_exec": increase_of(10)},
     ("Audit Events", "A"): {"": per_minute(7)},
-    ("Breaches by Agent", "A"): {A: counted(200), B: counted(6), "agent_did=__overflow__": counted(2)},
+    ("Breaches by Agent", "A"): {A: increase_of(200), B: increase_of(6), "agent_did=__overflow__": increase_of(2)},
     ("Elevated Now", "A"): {B: HAS_BEEN_ELEVATED},
     ("Sagas Ended", "A"): {"result=ok": per_minute(6), "result=error": per_minute(2)},
     ("Steps Ended", "A"): {"result=ok": per_minute(6), "result=error": per_minute(2)},
@@ -138,8 +138,8 @@ PANELS: Mapping[tuple[str, str], Expected] = {
         "job=event-index,result=applied": per_second(ALL + SESSION_TOO_OLD + REPEATED),
         "job=event-index,result=undecodable": per_second(BAD),
     },
-    ("Latency", "A"): jobs(some(0.001, 60)),
-    ("Latency", "B"): jobs(some(0.001, 60)),
+    ("Latency", "A"): jobs(between(0.001, 60)),
+    ("Latency", "B"): jobs(between(0.001, 60)),
     ("Lag in Seconds", "A"): _NO_LAG,
     ("Lag in Records", "A"): _NO_LAG,
     ("The Account", "A"): _POSITIONS,
@@ -153,28 +153,30 @@ PANELS: Mapping[tuple[str, str], Expected] = {
     ("Lost and Refused", "A"): jobs(exactly(0)),
     ("Lost and Refused", "B"): {"job=saga-spans": per_minute(REFUSED_SPANS)},
     # One partition of each topic went to the other copy, and came back.
-    ("Rebalances", "A"): {"job=agent-hypervisor": some(2 / 5, 10 / 5)},
+    ("Rebalances", "A"): {"job=agent-hypervisor": between(2 / 5, 10 / 5)},
     ("Partitions Not Restored", "A"): jobs(exactly(0)),
     ("Restoring", "A"): {
-        **{f"le={bound}": some(0, 3.3) for bound in _BUCKETS_OF_RESTORES},
-        "le=+Inf": some(1, 3.3),
+        **{f"le={bound}": between(0, 3.3) for bound in _BUCKETS_OF_RESTORES},
+        "le=+Inf": between(1, 3.3),
     },
-    ("Transactions", "A"): {f"job={name},outcome=committed": some(1 / 300, 10) for name in SERVICES},
+    ("Transactions", "A"): {f"job={name},outcome=committed": between(1 / 300, 10) for name in SERVICES},
     ("Aborts", "A"): jobs(exactly(0)),
-    ("Transaction Time", "A"): jobs(some(0.0001, 10)),
-    ("Transaction Time", "B"): jobs(some(0.0001, 10)),
-    ("Changelog", "A"): jobs(some(0.1, 10_000), *STATEFUL),
-    ("Changelog", "B"): jobs(some(1 / 300, 100), *STATEFUL),
+    ("Transaction Time", "A"): jobs(between(0.0001, 10)),
+    ("Transaction Time", "B"): jobs(between(0.0001, 10)),
+    ("Changelog", "A"): jobs(between(0.1, 10_000), *STATEFUL),
+    ("Changelog", "B"): jobs(between(1 / 300, 100), *STATEFUL),
     # Two and the overflow series, where there is place for two; three agents of 100,000.
     ("Series of the Ceiling", "A"): {
         "job=agent-hypervisor": exactly(1.5),
-        "job=governance-metrics": some(1 / 100_000, 3 / 100_000),
+        "job=governance-metrics": between(1 / 100_000, 3 / 100_000),
     },
-    ("Series Shown, Events Past the Ceiling", "A"): jobs(some(10, 1000), "agent-hypervisor", "governance-metrics"),
+    ("Series Shown, Events Past the Ceiling", "A"): jobs(
+        between(10, 1000), "agent-hypervisor", "governance-metrics"
+    ),
     ("Series Shown, Events Past the Ceiling", "B"): {"job=agent-hypervisor": per_minute(3)},
     ("Retention of the Index", "A"): {"job=event-index,outcome=not_added": per_second(SESSION_TOO_OLD)},
     ("Open Sagas by Age", "A"): {"age=1m": exactly(1)},
-    ("Oldest Open Saga", "A"): {"": some(1, 300)},
+    ("Oldest Open Saga", "A"): {"": between(1, 300)},
     ("Published Events", "A"): {"": per_second(ALL + SESSION_TOO_OLD + REPEATED)},
     ("Published Events", "B"): {"": per_second(ALL + SESSION_TOO_OLD + REPEATED)},
     ("Queued Events", "A"): {"": exactly(0)},
@@ -200,8 +202,8 @@ RULES: Mapping[str, Expected] = {
     },
     # The agent's own process has series from its first decision on: it is right without that one.
     "job:agent_governance_tool_calls_blocked_per_policy_decisions:ratio_rate5m": {
-        "job=governance-metrics": some(11 / 42 * 0.95, 11 / 42 * 1.05),
-        "job=agents": some(10 / 40 * 0.95, 10 / 40 * 1.05),
+        "job=governance-metrics": between(11 / 42 * 0.95, 11 / 42 * 1.05),
+        "job=agents": between(10 / 40 * 0.95, 10 / 40 * 1.05),
     },
     "job:agent_governance_evaluation_latency_ms:p99_rate5m": jobs(exactly(99.5), "governance-metrics", "agents"),
     "HighRingBreachRate": {f"{A},job=agent-hypervisor": per_second(200)},
@@ -213,20 +215,20 @@ RULES: Mapping[str, Expected] = {
     "TelemetryPartitionNotRestored": NOTHING,
     "TelemetryDegraded": NOTHING,
     "TelemetrySinkFailing": NOTHING,
-    "TelemetryOutputsRefused": {"job=saga-spans": counted(REFUSED_SPANS)},
+    "TelemetryOutputsRefused": {"job=saga-spans": increase_of(REFUSED_SPANS)},
     "TelemetryCommitAborts": NOTHING,
     "TelemetryLagHigh": NOTHING,
     "TelemetryAccountingDifference": NOTHING,
     "TelemetryDeadLetters": {
-        "job=agent-hypervisor,result=undecodable,topic=events.ring": counted(BAD),
-        "job=event-index,result=undecodable,topic=events.ring": counted(BAD),
+        "job=agent-hypervisor,result=undecodable,topic=events.ring": increase_of(BAD),
+        "job=event-index,result=undecodable,topic=events.ring": increase_of(BAD),
     },
     "TelemetryDeadLetterFlood": NOTHING,
     "TelemetryEventsAgedOut": NOTHING,
     "TelemetrySagasTooOld": NOTHING,
     "TelemetrySeriesNearCeiling": {"job=agent-hypervisor,partition=2": exactly(1.5)},
-    "TelemetrySeriesOverflow": {"job=agent-hypervisor": counted(3)},
-    "TelemetryAgentsDropEvents": {"job=agents,reason=too_large": counted(2)},
+    "TelemetrySeriesOverflow": {"job=agent-hypervisor": increase_of(3)},
+    "TelemetryAgentsDropEvents": {"job=agents,reason=too_large": increase_of(2)},
     "TelemetryAgentsFailToDeliver": NOTHING,
 }
 """By a rule's name."""

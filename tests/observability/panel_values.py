@@ -1,4 +1,4 @@
-"""What the panels show of a run, as numbers; `draw_panels.py` makes docs/plots/panels.svg of them."""
+"""The panels' values of a run, as numbers; `draw_panels.py` makes docs/plots/panels.svg of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.observability.prometheus import CLUSTER
 from tools.dashboards.expressions import expressions
 
 if TYPE_CHECKING:
-    from tests.observability.played import Played
+    from tests.observability.live_run import LiveRun
 
 DRAWN = {
     "Ring Transitions": "a minute",
@@ -28,7 +28,7 @@ RATE = 10
 """Seconds, in place of a minute: the run is short, and scraped each second."""
 
 
-def panel_values(run: Played) -> list[dict[str, Any]]:
+def panel_values(run: LiveRun) -> list[dict[str, Any]]:
     """By panel: title, unit, whether it shows one moment, and results with points of seconds and values."""
     queries = expressions(
         {

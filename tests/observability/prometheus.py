@@ -50,7 +50,7 @@ class Prometheus:
         self._http = httpx.Client(base_url=f"http://127.0.0.1:{port}/api/v1/", trust_env=False, timeout=60)
 
     def scrape(self, job: str, *urls: str) -> None:
-        """Whom to scrape as this job from now on."""
+        """Set the targets of this job from now on."""
         hosts = [url.removeprefix("http://") for url in urls]
         new = self._targets / "new"
         new.write_text(yaml.safe_dump([{"targets": hosts, "labels": {"cluster": CLUSTER}}] if hosts else []))

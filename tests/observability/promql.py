@@ -1,4 +1,4 @@
-"""What a PromQL expression asks for."""
+"""The names and selectors in a PromQL expression."""
 
 from __future__ import annotations
 

@@ -12,10 +12,10 @@ import pytest
 
 from hypervisor_schemas.events import EventType
 from tests.observability import expected
+from tests.observability.live_run import PANELS, LiveRun, live_run
 from tests.observability.panel_values import DRAWN, panel_values
-from tests.observability.played import PANELS, Played, played
 from tests.observability.rules import RULES, Rule
-from tests.observability.script import OF_A, A
+from tests.observability.scenario import SESSION_OF_A, A
 from tests.support.service_processes import eventually
 from tests.support.span_receivers import Reply
 
@@ -33,9 +33,9 @@ LEFT_OUT = ("cluster", "instance")
 
 
 @pytest.fixture(scope="module")
-def run(kafka: Kafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Played]:
+def run(kafka: Kafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveRun]:
     prefix = f"t{secrets.token_hex(4)}."
-    with played(kafka.bootstrap_servers, prefix, tmp_path_factory.mktemp("run")) as it:
+    with live_run(kafka.bootstrap_servers, prefix, tmp_path_factory.mktemp("run")) as it:
         yield it
 
 
@@ -55,7 +55,7 @@ def faults(found: dict[str, float], wanted: Expected) -> list[str]:
     wrong = [
         f"{name or 'it'} is {value}, not within {wanted[name]}" if name in wanted else f"{name} is {value}, not 0"
         for name, value in found.items()
-        if not (wanted[name].holds(value) if name in wanted else value == 0)
+        if not (wanted[name].contains(value) if name in wanted else value == 0)
     ]
     return missing + wrong
 
@@ -66,13 +66,13 @@ def test_every_expression_has_an_entry_and_every_entry_an_expression() -> None:
 
 
 @pytest.mark.parametrize("query", PANELS, ids=lambda query: f"{query.panel} {query.ref_id}")
-def test_a_panel_shows_what_happened(query: PanelQuery, run: Played) -> None:
+def test_a_panel_shows_what_happened(query: PanelQuery, run: LiveRun) -> None:
     found = named(run.prometheus.query(query.expression, run.ended), run.fleet.prefix)
     assert faults(found, expected.PANELS[query.panel, query.ref_id]) == []
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
-def test_a_rule_says_what_happened(rule: Rule, run: Played) -> None:
+def test_a_rule_says_what_happened(rule: Rule, run: LiveRun) -> None:
     found = named(run.prometheus.query(rule.expression, run.ended), run.fleet.prefix)
     wanted = expected.RULES[rule.name]
     assert faults(found, wanted) == []
@@ -83,20 +83,20 @@ def test_a_rule_says_what_happened(rule: Rule, run: Played) -> None:
         assert named(run.prometheus.query(rule.name, run.ended), run.fleet.prefix).keys() == found.keys()
 
 
-def test_every_rule_was_evaluated_without_an_error(run: Played) -> None:
+def test_every_rule_was_evaluated_without_an_error(run: LiveRun) -> None:
     found = [rule for group in run.prometheus.get("rules")["groups"] for rule in group["rules"]]
     assert {rule["name"] for rule in found} == {rule.name for rule in RULES}
     assert {rule["health"] for rule in found} == {"ok"}
 
 
-def test_targets_are_up_but_for_the_copy_that_was_stopped(run: Played) -> None:
+def test_targets_are_up_but_for_the_copy_that_was_stopped(run: LiveRun) -> None:
     targets = run.prometheus.get("targets")["activeTargets"]
     by_health = Counter((target["labels"]["job"], target["health"]) for target in targets)
     jobs = ("agent-hypervisor", "saga-spans", "event-index", "governance-metrics", "agents")
     assert by_health == Counter({**{(job, "up"): 1 for job in jobs}, ("agent-hypervisor", "down"): 1})
 
 
-def test_only_series_of_the_log_are_without_an_instance(run: Played) -> None:
+def test_only_series_of_the_log_are_without_an_instance(run: LiveRun) -> None:
     without = 'group by (__name__) ({__name__=~"agent_.+|hypervisor_.+", instance="", job!=""})'
     names = {dict(labels)["__name__"] for labels in _with_names(run, without)}
     assert names
@@ -109,12 +109,12 @@ def test_only_series_of_the_log_are_without_an_instance(run: Played) -> None:
     assert with_instance == {}
 
 
-def _with_names(run: Played, expression: str) -> list[Labels]:
+def _with_names(run: LiveRun, expression: str) -> list[Labels]:
     data = run.prometheus.get("query", query=expression, time=run.ended)["result"]
     return [tuple(sorted(one["metric"].items())) for one in data]
 
 
-def test_what_the_panels_have_shown_is_left(run: Played, tmp_path: Path, pytestconfig: pytest.Config) -> None:
+def test_what_the_panels_have_shown_is_left(run: LiveRun, tmp_path: Path, pytestconfig: pytest.Config) -> None:
     file = Path(pytestconfig.getoption("--panels", None) or tmp_path / "panels.json")
     file.write_text("[\n" + ",\n".join(map(json.dumps, panel_values(run))) + "\n]\n", "utf-8")
     panels = json.loads(file.read_text("utf-8"))
@@ -124,10 +124,10 @@ def test_what_the_panels_have_shown_is_left(run: Played, tmp_path: Path, pytestc
         assert max(values) > 0, panel["title"]
 
 
-def test_when_the_receiver_of_spans_goes_it_is_said(run: Played) -> None:
+def test_when_the_receiver_of_spans_goes_it_is_said(run: LiveRun) -> None:
     """The last of this module: it changes the run."""
     run.receiver.answer = lambda _: Reply(503)
-    run.agent.emit(run.script.saga("waits"))
+    run.agent.emit(run.scenario.saga("waits"))
     run.agent.flush()
     for name, wanted in expected.SINK_GONE.items():
         [rule] = [rule for rule in RULES if rule.name == name]
@@ -136,7 +136,7 @@ def test_when_the_receiver_of_spans_goes_it_is_said(run: Played) -> None:
             lambda found, wanted=wanted: found.keys() == wanted.keys() and faults(found, wanted) == [],
             60,
         )
-    late = run.script.event(EventType.SAGA_CREATED, 0, A, OF_A, saga_id="later")
+    late = run.scenario.event(EventType.SAGA_CREATED, 0, A, SESSION_OF_A, saga_id="later")
     run.agent.emit([late])
     run.agent.flush()
     lag = 'max(hypervisor_telemetry_lag_records{job="saga-spans"})'

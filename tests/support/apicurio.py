@@ -23,10 +23,10 @@ SECONDS = 90
 
 
 class Apicurio:
-    """As a context manager it runs for the block. It keeps its port, and in `folder` its schemas."""
+    """A registry; as a context manager it runs for the block. It keeps its port, and its schemas in `folder`."""
 
     def __init__(self, folder: Path, environ: Mapping[str, str] | None = None) -> None:
-        """`environ` may say where else its schemas are kept."""
+        """Make it; `environ` may name another store for its schemas."""
         self._folder = folder
         self._environ = dict(environ or {"APICURIO_DATASOURCE_URL": f"jdbc:h2:file:{folder}/registry"})
         # Below the ports of outgoing connections: who asks a registry that is down must not reach itself.
@@ -35,11 +35,11 @@ class Apicurio:
 
     @property
     def url(self) -> str:
-        """Where Confluent's API is."""
+        """The address of Confluent's API."""
         return f"http://127.0.0.1:{self._port}/apis/ccompat/v7"
 
     def start(self) -> Self:
-        """Returns when it answers."""
+        """Start the server; return when it answers."""
         home = maven_file("io.apicurio", "apicurio-registry-app", VERSION, "all", "tar.gz")
         settings = {
             "QUARKUS_HTTP_HOST": "127.0.0.1",
@@ -63,13 +63,13 @@ class Apicurio:
         return self
 
     def kill(self) -> None:
-        """As a crash would."""
+        """Kill it, as a crash would."""
         if self._child is not None:
             self._child.kill()
             self._child.wait(10)
 
     def get(self, path: str) -> Any:
-        """The answer's JSON; None if there is none."""
+        """Return the answer's JSON; None without an answer."""
         try:
             answer = httpx.get(self.url + path, trust_env=False, timeout=10)
         except httpx.HTTPError:
@@ -77,7 +77,7 @@ class Apicurio:
         return answer.json() if answer.status_code == 200 else None
 
     def times_asked(self, path: str) -> int:
-        """How often this address was asked for, by its own access log."""
+        """Count the requests to this address, by the server's own access log."""
         return (
             (self._folder / "apicurio.log").read_text().count(f'.access method="GET" path="/apis/ccompat/v7{path}"')
         )

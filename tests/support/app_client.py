@@ -1,4 +1,4 @@
-"""Asking a service's web application in this process, without a port."""
+"""A client of a service's web application in this process, without a port."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Client"]
 
 
 class Client:
-    """Each request on its own."""
+    """A client whose requests are independent of each other."""
 
     def __init__(self, app: FastAPI) -> None:
         self._app = app

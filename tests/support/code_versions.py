@@ -1,4 +1,4 @@
-"""Versions of the code side by side: an earlier one out of this repository's history, and one that knows more."""
+"""Versions of the code side by side: an earlier one from the repository's history, and one with a newer schema."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ ROOT = Path(__file__).parents[2]
 FOLDERS = ("schemas", "producers", "consumers", "hypervisor_telemetry")
 
 EARLIER = "9fe384d148367f8082f9bf3696fba98ff7005841"
-"""What is upgraded from, and rolled back to: a commit while nothing is released, then the release before."""
+"""The commit of the upgrade's earlier version: a commit while nothing is released, then the release before."""
 
 _FIELD = {"name": "tenant", "type": ["null", "string"], "default": None}
 _TENANT = b"\x02\x08acme"
-"""The field as Avro writes it, behind the others: the union's second branch, four bytes."""
+"""The field's bytes in Avro, after the others: the union's second branch, four bytes."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,12 @@ class Code:
 
     @property
     def environ(self) -> dict[str, str]:
-        """What makes a process run this version, whatever is installed and wherever it is started."""
+        """The environment in which a process runs this version, whatever is installed."""
         paths = (self.folder / name for name in ("schemas", "producers", "consumers", "."))
         return {"PYTHONPATH": ":".join(map(str, paths)), "PYTHONSAFEPATH": "1"}
 
     def checked(self) -> Code:
-        """Itself, when a process that is started so has all packages from here."""
+        """Return itself, after checking that a process with its environment has all packages from its folder."""
         names = "hypervisor_schemas, hypervisor_producers, hypervisor_consumers, hypervisor_telemetry"
         code = f"import {names}\nprint(*(each.__file__ for each in ({names})), sep='\\n')"
         done = subprocess.run(
@@ -57,7 +57,7 @@ class Code:
 
 
 def earlier(folder: Path) -> Code:
-    """The packages as they were at `EARLIER`."""
+    """Unpack the packages as they were at `EARLIER`."""
     archive = folder / "earlier.tar"
     done = subprocess.run(
         ["git", "archive", "--output", archive, EARLIER, *FOLDERS],
@@ -76,7 +76,7 @@ def earlier(folder: Path) -> Code:
 
 
 def with_newer_schema(folder: Path) -> Code:
-    """This version, knowing one version of the schema more."""
+    """Copy this version, with one more version of the schema."""
     target = folder / "newer"
     for name in FOLDERS:
         shutil.copytree(ROOT / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -87,13 +87,13 @@ def with_newer_schema(folder: Path) -> Code:
 
 
 def newer_schema() -> str:
-    """The schema with an optional field more."""
+    """Return the schema with one more optional field."""
     schema = json.loads(schema_text())
     return json.dumps({**schema, "fields": [*schema["fields"], _FIELD]})
 
 
 def newer_record(event: HypervisorEvent, registry_id: int | None = None) -> tuple[bytes | None, bytes]:
-    """Key and value as an agent with the newer schema writes them: under a registry's id, or by fingerprint."""
+    """Make key and value as an agent with the newer schema does: under a registry's id, or by fingerprint."""
     key, _ = record_of(event)
     by_fingerprint = SINGLE_OBJECT[:2] + schema_fingerprint(newer_schema())
     framing = by_fingerprint if registry_id is None else confluent_framing(registry_id)

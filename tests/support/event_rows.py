@@ -37,7 +37,7 @@ def ids(events: list[HypervisorEvent]) -> list[int]:
 
 @dataclass
 class Clock:
-    """Seconds since 1970; goes on when told."""
+    """A clock in seconds since 1970; a test moves it by setting `now`."""
 
     now: float = NOON.timestamp()
 

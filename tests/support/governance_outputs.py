@@ -1,4 +1,4 @@
-"""One GovernanceMetrics with all of its outputs, to look at what each of them shows."""
+"""A GovernanceMetrics with all of its outputs, for tests that compare them."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from hypervisor_producers.governance.governance_metrics import GovernanceMetrics
 from hypervisor_schemas.events import GovernanceEventType, HypervisorEvent
 
 
-class World:
+class GovernanceOutputs:
     """One GovernanceMetrics with all three outputs."""
 
     def __init__(self, **settings: Any) -> None:
@@ -30,7 +30,7 @@ class World:
         return self.registry.get_sample_value(name, labels)
 
     def instruments(self) -> dict[str, Any]:
-        """By name, as the reader collects them."""
+        """Return the instruments by name, as the reader collects them."""
         return {
             metric.name: metric
             for resource in self.reader.get_metrics_data().resource_metrics
@@ -39,7 +39,7 @@ class World:
         }
 
     def points(self, name: str) -> dict[tuple[str, ...], Any]:
-        """Values (of histograms: counts) by label values."""
+        """Return values (of histograms: counts) by label values."""
         return {
             tuple(value for _, value in sorted(point.attributes.items())): getattr(point, "value", None)
             if hasattr(point, "value")
@@ -48,7 +48,7 @@ class World:
         }
 
 
-def of_the_tutorial(metrics: GovernanceMetrics) -> None:
+def record_tutorial_decisions(metrics: GovernanceMetrics) -> None:
     metrics.record_decision(True, "did:mesh:data-analyst", "file_read", 0.05)
     metrics.record_decision(False, "did:mesh:untrusted", "shell_exec", 0.12)
     metrics.record_decision(

@@ -1,4 +1,4 @@
-"""Programs and jars for tests from Maven coordinates: once, whole or not there at all, beside Kafka's jars."""
+"""Programs and jars for tests from Maven coordinates: fetched once, complete or missing, beside Kafka's jars."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jgo.maven import MavenContext
 
 
 def maven_file(group: str, artifact: str, version: str, classifier: str = "", packaging: str = "jar") -> Path:
-    """The file of these coordinates; of a `tar.gz` the folder with what was in it."""
+    """Return the file of these coordinates; for a `tar.gz`, the folder with its content."""
     name = "-".join(filter(None, [artifact, version, classifier]))
     target = cache() / (name if packaging == "tar.gz" else f"{name}.{packaging}")
     with (cache() / f"{artifact}.lock").open("w") as lock:
@@ -32,7 +32,7 @@ def maven_file(group: str, artifact: str, version: str, classifier: str = "", pa
 
 
 def cache() -> Path:
-    """Where they are kept; made when it isn't there."""
+    """Return the folder of the files; it is made if it isn't there."""
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").absolute() / "hypervisor-telemetry"
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -27,7 +27,7 @@ USER = "telemetry"
 
 
 class PostgresMissing(Exception):
-    """It isn't installed. The sentence says what to do."""
+    """PostgreSQL isn't installed; the sentence says what to do."""
 
 
 class Postgres:
@@ -90,7 +90,7 @@ class Postgres:
         )
 
     def start(self) -> None:
-        """Returns when it answers."""
+        """Start the server; return when it answers."""
         options = {
             "listen_addresses": "127.0.0.1",
             "port": self.port,
@@ -120,7 +120,7 @@ class Postgres:
                 return
 
     def stop(self, how: signal.Signals = signal.SIGINT) -> None:
-        """SIGINT ends every session at once; SIGQUIT is a crash."""
+        """Stop the server: SIGINT ends every session at once, SIGQUIT is a crash."""
         if self._child is not None:
             os.kill(self._child.pid, how)
             self._child.wait(60)
@@ -137,7 +137,7 @@ class Postgres:
         return f"postgresql+psycopg://{USER}:{self.password}@127.0.0.1:{self.port}/{database}"
 
     def new_database(self, encoding: str = "UTF8") -> str:
-        """The URL of an empty one."""
+        """Create an empty database; return its URL."""
         name = f"t{secrets.token_hex(4)}"
         locale = "" if encoding == "UTF8" else " LOCALE_PROVIDER 'libc' LOCALE 'C'"
         with self.connect() as connection:
@@ -170,7 +170,7 @@ def _free_port() -> int:
 
 @contextmanager
 def opened(url: str) -> Iterator[psycopg.Connection]:
-    """A connection of the test's own, to look at what is there."""
+    """Open a connection of the test's own."""
     with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
         yield connection
 

@@ -1,4 +1,4 @@
-"""One record straight to a broker's socket, for what no client library sends.
+"""One record straight to a broker's socket, for records that no client library sends.
 
 Sources: the Kafka protocol guide, Produce version 3, and the record batch format, version 2.
 """
@@ -11,7 +11,7 @@ import time
 
 
 def produce_raw(bootstrap_servers: str, topic: str, value: bytes, headers: list[tuple[bytes, bytes]]) -> None:
-    """To partition 0; header names are any bytes."""
+    """Produce to partition 0; header names are any bytes."""
     host, _, port = bootstrap_servers.partition(",")[0].rpartition(":")
     body = (
         struct.pack(">hhih", 0, 3, 1, -1)  # Produce, version 3, correlation id, no client id

@@ -1,4 +1,4 @@
-"""Real receivers of spans as child processes on loopback: rotel for OTLP, a Zipkin server."""
+"""Real span receivers as child processes on loopback: rotel for OTLP, a Zipkin server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ZIPKIN = ("io.zipkin", "zipkin-server", "3.5.1", "slim")
 
 @dataclass
 class Rotel:
-    """An OTLP receiver that prints what it got."""
+    """An OTLP receiver that prints the spans that it got."""
 
     http: str
     grpc: str
@@ -60,7 +60,7 @@ def running_rotel(folder: Path) -> Iterator[Rotel]:
 
 @dataclass
 class Zipkin:
-    """A Zipkin server with its memory for a store."""
+    """A Zipkin server with a store in memory."""
 
     spans: str
     _base: str
@@ -98,7 +98,7 @@ def _answers(url: str) -> int | None:
 
 
 def _rotel_agent() -> Path:
-    """From PyPI, once, by its pinned hashes; skips the test where there is no wheel for this machine."""
+    """Install it from PyPI, once, by its pinned hashes; skip the test if there is no wheel for this machine."""
     folder = cache() / "rotel-0.0.1a15"
     with (cache() / "rotel.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

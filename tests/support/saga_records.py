@@ -1,4 +1,4 @@
-"""Spans as a fold makes them, for tests of what takes them."""
+"""Spans as a fold makes them, for tests of sinks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PARENT = "c" * 16
 
 
 def span(name: str = "saga.step.build", **changes: Any) -> SagaSpanRecord:
-    """The span of a step, 2.25 s long."""
+    """Make the span of a step, 2.25 s long."""
     fields: dict[str, Any] = {
         "name": name,
         "saga_id": "deploy",
@@ -31,5 +31,5 @@ def span(name: str = "saga.step.build", **changes: Any) -> SagaSpanRecord:
 
 
 def spans(count: int, **changes: Any) -> list[SagaSpanRecord]:
-    """Several of one trace, named `span-0`, `span-1` … with span ids of the same number."""
+    """Make spans of one trace, named `span-0`, `span-1` … with span ids of the same number."""
     return [span(f"span-{n}", **{"span_id": f"{n + 1:016x}", "trace_id": TRACE, **changes}) for n in range(count)]

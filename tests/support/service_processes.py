@@ -1,4 +1,4 @@
-"""Services as processes: started by their command, looked at over HTTP, ended as people and crashes end them."""
+"""Services as processes: started by their command, queried over HTTP, ended by SIGTERM or killed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ COMMAND = (sys.executable, "-m", "hypervisor_telemetry")
 
 
 class RunningService:
-    """One process of a service. What it writes to standard error is in `log`."""
+    """One process of a service; `log` is its standard error."""
 
     def __init__(self, folder: Path, name: str, *options: str, environ: Mapping[str, str]) -> None:
         self._log = folder / f"{name}-{time.monotonic_ns()}.log"
@@ -52,7 +52,7 @@ class RunningService:
 
     @cached_property
     def url(self) -> str:
-        """Where it answers; waits until it says so, not at the start: several may start side by side."""
+        """The address of the service; waits until the process prints it, so several can start side by side."""
         assert self._child.stdout is not None
         line = self._child.stdout.readline().decode().split()
         assert line[:1] == [self._name], f"{self._name} didn't say where it is; its log:\n{self.log}"
@@ -74,7 +74,7 @@ class RunningService:
         return self._http.get(path, params=parameters)
 
     def ready(self) -> tuple[int, str]:
-        """Status and text of /readyz."""
+        """Return status and text of /readyz."""
         answer = self.get("/readyz")
         return answer.status_code, answer.text
 
@@ -86,23 +86,23 @@ class RunningService:
         return self
 
     def metrics(self, prefix: str = "") -> dict[str, float]:
-        """Every series whose name begins with `prefix`, as `/metrics` writes it, and its value."""
+        """Return every series whose name begins with `prefix`, as `/metrics` writes it, with its value."""
         lines = (line for line in self.get("/metrics").text.splitlines() if not line.startswith("#"))
         pairs = (line.rpartition(" ") for line in lines if line.startswith(prefix))
         return {series: float(value) for series, _, value in pairs}
 
     def value(self, name: str, **labels: object) -> float | None:
-        """One series' value."""
+        """Return the value of one series; None without it."""
         text = ",".join(f'{label}="{value}"' for label, value in sorted(labels.items()))
         series = f"{name}{{{text}}}" if labels else name
         return self.metrics(series).get(series)
 
     def partitions(self) -> int:
-        """How many partitions of its topics it has and has restored."""
+        """Count the partitions of its topics that it has and has restored."""
         return int(sum(self.metrics("hypervisor_telemetry_partition_restored").values()))
 
     def results(self, topic: str, partition: int | None = None) -> dict[str, int]:
-        """What became of a topic's offsets, by result, zeros left out; of all its partitions here, or of one."""
+        """Return the results of a topic's offsets, zeros left out; of all its partitions here, or of one."""
         counts: Counter[str] = Counter()
         for series, count in self.metrics("hypervisor_telemetry_records_total").items():
             labels = dict(_LABEL.findall(series))
@@ -111,11 +111,11 @@ class RunningService:
         return dict(+counts)
 
     def wait(self, seconds: float = 30) -> int:
-        """The exit status of a service that ends by itself."""
+        """Wait for a service that ends by itself; return its exit status."""
         return self._child.wait(seconds)
 
     def terminate(self) -> tuple[int, float]:
-        """SIGTERM; returns the exit status and the seconds that it took."""
+        """Send SIGTERM; return the exit status and the seconds that the end took."""
         began = time.monotonic()
         os.kill(self.pid, signal.SIGTERM)
         status = self._child.wait(30)
@@ -123,7 +123,7 @@ class RunningService:
 
     @property
     def status(self) -> int | None:
-        """The exit status of a process that has ended."""
+        """The exit status of a process that has ended; else None."""
         return self._child.poll()
 
     def kill(self) -> None:
@@ -139,7 +139,7 @@ class RunningService:
 
 
 class Fleet:
-    """Topics of one prefix in one Kafka, and the services on them. Ends what is left at the end of the block."""
+    """Topics with one prefix in one Kafka, and the services on them, which end with the block."""
 
     def __init__(self, bootstrap_servers: str, prefix: str, folder: Path) -> None:
         self.bootstrap_servers = bootstrap_servers
@@ -156,7 +156,7 @@ class Fleet:
         return f"{self.prefix}events.{category}"
 
     def make_topics(self, partitions: int) -> Self:
-        """All topics of the table, with fewer partitions than it says: that is faster."""
+        """Make all topics of the table, with fewer partitions than declared, which is faster."""
         wanted = [NewTopic(self.prefix + topic.name, partitions, 1, config=dict(topic.config)) for topic in TOPICS]
         for made in self.admin.create_topics(wanted).values():
             made.result(30)
@@ -168,21 +168,21 @@ class Fleet:
         return service
 
     def publish(self, events: Iterable[HypervisorEvent]) -> None:
-        """Returns when Kafka has them all."""
+        """Publish events; return when Kafka has all of them."""
         with EventPublisher(self.bootstrap_servers, topic_prefix=self.prefix, environ={}) as publisher:
             for event in events:
                 assert publisher.publish(event)
             assert publisher.flush(30).pending == 0
 
     def produce(self, category: str, values: Iterable[bytes | None], partition: int = 0) -> None:
-        """Raw records, in this order."""
+        """Produce raw records, in this order."""
         producer = Producer({"bootstrap.servers": self.bootstrap_servers, "log_level": 0})
         for value in values:
             producer.produce(self.topic(category), value, partition=partition)
         assert producer.flush(30) == 0
 
     def records(self, topic: str, isolation: str = "read_committed") -> list[Any]:
-        """Every record of a topic (its full name) that a consumer gets now, partition by partition, in order."""
+        """Read all present records of a topic (its full name), partition by partition, in order."""
         consumer = Consumer(
             {
                 "bootstrap.servers": self.bootstrap_servers,
@@ -209,7 +209,7 @@ class Fleet:
         return sorted(found, key=lambda message: (message.partition(), message.offset()))
 
     def members(self, service: str) -> int:
-        """How many members the service's group has."""
+        """Count the members of the service's group."""
         group = self.prefix + service
         return len(self.admin.describe_consumer_groups([group])[group].result(30).members)
 
@@ -228,7 +228,7 @@ def fleet(bootstrap_servers: str, prefix: str, folder: Path) -> Iterator[Fleet]:
 
 
 def sessions_in(partition: int, partitions: int, count: int = 1) -> list[str]:
-    """Ids of sessions whose events come to this partition."""
+    """Return ids of sessions whose events go to this partition."""
     ids = (f"s{number}" for number in itertools.count())
     return list(
         itertools.islice((one for one in ids if partition_of(one.encode(), partitions) == partition), count)
@@ -236,7 +236,7 @@ def sessions_in(partition: int, partitions: int, count: int = 1) -> list[str]:
 
 
 def eventually(look: Callable[[], T], is_right: Callable[[T], object], seconds: float = 30) -> T:
-    """Look until it is right; fails with what was seen last."""
+    """Call `look` until its result is right; fail with the last result."""
     deadline = time.monotonic() + seconds
     while True:
         seen = look()
@@ -247,7 +247,7 @@ def eventually(look: Callable[[], T], is_right: Callable[[T], object], seconds: 
 
 
 def run_command(*arguments: str, stdin: bytes | None = None, **environ: str) -> subprocess.CompletedProcess[str]:
-    """A command that ends by itself."""
+    """Run a command to its end."""
     done = subprocess.run(
         [*COMMAND, *arguments],
         env={**os.environ, **environ},

@@ -1,8 +1,8 @@
-"""Writes `dashboards/*.json`."""
+"""`python -m tools.dashboards` writes `observability/grafana/dashboards/*.json`."""
 
 from pathlib import Path
 
-from tools.dashboards.files import FILES, text
+from tools.dashboards.dashboard_files import FILES, text
 
 FOLDER = Path(__file__).parents[2] / "observability" / "grafana" / "dashboards"
 

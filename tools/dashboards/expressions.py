@@ -1,4 +1,4 @@
-"""Every PromQL expression of the dashboards, its variables filled in: to parse them, or to ask a Prometheus."""
+"""The PromQL expressions of the dashboards, with values for their variables: to parse, or to query a Prometheus."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from tools.dashboards.files import FILES, text
+from tools.dashboards.dashboard_files import FILES, text
 
 __all__ = ["DEFAULTS", "PanelQuery", "expressions", "filled", "variable_queries"]
 
@@ -24,7 +24,7 @@ DEFAULTS: Mapping[str, str] = MappingProxyType(
         "__range": "1h",
     }
 )
-"""What stands for each variable unless told otherwise: everything, by a scrape interval of 15 s."""
+"""The default value of each variable: everything, with a scrape interval of 15 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +41,11 @@ class PanelQuery:
     legend: str
     """Grafana's template of the legend."""
     instant: bool
-    """Asked for one moment, the end of the time that is shown; else over the time that is shown."""
+    """Whether it is a query for the end of the time that is shown; else it is one over that time."""
 
 
 def expressions(values: Mapping[str, str] = MappingProxyType({})) -> list[PanelQuery]:
-    """Every query of every panel that asks Prometheus.
+    """List every query of every panel that queries Prometheus.
 
     Args:
         values: By variable, without the `$`: `{"governance": "governance-metrics", "__rate_interval": "30s"}`. A
@@ -70,7 +70,7 @@ def expressions(values: Mapping[str, str] = MappingProxyType({})) -> list[PanelQ
 
 
 def variable_queries(values: Mapping[str, str] = MappingProxyType({})) -> list[PanelQuery]:
-    """The selectors within the queries of the variables themselves, `label_values(…)` and `query_result(…)`."""
+    """List the selectors in the queries of the variables themselves, `label_values(…)` and `query_result(…)`."""
     return [
         PanelQuery(made["uid"], f"${variable['name']}", "A", _selector(filled(variable["query"], values)), "", True)
         for made in map(json.loads, map(text, FILES))
@@ -80,7 +80,7 @@ def variable_queries(values: Mapping[str, str] = MappingProxyType({})) -> list[P
 
 
 def filled(expression: str, values: Mapping[str, str] = MappingProxyType({})) -> str:
-    """The expression with each `$name` replaced by its value.
+    """Replace each `$name` of an expression by its value.
 
     Raises:
         ValueError: A variable has no value.
@@ -99,8 +99,8 @@ def filled(expression: str, values: Mapping[str, str] = MappingProxyType({})) ->
 def _panels() -> Iterator[tuple[str, dict[str, Any]]]:
     for made in map(json.loads, map(text, FILES)):
         for panel in made["panels"]:
-            for one in (panel, *panel.get("panels", ())):
-                yield made["uid"], one
+            for each in (panel, *panel.get("panels", ())):
+                yield made["uid"], each
 
 
 def _selector(query: str) -> str:

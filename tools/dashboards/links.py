@@ -1,4 +1,4 @@
-"""Where a click leads: to the traces of an agent, to the event index, to the other dashboard."""
+"""The links of the dashboards: to the traces of an agent, to the event index, to the other dashboard."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Link = dict[str, str | bool]
 
 
 def agent_links(field: str = "__value.raw") -> list[Link]:
-    """What can be asked of an agent; `field` is the variable of Grafana that holds its DID."""
+    """Make the links of an agent; `field` is the variable of Grafana that holds its DID."""
     agent = f"${{{field}:percentencode}}"
     jaeger = {"queryType": "search", "service": "${service}", "tags": f'agent.did="{agent}"', "limit": 20}
     tempo = {"queryType": "traceql", "query": f'{{ span.agent.did = "{agent}" }}', "limit": 20}
@@ -55,7 +55,7 @@ def agent_links(field: str = "__value.raw") -> list[Link]:
 
 
 def trace_links() -> list[Link]:
-    """What can be asked of a trace id in a list of traces."""
+    """Make the links of a trace id in a list of traces."""
     trace = "${__value.raw:percentencode}"
     return [
         _link("Its timeline, below", f"/d/{AGENTS_UID}?var-trace={trace}&{_SEARCH}&{_KEPT}"),
@@ -64,7 +64,7 @@ def trace_links() -> list[Link]:
 
 
 def dashboard_links(*, with_services: bool) -> list[DashboardLink]:
-    """The links at the top of a dashboard: to those with the same tag, and to the services' HTTP interfaces."""
+    """Make the links at the top of a dashboard: to dashboards with the same tag, and to the services' HTTP APIs."""
     others = (
         _TopLink("Hypervisor telemetry")
         .type(DashboardLinkType.DASHBOARDS)
@@ -107,7 +107,7 @@ def _link(title: str, url: str, *, new_tab: bool = False) -> Link:
 
 
 def _explore(kind: str, uid: str, query: Mapping[str, object]) -> str:
-    """Explore with one query, over the time that the dashboard shows."""
+    """Return the address of Grafana's Explore with one query, over the time that the dashboard shows."""
     source = {"type": kind, "uid": uid}
     pane = {
         "datasource": uid,

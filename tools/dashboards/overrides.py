@@ -1,4 +1,4 @@
-"""How single columns and series of a panel differ from the others: their links, colours and thresholds."""
+"""Field overrides of panels: links, units, colours and thresholds."""
 
 from __future__ import annotations
 
@@ -11,43 +11,43 @@ from grafana_foundation_sdk.models.dashboard import (
     ValueMappingResult,
 )
 
-__all__ = ["colour", "coloured_from", "links", "mappings", "painted", "unit"]
+__all__ = ["cell_colour", "data_links", "fixed_colour", "thresholds_at", "unit_override", "value_mappings"]
 
 
-def colour(shade: str) -> DynamicConfigValue:
-    """Always this colour."""
+def fixed_colour(shade: str) -> DynamicConfigValue:
+    """Set a fixed colour."""
     return DynamicConfigValue("color", {"mode": "fixed", "fixedColor": shade})
 
 
-def coloured_from(*steps: tuple[float | None, str]) -> DynamicConfigValue:
-    """Thresholds: from which value on, and the colour; the first value is None."""
+def thresholds_at(*steps: tuple[float | None, str]) -> DynamicConfigValue:
+    """Set thresholds: the lowest value of each step, and its colour; the first value is None."""
     return DynamicConfigValue(
         "thresholds", {"mode": "absolute", "steps": [{"value": value, "color": shade} for value, shade in steps]}
     )
 
 
-def painted(kind: str = "color-background") -> DynamicConfigValue:
-    """The cell (or its text: "color-text") in the colour of its value."""
+def cell_colour(kind: str = "color-background") -> DynamicConfigValue:
+    """Show a cell (or its text: "color-text") in the colour of its value."""
     return DynamicConfigValue("custom.cellOptions", {"type": kind})
 
 
-def links(leading_to: Sequence[Mapping[str, str | bool]]) -> DynamicConfigValue:
-    """Where a click leads."""
-    return DynamicConfigValue("links", list(leading_to))
+def data_links(targets: Sequence[Mapping[str, str | bool]]) -> DynamicConfigValue:
+    """Set the links of a value."""
+    return DynamicConfigValue("links", list(targets))
 
 
-def unit(name: str) -> DynamicConfigValue:
-    """Another unit than the panel's."""
+def unit_override(name: str) -> DynamicConfigValue:
+    """Set another unit than the panel's."""
     return DynamicConfigValue("unit", name)
 
 
-def mappings(names: Mapping[int, tuple[str, str]]) -> list[ValueMapping]:
-    """Values under their names, in their colours."""
+def value_mappings(names: Mapping[int, tuple[str, str]]) -> list[ValueMapping]:
+    """Show values by their names, in their colours."""
     return [
         ValueMap(
             {
-                str(value): ValueMappingResult(text=name, color=shade, index=place)
-                for place, (value, (name, shade)) in enumerate(names.items())
+                str(value): ValueMappingResult(text=name, color=shade, index=index)
+                for index, (value, (name, shade)) in enumerate(names.items())
             }
         )
     ]

@@ -1,4 +1,4 @@
-"""The kinds of panels that the dashboards are made of: each says what it shows, in which unit, and whence."""
+"""The kinds of panels in the dashboards; each has a title, a description, a unit and queries."""
 
 from __future__ import annotations
 
@@ -44,27 +44,27 @@ from grafana_foundation_sdk.models.heatmap import HeatmapColorMode
 from grafana_foundation_sdk.models.piechart import PieChartLabels, PieChartType
 from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
-from tools.dashboards.overrides import mappings
+from tools.dashboards.overrides import value_mappings
 from tools.dashboards.variables import PROMETHEUS
 
 __all__ = [
     "TracesQuery",
-    "bars_of_buckets",
-    "gauges",
-    "heat",
-    "now",
-    "pie",
+    "bar_gauge",
+    "gauge_panel",
+    "heatmap_panel",
+    "histogram_bars",
+    "instant",
+    "pie_chart",
     "query",
-    "ranked_bars",
-    "rows",
-    "series",
-    "states",
-    "stats",
-    "traces",
+    "stat_panel",
+    "state_panel",
+    "table_panel",
+    "time_series",
+    "traces_panel",
 ]
 
 Steps = Sequence[tuple[float | None, str]]
-"""Thresholds: from which value on, and the colour; the first value is None."""
+"""Thresholds: the lowest value of each step, and its colour; the first value is None."""
 
 NEUTRAL: Steps = ((None, "text"),)
 
@@ -83,16 +83,18 @@ P = TypeVar("P", bound=_Panel)
 
 
 def query(expression: str, legend: str = "__auto") -> Dataquery:
-    """A query over the time that is shown."""
+    """Make a query over the time that is shown."""
     return Dataquery().expr(expression).legend_format(legend).range()
 
 
-def now(expression: str, legend: str = "__auto", form: PromQueryFormat = PromQueryFormat.TIME_SERIES) -> Dataquery:
-    """A query for the end of the time that is shown."""
+def instant(
+    expression: str, legend: str = "__auto", form: PromQueryFormat = PromQueryFormat.TIME_SERIES
+) -> Dataquery:
+    """Make a query for the end of the time that is shown."""
     return Dataquery().expr(expression).legend_format(legend).instant().format(form)
 
 
-def series(
+def time_series(
     title: str,
     description: str,
     unit: str,
@@ -121,10 +123,10 @@ def series(
         panel = panel.stacking(common.StackingConfig().mode(StackingMode.NORMAL).group("A"))
     if len(thresholds) > 1:
         panel = panel.thresholds_style(common.GraphThresholdsStyleConfig().mode(GraphThresholdsStyleMode.DASHED))
-    return _told(panel, title, description, unit, queries, thresholds, no_value)
+    return _described(panel, title, description, unit, queries, thresholds, no_value)
 
 
-def stats(
+def stat_panel(
     title: str,
     description: str,
     unit: str,
@@ -136,49 +138,49 @@ def stats(
     """Big numbers, the last of the time that is shown, one for each series."""
     panel = (
         stat.Panel()
-        .reduce_options(_last())
+        .reduce_options(_last_value())
         .color_mode(BigValueColorMode.VALUE)
         .graph_mode(BigValueGraphMode.AREA if graph else BigValueGraphMode.NONE)
         .text_mode(BigValueTextMode.AUTO)
         .color_scheme(dashboard.FieldColor().mode(FieldColorModeId.THRESHOLDS))
     )
-    return _told(panel, title, description, unit, queries, thresholds, no_value)
+    return _described(panel, title, description, unit, queries, thresholds, no_value)
 
 
-def states(
+def state_panel(
     title: str, description: str, expression: str, legend: str, names: Mapping[int, tuple[str, str]]
 ) -> stat.Panel:
     """One field for each series with the name of its value now, on that value's colour."""
     return (
-        stats(title, description, "none", now(expression, legend), graph=False, no_value="No service")
+        stat_panel(title, description, "none", instant(expression, legend), graph=False, no_value="No service")
         .color_mode(BigValueColorMode.BACKGROUND)
         .text_mode(BigValueTextMode.VALUE_AND_NAME)
-        .mappings(mappings(names))
+        .mappings(value_mappings(names))
     )
 
 
-def gauges(
+def gauge_panel(
     title: str, description: str, unit: str, *queries: Dataquery, thresholds: Steps, highest: float
 ) -> gauge.Panel:
     """Dials from 0 to `highest`, one for each series."""
     panel = (
         gauge.Panel()
-        .reduce_options(_last())
+        .reduce_options(_last_value())
         .min(0)
         .max(highest)
         .show_threshold_markers(True)
         .color_scheme(dashboard.FieldColor().mode(FieldColorModeId.THRESHOLDS))
     )
-    return _told(panel, title, description, unit, queries, thresholds, "No scores")
+    return _described(panel, title, description, unit, queries, thresholds, "No scores")
 
 
-def pie(title: str, description: str, unit: str, *queries: Dataquery) -> piechart.Panel:
+def pie_chart(title: str, description: str, unit: str, *queries: Dataquery) -> piechart.Panel:
     """Shares of a whole."""
     panel = (
         piechart.Panel()
         .pie_type(PieChartType.DONUT)
         .display_labels([PieChartLabels.PERCENT])
-        .reduce_options(_last())
+        .reduce_options(_last_value())
         .legend(
             piechart.PieChartLegendOptions()
             .display_mode(LegendDisplayMode.LIST)
@@ -188,27 +190,29 @@ def pie(title: str, description: str, unit: str, *queries: Dataquery) -> piechar
             .values([])
         )
     )
-    return _told(panel, title, description, unit, queries, NEUTRAL, "Nothing in this time")
+    return _described(panel, title, description, unit, queries, NEUTRAL, "Nothing in this time")
 
 
-def ranked_bars(
+def bar_gauge(
     title: str, description: str, unit: str, *queries: Dataquery, thresholds: Steps = NEUTRAL
 ) -> bargauge.Panel:
     """A bar for each series."""
-    return _told(_bars(VizOrientation.HORIZONTAL), title, description, unit, queries, thresholds, "None")
+    return _described(_bars(VizOrientation.HORIZONTAL), title, description, unit, queries, thresholds, "None")
 
 
-def bars_of_buckets(title: str, description: str, expression: str) -> bargauge.Panel:
+def histogram_bars(title: str, description: str, expression: str) -> bargauge.Panel:
     """A histogram: a bar for each bucket of a Prometheus histogram, under its upper bound.
 
-    The format "heatmap" has Grafana take each cumulative bucket's predecessor away and put them in order, for which
-    their names have to be the bounds alone. Grafana's own panel "Histogram" would make buckets of the counts.
+    The format "heatmap" makes Grafana subtract from each cumulative bucket the one before it, and sort them. The
+    names have to be the bounds alone for that. Grafana's panel "Histogram" would make buckets of the counts.
     """
-    one = now(expression, "{{le}}", PromQueryFormat.HEATMAP)
-    return _told(_bars(VizOrientation.VERTICAL), title, description, "short", [one], NEUTRAL, "None in this time")
+    one = instant(expression, "{{le}}", PromQueryFormat.HEATMAP)
+    return _described(
+        _bars(VizOrientation.VERTICAL), title, description, "short", [one], NEUTRAL, "None in this time"
+    )
 
 
-def heat(title: str, description: str, unit: str, expression: str) -> heatmap.Panel:
+def heatmap_panel(title: str, description: str, unit: str, expression: str) -> heatmap.Panel:
     """A histogram over time: the darker, the more in that bucket."""
     panel = (
         heatmap.Panel()
@@ -217,11 +221,11 @@ def heat(title: str, description: str, unit: str, expression: str) -> heatmap.Pa
         .y_axis(heatmap.YAxisConfig().unit(unit))
         .cell_gap(1)
     )
-    one = query(expression, "{{le}}").format(PromQueryFormat.HEATMAP)
-    return _told(panel, title, description, unit, [one], NEUTRAL, "None in this time")
+    buckets = query(expression, "{{le}}").format(PromQueryFormat.HEATMAP)
+    return _described(panel, title, description, unit, [buckets], NEUTRAL, "None in this time")
 
 
-def rows(
+def table_panel(
     title: str,
     description: str,
     unit: str,
@@ -232,11 +236,11 @@ def rows(
 ) -> table.Panel:
     """A table: a row for each set of labels, a column for each of `queries` (by the column's name).
 
-    `columns` are the labels that are shown, with the names of their columns; it is sorted by the column `sort_by`,
-    the greatest first.
+    `columns` are the labels that are shown, with the names of their columns. The table is sorted by the column
+    `sort_by`, the greatest value first.
     """
-    targets = [now(expression, form=PromQueryFormat.TABLE) for expression in queries.values()]
-    letters = [_letter(number) for number in range(len(queries))]
+    targets = [instant(expression, form=PromQueryFormat.TABLE) for expression in queries.values()]
+    letters = [_ref_id(index) for index in range(len(queries))]
     values = {"Value"} if len(queries) == 1 else {f"Value #{letter}" for letter in letters}
     names = dict(zip(sorted(values), queries, strict=True)) | dict(columns)
     order = [*columns, *sorted(values)]
@@ -249,7 +253,7 @@ def rows(
                     id_val="organize",
                     options={
                         "excludeByName": {"Time": True},
-                        "indexByName": {name: place for place, name in enumerate(order)},
+                        "indexByName": {name: index for index, name in enumerate(order)},
                         "renameByName": names,
                     },
                 ),
@@ -258,10 +262,10 @@ def rows(
         .sort_by([common.TableSortByFieldState().display_name(sort_by).desc(True)])
         .filterable(True)
     )
-    return _told(panel, title, description, unit, targets, NEUTRAL, "-")
+    return _described(panel, title, description, unit, targets, NEUTRAL, "-")
 
 
-def traces(title: str, description: str, source: DataSourceRef, of: Mapping[str, object]) -> dashboard.Panel:
+def traces_panel(title: str, description: str, source: DataSourceRef, of: Mapping[str, object]) -> dashboard.Panel:
     """The spans of one trace along its time."""
     panel = dashboard.Panel().type("traces").title(title).description(description).datasource(source)
     return panel.with_target(TracesQuery(source, of)).unit("none")
@@ -274,15 +278,15 @@ class TracesQuery(Builder[AnyDataquery]):
         self._query = {"refId": "A", "datasource": source.to_json(), **of}
 
     def build(self) -> UnknownDataquery:
-        """The query as it stands in the JSON."""
+        """Return the query as it is in the JSON."""
         return UnknownDataquery(self._query)
 
 
-def _told(  # noqa: PLR0917 - as those that call it
+def _described(  # noqa: PLR0917 - as those that call it
     panel: P, title: str, description: str, unit: str, queries: Sequence[Dataquery], steps: Steps, no_value: str
 ) -> P:
-    for number, one in enumerate(queries):
-        one.ref_id(_letter(number)).datasource(PROMETHEUS)
+    for index, target in enumerate(queries):
+        target.ref_id(_ref_id(index)).datasource(PROMETHEUS)
     limits = dashboard.ThresholdsConfig().mode(ThresholdsMode.ABSOLUTE)
     return (
         panel.title(title)
@@ -299,16 +303,16 @@ def _bars(orientation: VizOrientation) -> bargauge.Panel:
     return (
         bargauge.Panel()
         .orientation(orientation)
-        .reduce_options(_last())
+        .reduce_options(_last_value())
         .min(0)
         .decimals(0)
         .color_scheme(dashboard.FieldColor().mode(FieldColorModeId.PALETTE_CLASSIC))
     )
 
 
-def _last() -> common.ReduceDataOptions:
+def _last_value() -> common.ReduceDataOptions:
     return common.ReduceDataOptions().calcs(["lastNotNull"]).values(False).fields("")
 
 
-def _letter(number: int) -> str:
-    return "ABCDEFGHIJKLMNOP"[number]
+def _ref_id(index: int) -> str:
+    return "ABCDEFGHIJKLMNOP"[index]

@@ -39,7 +39,7 @@ _JOBS_QUERY = f"label_values(hypervisor_telemetry_degraded{{{CLUSTER}}}, job)"
 _ALL = VariableOption(text="All", value="$__all")
 
 
-def _of_prometheus(name: str, label: str, description: str, query: str) -> QueryVariable:
+def _label_variable(name: str, label: str, description: str, query: str) -> QueryVariable:
     """Several values, or all, of what Prometheus holds in the time that is shown."""
     return (
         QueryVariable(name)
@@ -73,10 +73,10 @@ def _text(name: str, label: str, description: str, default: str) -> TextBoxVaria
 
 
 _DATASOURCE = _source("datasource", "Prometheus", "The Prometheus that scrapes the services.", "prometheus")
-_CLUSTERS = _of_prometheus(
+_CLUSTERS = _label_variable(
     "cluster", "Cluster", "The label `cluster` that every target has.", "label_values(up, cluster)"
 )
-_AGENTS = _of_prometheus(
+_AGENTS = _label_variable(
     "agent",
     "Agent",
     "Agents with a ring or a trust score: `agent_did` of the ring metrics, `agent_id` of governance.",
@@ -84,7 +84,7 @@ _AGENTS = _of_prometheus(
     f'"agent_did", "(.+)") or label_replace(agent_governance_trust_score{{{CLUSTER}}}, "agent", "$1", '
     f'"agent_id", "(.+)")))',
 ).regex('/agent="([^"]+)"/')
-_SESSIONS = _of_prometheus(
+_SESSIONS = _label_variable(
     "session",
     "Session",
     "Sessions of the chosen agents with ring events. Only panels of transitions and breaches know sessions.",
@@ -92,7 +92,7 @@ _SESSIONS = _of_prometheus(
     f"{RING_OF_AGENT}}}, session_id)",
 )
 _GOVERNANCE = (
-    _of_prometheus(
+    _label_variable(
         "governance",
         "Governance from",
         "The job that governance is counted by. The service governance-metrics counts the whole fleet from Kafka; "

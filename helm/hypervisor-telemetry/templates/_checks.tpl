@@ -1,4 +1,4 @@
-{{/* Combinations that can't work, a sentence each; all that are found are told at once. */}}
+{{/* Combinations of values that can't work, a sentence each; all that are found are reported at once. */}}
 
 {{- define "telemetry.checks" -}}
 {{- $wrong := list -}}

@@ -1,4 +1,4 @@
-{{/* Where pods may connect to: everywhere; or DNS, Kafka's ports and what values name. */}}
+{{/* The destinations that pods may connect to: everything; or DNS, Kafka's ports and those in the values. */}}
 {{- define "telemetry.egress" -}}
 {{- with .Values.networkPolicy.egress }}
 {{- if not .enabled }}

@@ -1,4 +1,4 @@
-{{/* What the processes are told: settings in a ConfigMap, secrets by reference, files in a volume. */}}
+{{/* The environment of the processes: settings in a ConfigMap, secrets by reference, files in a volume. */}}
 
 {{- define "telemetry.usesSasl" -}}
 {{- if hasPrefix "SASL_" .Values.kafka.securityProtocol }}true{{ end -}}
@@ -40,7 +40,7 @@ KAFKA_{{ $property | replace "." "_" | upper }}: {{ include "telemetry.text" $va
 TELEMETRY_TOPIC_PREFIX: {{ .Values.kafka.topicPrefix | quote }}
 {{- end -}}
 
-{{/* What of `telemetry.secrets` the topics job needs, too: how to reach Kafka and the registry. */}}
+{{/* The part of `telemetry.secrets` that the topics job needs, too: the connection to Kafka and the registry. */}}
 {{- define "telemetry.connectionSecrets" -}}
 {{- $kafka := .Values.kafka -}}
 {{- if include "telemetry.usesSasl" . }}
@@ -65,7 +65,7 @@ schema-registry-url: {{ .Values.schemaRegistry.url | quote }}
 {{- end }}
 {{- end -}}
 
-{{/* The release's own Secret: every secret that stands in the values. */}}
+{{/* The release's own Secret: every secret in the values. */}}
 {{- define "telemetry.secrets" -}}
 {{- include "telemetry.connectionSecrets" . }}
 {{- $services := fromYaml (include "telemetry.services" .) }}
@@ -87,7 +87,7 @@ otlp-headers: {{ .otlpHeaders | quote }}
 {{- end }}
 {{- end -}}
 
-{{/* An environment variable from a Secret. Of (list NAME SECRET KEY). */}}
+{{/* An environment variable from a Secret. Takes (list NAME SECRET KEY). */}}
 {{- define "telemetry.fromSecret" -}}
 - name: {{ index . 0 }}
   valueFrom:
@@ -96,7 +96,7 @@ otlp-headers: {{ .otlpHeaders | quote }}
       key: {{ index . 2 }}
 {{- end -}}
 
-{{/* How to reach Kafka and the registry. Of (dict "root" $ "secret" NAME), the Secret with what values hold. */}}
+{{/* The connection to Kafka and the registry. Takes (dict "root" $ "secret" NAME): the Secret with the values' secrets. */}}
 {{- define "telemetry.connectionEnv" -}}
 {{- $sasl := .root.Values.kafka.sasl -}}
 {{- if include "telemetry.usesSasl" .root }}
@@ -125,7 +125,7 @@ otlp-headers: {{ .otlpHeaders | quote }}
 {{- end }}
 {{- end -}}
 
-{{/* Kafka's certificates as one folder, whichever Secrets they are in. Of (dict "root" $ "secret" NAME). */}}
+{{/* Kafka's certificates in one folder, from one or more Secrets. Takes (dict "root" $ "secret" NAME). */}}
 {{- define "telemetry.tlsVolume" -}}
 {{- $tls := .root.Values.kafka.tls -}}
 - name: kafka-tls
@@ -150,7 +150,7 @@ otlp-headers: {{ .otlpHeaders | quote }}
       {{- end }}
 {{- end -}}
 
-{{/* What every pod's disk is: nothing can be written but /tmp. Of (dict "root" $ "secret" NAME). */}}
+{{/* The disk of every pod: only /tmp can be written. Takes (dict "root" $ "secret" NAME). */}}
 {{- define "telemetry.volumes" -}}
 - name: tmp
   emptyDir:
@@ -170,7 +170,7 @@ otlp-headers: {{ .otlpHeaders | quote }}
 {{- end }}
 {{- end -}}
 
-{{/* What one service is told beside. Of (dict "root" $ "service" VALUES). */}}
+{{/* The additional environment of one service. Takes (dict "root" $ "service" VALUES). */}}
 {{- define "telemetry.serviceEnv" -}}
 {{- $secret := include "telemetry.fullname" .root -}}
 {{- if .service.serves }}

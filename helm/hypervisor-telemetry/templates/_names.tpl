@@ -4,14 +4,14 @@
 {{- .Values.nameOverride | default .Chart.Name | trunc 44 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* 44 characters at most: "-governance-metrics" comes behind it, and a name has 63. */}}
+{{/* 44 characters at most: "-governance-metrics" is appended, and a name has at most 63. */}}
 {{- define "telemetry.fullname" -}}
 {{- $name := include "telemetry.name" . -}}
 {{- $whole := contains $name .Release.Name | ternary .Release.Name (printf "%s-%s" .Release.Name $name) -}}
 {{- .Values.fullnameOverride | default $whole | trunc 44 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* What finds the pods of one component. Of (dict "root" $ "component" "ring-metrics"). */}}
+{{/* The selector of one component's pods. Takes (dict "root" $ "component" "ring-metrics"). */}}
 {{- define "telemetry.selector" -}}
 app.kubernetes.io/name: {{ include "telemetry.name" .root }}
 app.kubernetes.io/instance: {{ .root.Release.Name }}
@@ -42,14 +42,14 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{- end -}}
 {{- end -}}
 
-{{/* The annotations of what has to be there before the topics job runs, and goes when it has. */}}
+{{/* The annotations of objects that exist before the topics job runs, and are removed after it. */}}
 {{- define "telemetry.beforeHook" -}}
 helm.sh/hook: pre-install,pre-upgrade
 helm.sh/hook-weight: "-10"
 helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- end -}}
 
-{{/* A number as people write it; YAML's numbers are floats here, and 1000000 would be 1e+06. */}}
+{{/* A number in plain digits: YAML's numbers are floats here, and 1000000 would be 1e+06. */}}
 {{- define "telemetry.text" -}}
 {{- if and (kindIs "float64" .) (eq (float64 (int64 .)) .) -}}{{ int64 . }}{{- else -}}{{ . }}{{- end -}}
 {{- end -}}

@@ -1,4 +1,4 @@
-{{/* How fast copies come and go: one that goes, or comes, moves partitions. Of a service's `autoscaling`. */}}
+{{/* The rate at which copies are added and removed, as each change moves partitions. Takes a service's `autoscaling`. */}}
 {{- define "telemetry.scalingBehavior" -}}
 scaleUp:
   stabilizationWindowSeconds: 30
@@ -14,7 +14,7 @@ scaleDown:
       periodSeconds: {{ int64 (min 1800 (max 1 (int64 .scaleDownAfter))) }}
 {{- end -}}
 
-{{/* What KEDA needs to know of TLS and SASL, by name of its parameter and place of the secret. */}}
+{{/* KEDA's parameters for TLS and SASL: the name of each, and the Secret and key that hold it. */}}
 {{- define "telemetry.kedaSecrets" -}}
 {{- $secret := include "telemetry.fullname" . -}}
 {{- if include "telemetry.usesSasl" . }}
@@ -49,7 +49,7 @@ scaleDown:
   key: {{ index . 2 }}
 {{- end -}}
 
-{{/* KEDA's word for the mechanism. */}}
+{{/* KEDA's name of the SASL mechanism. */}}
 {{- define "telemetry.kedaSasl" -}}
 {{- $words := dict "PLAIN" "plaintext" "SCRAM-SHA-256" "scram_sha256" "SCRAM-SHA-512" "scram_sha512" "OAUTHBEARER" "oauthbearer" -}}
 {{- include "telemetry.usesSasl" . | empty | not | ternary (index $words .Values.kafka.sasl.mechanism) "none" -}}

@@ -22,7 +22,7 @@ eventIndex: {command: event-index, job: event-index, topic: "", serves: true}
 governanceMetrics: {command: governance-metrics, job: governance-metrics, topic: events.governance, serves: false}
 {{- end -}}
 
-{{/* Whether the index is kept in SQLite: one writer, on one volume. Of the service's values. */}}
+{{/* Whether the index is in SQLite: one writer, on one volume. Takes the service's values. */}}
 {{- define "telemetry.isSqlite" -}}
 {{- if and (eq .command "event-index") (eq .database.type "sqlite") }}true{{ end -}}
 {{- end -}}

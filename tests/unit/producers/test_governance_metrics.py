@@ -23,19 +23,19 @@ from hypervisor_schemas.governance import (
     TrustScore,
 )
 from hypervisor_schemas.payloads import read_payload
-from tests.support.governance_outputs import World, of_the_tutorial
+from tests.support.governance_outputs import GovernanceOutputs, record_tutorial_decisions
 
 OWN = {"hypervisor_governance_troubles", "hypervisor_governance_overflow"}
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
+def world() -> GovernanceOutputs:
+    return GovernanceOutputs()
 
 
 class TestPrometheus:
     def test_the_exact_text_of_the_eight(self, world):
-        of_the_tutorial(world.metrics)
+        record_tutorial_decisions(world.metrics)
         world.metrics.register_agent("did:mesh:data-analyst")
         world.metrics.set_trust_score("did:mesh:data-analyst", 850)
         world.metrics.record_audit_event("policy.changed", "did:mesh:data-analyst")
@@ -103,7 +103,7 @@ class TestPrometheus:
         assert set(world.points("agent_governance.tool_calls_blocked").items()) == {(("deny",), 0)}
 
     def test_openmetrics_has_no_created_series(self, world):
-        of_the_tutorial(world.metrics)
+        record_tutorial_decisions(world.metrics)
         text = generate_openmetrics(world.registry).decode()
         assert 'agent_governance_policy_decisions_total{decision="deny"} 2.0' in text
         assert "_created" not in text
@@ -115,7 +115,7 @@ class TestPrometheus:
 
 class TestOpenTelemetry:
     def test_names_types_units_and_help_are_those_that_are_declared(self, world):
-        of_the_tutorial(world.metrics)
+        record_tutorial_decisions(world.metrics)
         world.metrics.set_trust_score("a", 1)
         types = {"counter": Sum, "histogram": Histogram, "gauge": Gauge}
         shown = world.instruments()
@@ -131,7 +131,7 @@ class TestOpenTelemetry:
         assert scope.scope.name == METER_NAME == GovernanceMetrics.METER_NAME == "AgentGovernance"
 
     def test_values_by_decision(self, world):
-        of_the_tutorial(world.metrics)
+        record_tutorial_decisions(world.metrics)
         assert world.points("agent_governance.policy_decisions") == {("allow",): 1, ("deny",): 2}
         assert world.points("agent_governance.tool_calls_allowed") == {("allow",): 1}
         assert world.points("agent_governance.tool_calls_blocked") == {("deny",): 2}
@@ -157,7 +157,7 @@ class TestOpenTelemetry:
         reader = PrometheusMetricReader(registry=registry, scope_info_enabled=False)
         provider = MeterProvider(metric_readers=[reader], shutdown_on_exit=False)
         metrics = GovernanceMetrics(meter_provider=provider, units=units)
-        of_the_tutorial(metrics)
+        record_tutorial_decisions(metrics)
         metrics.set_trust_score("a", 7)
         names = {sample.name for family in registry.collect() for sample in family.samples}
         others = {one.prometheus_name for one in GOVERNANCE_INSTRUMENTS if one.type != "histogram"}
@@ -173,7 +173,7 @@ class TestOpenTelemetry:
             raise RuntimeError("no meter")
 
         world.metrics._instruments._decisions.add = broken
-        of_the_tutorial(world.metrics)
+        record_tutorial_decisions(world.metrics)
         assert world.metrics.troubles["output"] == 3
         assert world.value("agent_governance_policy_decisions_total", decision="deny") == 2
         assert len(world.events()) == 3
@@ -238,13 +238,13 @@ class TestEvents:
                 raise RuntimeError("no bus")
 
         metrics = GovernanceMetrics(Bus(), strict=True)
-        of_the_tutorial(metrics)
+        record_tutorial_decisions(metrics)
         assert metrics.troubles["output"] == 3
         assert [record.message for record in caplog.records] == ["The bus failed to take an event."]
 
     def test_without_any_output_nothing_happens(self):
         metrics = GovernanceMetrics()
-        of_the_tutorial(metrics)
+        record_tutorial_decisions(metrics)
         metrics.record_audit_event("x")
         metrics.set_trust_score("a", 1)
         assert not any(metrics.troubles.values())
@@ -294,7 +294,7 @@ class TestGauges:
 
         world.metrics.register_agent("a")
         world.metrics.register_active_agents_gauge(callback)
-        of_the_tutorial(world.metrics)
+        record_tutorial_decisions(world.metrics)
         text = generate_latest(world.registry).decode()
         assert "\nagent_governance_active_agents " not in text
         assert 'agent_governance_policy_decisions_total{decision="deny"} 2.0' in text
@@ -322,7 +322,7 @@ class TestGauges:
                 n += 1
                 yield 1.0, {"agent_id": str(n)}
 
-        world = World(labels=GovernanceLabels(max_series=10))
+        world = GovernanceOutputs(labels=GovernanceLabels(max_series=10))
         world.metrics.register_trust_score_gauge(callback)
         assert len(world.points("agent_governance.trust_score")) == 10
         assert world.metrics.overflowed == 1
@@ -346,8 +346,8 @@ class TestLabels:
         assert world.metrics.overflowed == 0
 
     def test_both_by_choice(self):
-        world = World(labels=GovernanceLabels(agent_id=True, tool_name=True))
-        of_the_tutorial(world.metrics)
+        world = GovernanceOutputs(labels=GovernanceLabels(agent_id=True, tool_name=True))
+        record_tutorial_decisions(world.metrics)
         world.metrics.record_audit_event("x", "did:mesh:untrusted")
         labels = {"decision": "deny", "agent_id": "did:mesh:noisy-agent", "tool_name": "api_call"}
         for name in ("policy_decisions_total", "tool_calls_blocked_total", "rate_limit_hits_total"):
@@ -361,14 +361,14 @@ class TestLabels:
         assert world.points("agent_governance.audit_events") == {(): 1}
 
     def test_one_by_choice_put_together(self):
-        world = World(labels=GovernanceLabels(tool_name=lambda tool: tool.partition("_")[0]))
-        of_the_tutorial(world.metrics)
+        world = GovernanceOutputs(labels=GovernanceLabels(tool_name=lambda tool: tool.partition("_")[0]))
+        record_tutorial_decisions(world.metrics)
         world.metrics.record_decision(True, "a", "file_write", 1)
         assert world.points("agent_governance.tool_calls_allowed") == {("allow", "file"): 2}
         assert world.value("agent_governance_tool_calls_allowed_total", decision="allow", tool_name="file") == 2
 
     def test_what_is_beyond_the_ceiling_is_counted_in_one_series(self, caplog):
-        world = World(labels=GovernanceLabels(agent_id=True, max_series=2))
+        world = GovernanceOutputs(labels=GovernanceLabels(agent_id=True, max_series=2))
         for agent in ("a", "b", "c", "d", "a"):
             world.metrics.record_decision(agent != "d", agent, "t", 1)
         assert world.points("agent_governance.policy_decisions") == {
@@ -386,7 +386,7 @@ class TestLabels:
         assert {event.agent_did for event in world.events()} == {"a", "b", "c", "d"}
 
     def test_scores_beyond_the_ceiling_are_published_and_not_shown(self):
-        world = World(labels=GovernanceLabels(max_series=2))
+        world = GovernanceOutputs(labels=GovernanceLabels(max_series=2))
         for agent in ("a", "b", "c", "a"):
             world.metrics.set_trust_score(agent, 5)
         assert set(world.points("agent_governance.trust_score")) == {("a",), ("b",)}
@@ -395,7 +395,7 @@ class TestLabels:
 
     @pytest.mark.parametrize("function", [lambda _: None, lambda _: "", lambda _: "\ud800", lambda text: text[99]])
     def test_a_function_that_fails_costs_its_label_only(self, function):
-        world = World(labels=GovernanceLabels(agent_id=function, tool_name=True))
+        world = GovernanceOutputs(labels=GovernanceLabels(agent_id=function, tool_name=True))
         world.metrics.record_decision(True, "a", "t", 1)
         labels = {"decision": "allow", "agent_id": "__overflow__", "tool_name": "__overflow__"}
         assert world.value("agent_governance_policy_decisions_total", **labels) == 1

@@ -17,14 +17,14 @@ from hypervisor_producers.bus import HypervisorEventBus
 from hypervisor_producers.governance.errors import TROUBLES
 from hypervisor_producers.governance.governance_metrics import GovernanceMetrics
 from hypervisor_producers.governance.labels import GovernanceLabels
-from tests.support.governance_outputs import World
+from tests.support.governance_outputs import GovernanceOutputs
 
 OWN = {"hypervisor_governance_troubles", "hypervisor_governance_overflow"}
 
 
 @pytest.fixture
-def world() -> World:
-    return World()
+def world() -> GovernanceOutputs:
+    return GovernanceOutputs()
 
 
 BAD_CALLS = {
@@ -65,7 +65,7 @@ class TestBadValues:
 
     @pytest.mark.parametrize("call", BAD_CALLS.values(), ids=BAD_CALLS.keys())
     def test_strict_raises_the_sentence(self, call):
-        strict = World(strict=True)
+        strict = GovernanceOutputs(strict=True)
         with pytest.raises(ValueError, match=" is not recorded: "):
             call(strict.metrics)
         assert strict.metrics.troubles["invalid"] == 1
@@ -87,7 +87,7 @@ class TestBadValues:
 
 class TestThreads:
     def test_nothing_is_lost_between_threads_while_somebody_scrapes(self):
-        world = World(labels=GovernanceLabels(agent_id=True, max_series=3))
+        world = GovernanceOutputs(labels=GovernanceLabels(agent_id=True, max_series=3))
         start, stop = threading.Barrier(5), threading.Event()
         sums = []
 

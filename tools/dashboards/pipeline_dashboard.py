@@ -1,52 +1,52 @@
-"""The dashboard of the pipeline itself: is it well, how much, how late, does it add up, what went wrong."""
+"""The dashboard of the pipeline itself: health, throughput, lag, offset accounting, errors."""
 
 from __future__ import annotations
 
 from grafana_foundation_sdk.builders import dashboard
 
-from tools.dashboards.inside import moving_panels, state_panels
+from tools.dashboards.empty_dashboard import empty_dashboard
 from tools.dashboards.links import PIPELINE_UID
-from tools.dashboards.overrides import coloured_from, painted
-from tools.dashboards.panels import now, query, ranked_bars, rows, series, states, stats
-from tools.dashboards.skeleton import without_panels
+from tools.dashboards.overrides import cell_colour, thresholds_at
+from tools.dashboards.panels import bar_gauge, instant, query, stat_panel, state_panel, table_panel, time_series
+from tools.dashboards.service_panels import add_rebalance_panels, add_transaction_panels
 from tools.dashboards.variables import CLUSTER, PIPELINE_VARIABLES, SERVICES
 
 __all__ = ["pipeline_dashboard"]
 
 _GOOD_AT_ZERO = ((None, "green"), (1, "red"))
-_OFFSETS_OF_ONE = "applied|ignored|duplicate|without_record|aged_out"
-"""Results in the account that are no dead letters."""
+_NO_DEAD_LETTERS = "applied|ignored|duplicate|without_record|aged_out"
+"""The results in the offset accounting that are no dead letters, as a regular expression."""
 
 
 def pipeline_dashboard() -> dashboard.Dashboard:
-    """The whole dashboard, unbuilt."""
-    made = without_panels(
+    """Make the whole dashboard; the caller builds it."""
+    made = empty_dashboard(
         "Telemetry Pipeline",
         PIPELINE_UID,
         "The services that read the agents' events from Kafka, and the agents' publishers.",
         PIPELINE_VARIABLES,
         with_services=False,
     )
-    _well(made)
-    _flow(made)
-    _account(made)
-    moving_panels(made)
-    state_panels(made)
-    _sagas(made)
-    _publishers(made)
+    _add_health(made)
+    _add_throughput(made)
+    _add_accounting(made)
+    add_rebalance_panels(made)
+    add_transaction_panels(made)
+    _add_sagas(made)
+    _add_publishers(made)
     return made
 
 
-def _well(made: dashboard.Dashboard) -> None:
+def _add_health(made: dashboard.Dashboard) -> None:
     made.with_row(dashboard.Row("Is it well?"))
     made.with_panel(
-        stats(
+        stat_panel(
             "Copies Up",
             "Copies of each service that Prometheus reaches, and that are ready: their first assignment is "
             "restored. 0 is red.",
             "none",
-            now(f"sum by (job) (up{{{SERVICES}}})", "{{job}}"),
-            now(f"sum by (job) (hypervisor_telemetry_ready{{{SERVICES}}})", "{{job}} ready"),
+            instant(f"sum by (job) (up{{{SERVICES}}})", "{{job}}"),
+            instant(f"sum by (job) (hypervisor_telemetry_ready{{{SERVICES}}})", "{{job}} ready"),
             thresholds=((None, "red"), (1, "green")),
             graph=False,
             no_value="No service",
@@ -55,7 +55,7 @@ def _well(made: dashboard.Dashboard) -> None:
         .height(6)
     )
     made.with_panel(
-        states(
+        state_panel(
             "Degraded",
             "Degraded: a copy runs, but something it needs is in trouble (Kafka, the registry, a sink that doesn't "
             "take spans, a partition that isn't restored); its /readyz has the sentence.",
@@ -67,10 +67,10 @@ def _well(made: dashboard.Dashboard) -> None:
         .height(6)
     )
     made.with_panel(
-        states(
+        state_panel(
             "Reading",
-            "Held: a copy reads nothing, as what was read can't be made safe: a sink, the database or Kafka "
-            "doesn't take it. Nothing is lost, lag grows; /readyz has the sentence.",
+            "Held: a copy reads nothing, because records that were read can't be made safe: a sink, the database "
+            "or Kafka doesn't take them. Nothing is lost, lag grows; /readyz has the sentence.",
             f"max by (job) (hypervisor_telemetry_reading_held{{{SERVICES}}})",
             "{{job}}",
             {0: ("reads", "green"), 1: ("held", "red")},
@@ -79,10 +79,10 @@ def _well(made: dashboard.Dashboard) -> None:
         .height(6)
     )
     made.with_panel(
-        stats(
+        stat_panel(
             "Accounting Difference",
-            "Offsets that Kafka counts and the service's account doesn't, over all partitions. Anything but 0 is a "
-            "fault of the service.",
+            "Offsets that Kafka counts and the service's accounting doesn't, over all partitions. Anything but 0 "
+            "is a fault of the service.",
             "none",
             query(f"sum by (job) (abs(hypervisor_telemetry_accounting_difference{{{SERVICES}}}))", "{{job}}"),
             thresholds=_GOOD_AT_ZERO,
@@ -91,7 +91,7 @@ def _well(made: dashboard.Dashboard) -> None:
         .height(6)
     )
     made.with_panel(
-        states(
+        state_panel(
             "Dead Letter Flood",
             "A flood: so many records can't be used that somebody has to look; /readyz says how many.",
             f"max by (job) (hypervisor_telemetry_dead_letter_flood{{{SERVICES}}})",
@@ -103,13 +103,13 @@ def _well(made: dashboard.Dashboard) -> None:
     )
 
 
-def _flow(made: dashboard.Dashboard) -> None:
+def _add_throughput(made: dashboard.Dashboard) -> None:
     made.with_row(dashboard.Row("How much, how late"))
     made.with_panel(
-        series(
+        time_series(
             "Throughput by Result",
-            "Offsets per second by what became of them. Ignored: of no use to this service. Duplicate: sent twice, "
-            "counted once. without_record: markers of transactions.",
+            "Offsets per second by their result. Ignored: not used by this service. Duplicate: sent twice, counted "
+            "once. without_record: markers of transactions.",
             "cps",
             query(
                 f"sum by (job, result) (rate(hypervisor_telemetry_records_total{{{SERVICES}}}[$__rate_interval]))",
@@ -121,9 +121,9 @@ def _flow(made: dashboard.Dashboard) -> None:
         .height(8)
     )
     made.with_panel(
-        series(
+        time_series(
             "Latency",
-            "From a record's publishing until what it changed was committed.",
+            "The time from a record's publishing until its changes were committed.",
             "s",
             *(
                 query(
@@ -138,9 +138,9 @@ def _flow(made: dashboard.Dashboard) -> None:
         .height(8)
     )
     made.with_panel(
-        series(
+        time_series(
             "Lag in Seconds",
-            "How old the last committed record is while there are newer ones: the worst partition of each service "
+            "The age of the last committed record while there are newer ones: the worst partition of each service "
             "and topic.",
             "s",
             query(f"max by (job, topic) (hypervisor_telemetry_lag_seconds{{{SERVICES}}})", "{{job}} {{topic}}"),
@@ -150,7 +150,7 @@ def _flow(made: dashboard.Dashboard) -> None:
         .height(8)
     )
     made.with_panel(
-        series(
+        time_series(
             "Lag in Records",
             "Offsets in the log that are not committed yet, over all partitions.",
             "short",
@@ -161,14 +161,14 @@ def _flow(made: dashboard.Dashboard) -> None:
     )
 
 
-def _account(made: dashboard.Dashboard) -> None:
+def _add_accounting(made: dashboard.Dashboard) -> None:
     made.with_row(dashboard.Row("Does it add up?"))
     made.with_panel(
-        rows(
+        table_panel(
             "The Account",
             "For each service and topic: how far Kafka says that the group has come, how many offsets the service "
-            "accounts for, and the difference, which is never to be other than 0. While records flow, the two are "
-            "read at different moments; the difference is taken at the same offset.",
+            "accounts for, and the difference, which must be 0. While records flow, the first two are read at "
+            "different moments; the difference is taken at the same offset.",
             "none",
             {
                 "Distance": f"sum by (job, topic) (hypervisor_telemetry_log_distance_offsets{{{SERVICES}}})",
@@ -182,20 +182,20 @@ def _account(made: dashboard.Dashboard) -> None:
         )
         .override_by_name(
             "Difference",
-            [coloured_from(*_GOOD_AT_ZERO), painted("color-text")],
+            [thresholds_at(*_GOOD_AT_ZERO), cell_colour("color-text")],
         )
         .span(12)
         .height(8)
     )
     made.with_panel(
-        series(
+        time_series(
             "Dead Letters by Reason",
             "Records per minute that a service couldn't use: undecodable, unknown_schema, invalid_payload. They "
             "are in the topic dead-letters: `hypervisor-telemetry dead-letters list`.",
             "cpm",
             query(
                 "sum by (job, result) (rate(hypervisor_telemetry_records_total"
-                f'{{{SERVICES}, result!~"{_OFFSETS_OF_ONE}"}}[$__rate_interval])) * 60',
+                f'{{{SERVICES}, result!~"{_NO_DEAD_LETTERS}"}}[$__rate_interval])) * 60',
                 "{{job}} {{result}}",
             ),
             no_value="No dead letters",
@@ -204,7 +204,7 @@ def _account(made: dashboard.Dashboard) -> None:
         .height(8)
     )
     made.with_panel(
-        series(
+        time_series(
             "Lost and Refused",
             "Per minute: events that were deleted from Kafka before they were read (aged out), and spans that a "
             "sink refused for good (each is a dead letter). A sink that is only away makes a service degraded, and "
@@ -226,21 +226,21 @@ def _account(made: dashboard.Dashboard) -> None:
     )
 
 
-def _sagas(made: dashboard.Dashboard) -> None:
+def _add_sagas(made: dashboard.Dashboard) -> None:
     made.with_row(dashboard.Row("Sagas that are open"))
     made.with_panel(
-        ranked_bars(
+        bar_gauge(
             "Open Sagas by Age",
             "Sagas that have not ended, by the time since their first event: under a minute, ten minutes, an hour, "
             "a day, older.",
             "short",
-            now(f"sum by (age) (agent_hypervisor_sagas_open{{{SERVICES}}})", "{{age}}"),
+            instant(f"sum by (age) (agent_hypervisor_sagas_open{{{SERVICES}}})", "{{age}}"),
         )
         .span(12)
         .height(7)
     )
     made.with_panel(
-        series(
+        time_series(
             "Oldest Open Saga",
             "Time since the first event of the oldest saga that has not ended; 0 where none is open. "
             "`GET /v1/sagas` of saga-spans says which, and in which step it is.",
@@ -253,10 +253,10 @@ def _sagas(made: dashboard.Dashboard) -> None:
     )
 
 
-def _publishers(made: dashboard.Dashboard) -> None:
+def _add_publishers(made: dashboard.Dashboard) -> None:
     made.with_row(dashboard.Row("In the agents"))
     made.with_panel(
-        series(
+        time_series(
             "Published Events",
             "Events per second that agents put into their queues, and that Kafka acknowledged.",
             "cps",
@@ -272,7 +272,7 @@ def _publishers(made: dashboard.Dashboard) -> None:
         .height(8)
     )
     made.with_panel(
-        series(
+        time_series(
             "Queued Events",
             "Events in the queues of all agents now, and in the fullest. They grow while Kafka is away.",
             "short",
@@ -283,7 +283,7 @@ def _publishers(made: dashboard.Dashboard) -> None:
         .height(8)
     )
     made.with_panel(
-        series(
+        time_series(
             "Dropped and Failed Events",
             "Events per minute that agents lost: dropped before the queue, by reason, or failed after it (Kafka "
             "refused them, or the agent ended).",
@@ -302,7 +302,7 @@ def _publishers(made: dashboard.Dashboard) -> None:
         .height(8)
     )
     made.with_panel(
-        series(
+        time_series(
             "Trouble with Governance Metrics",
             "Per minute: what agents' governance metrics could not record, by reason, and decisions that went into "
             "the overflow series of an agent's own metrics.",

@@ -9,38 +9,45 @@ from grafana_foundation_sdk.models.common import DataSourceRef
 from grafana_foundation_sdk.models.dashboard import DynamicConfigValue
 
 from tools.dashboards.links import agent_links, trace_links
-from tools.dashboards.overrides import colour, coloured_from, links, mappings, painted, unit
+from tools.dashboards.overrides import (
+    cell_colour,
+    data_links,
+    fixed_colour,
+    thresholds_at,
+    unit_override,
+    value_mappings,
+)
 from tools.dashboards.panels import (
     TracesQuery,
-    bars_of_buckets,
-    gauges,
-    now,
-    pie,
+    gauge_panel,
+    histogram_bars,
+    instant,
+    pie_chart,
     query,
-    rows,
-    series,
-    stats,
-    traces,
+    stat_panel,
+    table_panel,
+    time_series,
+    traces_panel,
 )
 from tools.dashboards.variables import CLUSTER, GOVERNANCE, RING, RING_OF_AGENT, TRACES, TRUST
 
-__all__ = ["ONCE", "TEMPO_SEARCH", "WHOSE", "saga_list", "tutorial_panels"]
+__all__ = ["BY_AGENT", "ONE_JOB", "TEMPO_SEARCH", "add_tutorial_panels", "saga_list"]
 
 _RINGS = {0: ("0 root", "red"), 1: ("1 privileged", "orange"), 2: ("2 standard", "blue"), 3: ("3 sandbox", "green")}
 
-ONCE = (
+ONE_JOB = (
     "Counted by the job that the variable “Governance from” names, and by no other: agents' own processes and "
-    "governance-metrics may both show these metrics, and their sum would be twice the truth. "
+    "governance-metrics may both show these metrics, and a sum would count everything twice. "
 )
-WHOSE = (
-    "A chosen agent narrows it where decisions carry `agent_id` (`TELEMETRY_GOVERNANCE_LABELS`); else it is all."
+BY_AGENT = (
+    "The choice of agents applies if decisions carry `agent_id` (`TELEMETRY_GOVERNANCE_LABELS`); else all show."
 )
 
 
-def tutorial_panels(made: dashboard.Dashboard) -> None:
-    """Put them onto the dashboard."""
+def add_tutorial_panels(made: dashboard.Dashboard) -> None:
+    """Add the tutorial's panels."""
     made.with_panel(
-        series(
+        time_series(
             "Ring Transitions",
             "Ring assignments, elevations, demotions and expired elevations per minute, by kind.",
             "cpm",
@@ -54,7 +61,7 @@ def tutorial_panels(made: dashboard.Dashboard) -> None:
         .height(8)
     )
     made.with_panel(
-        stats(
+        stat_panel(
             "Breach Rate",
             "Attempts per minute to act beyond a ring, of all chosen agents. The tutorial's alert is at 30.",
             "cpm",
@@ -70,48 +77,48 @@ def tutorial_panels(made: dashboard.Dashboard) -> None:
     )
     made.with_panel(_ring_levels().span(8).height(8))
     made.with_panel(
-        bars_of_buckets(
+        histogram_bars(
             "Elevation Duration",
-            "How many elevations ended in this time, by how long they had lasted: each bar counts those up to its "
-            "bound, in seconds, and beyond the bound before it. Of all agents and sessions.",
+            "The elevations that ended in this time, by their duration: each bar counts those up to its bound, in "
+            "seconds, and beyond the bound before it. Includes all agents and sessions.",
             f"sum by (le) (increase(agent_hypervisor_ring_elevation_seconds_bucket{{{CLUSTER}}}[$__range]))",
         )
         .span(8)
         .height(8)
     )
     made.with_panel(
-        pie(
+        pie_chart(
             "Policy Decisions",
-            f"Allowed and denied in this time. {ONCE}{WHOSE}",
+            f"Allowed and denied in this time. {ONE_JOB}{BY_AGENT}",
             "short",
-            now(
+            instant(
                 f"sum by (decision) (increase(agent_governance_policy_decisions_total{{{GOVERNANCE}}}[$__range]))",
                 "{{decision}}",
             ),
         )
         .decimals(0)
-        .override_by_name("allow", [colour("green")])
-        .override_by_name("deny", [colour("red")])
+        .override_by_name("allow", [fixed_colour("green")])
+        .override_by_name("deny", [fixed_colour("red")])
         .span(8)
         .height(8)
     )
     made.with_panel(
-        gauges(
+        gauge_panel(
             "Trust Scores",
             "The twelve least trusted of the chosen agents, 0 to 1000. Above 600 an agent may be in ring 2, above "
-            f"950 in ring 1. {ONCE}Where an agent has two scores (its session moved), the lower one is shown.",
+            f"950 in ring 1. {ONE_JOB}Where an agent has two scores (its session moved), the lower one is shown.",
             "none",
-            now(f"bottomk(12, min by (agent_id) (agent_governance_trust_score{{{TRUST}}}))", "{{agent_id}}"),
+            instant(f"bottomk(12, min by (agent_id) (agent_governance_trust_score{{{TRUST}}}))", "{{agent_id}}"),
             thresholds=((None, "red"), (600, "yellow"), (950, "green")),
             highest=1000,
         )
-        .override_by_field_type("number", [links(agent_links("__field.labels.agent_id"))])
+        .override_by_field_type("number", [data_links(agent_links("__field.labels.agent_id"))])
         .span(8)
         .height(8)
     )
     made.with_panel(saga_list("Sagas", TRACES, _JAEGER_SEARCH).span(24).height(7))
     made.with_panel(
-        traces(
+        traces_panel(
             "Saga Span Timeline",
             "The saga with its steps, fan-outs and compensations: the trace that the variable “Trace” names. A "
             "click on a trace id in the list above sets it. A span leads on to its attributes and links.",
@@ -124,10 +131,10 @@ def tutorial_panels(made: dashboard.Dashboard) -> None:
 
 
 def _ring_levels() -> table.Panel:
-    panel = rows(
+    panel = table_panel(
         "Current Ring Levels",
-        "The ring of every chosen agent now, in how many sessions it is elevated, and for how long (else how long "
-        "the last elevation was). A click on an agent leads to its sagas and events.",
+        "The ring of every chosen agent now, the number of sessions in which it is elevated, and for how long (or "
+        "how long its last elevation was). A click on an agent leads to its sagas and events.",
         "none",
         {
             "Ring": f"max by (cluster, agent_did) (agent_hypervisor_ring_current{{{RING_OF_AGENT}}})",
@@ -140,10 +147,10 @@ def _ring_levels() -> table.Panel:
         sort_by="Elevated in",
     )
     return (
-        panel.override_by_name("Agent", [links(agent_links())])
-        .override_by_name("Ring", [DynamicConfigValue("mappings", mappings(_RINGS)), painted()])
-        .override_by_name("Elevated in", [coloured_from((None, "text"), (1, "orange")), painted("color-text")])
-        .override_by_name("Elevation", [unit("s")])
+        panel.override_by_name("Agent", [data_links(agent_links())])
+        .override_by_name("Ring", [DynamicConfigValue("mappings", value_mappings(_RINGS)), cell_colour()])
+        .override_by_name("Elevated in", [thresholds_at((None, "text"), (1, "orange")), cell_colour("color-text")])
+        .override_by_name("Elevation", [unit_override("s")])
     )
 
 
@@ -164,7 +171,7 @@ TEMPO_SEARCH: Mapping[str, object] = {
 
 
 def saga_list(title: str, source: DataSourceRef, search: Mapping[str, object]) -> table.Panel:
-    """A list of traces, found by a query of Jaeger or Tempo."""
+    """Make a table of traces, found by a query of Jaeger or Tempo."""
     return (
         table.Panel()
         .title(title)
@@ -176,6 +183,6 @@ def saga_list(title: str, source: DataSourceRef, search: Mapping[str, object]) -
         .datasource(source)
         .with_target(TracesQuery(source, search))
         .no_value("-")
-        .override_by_name("traceID", [links(trace_links())])
-        .override_by_name("Trace ID", [links(trace_links())])
+        .override_by_name("traceID", [data_links(trace_links())])
+        .override_by_name("Trace ID", [data_links(trace_links())])
     )

@@ -11,19 +11,19 @@ from grafana_foundation_sdk.builders.dashboard import Dashboard
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models.dashboard import RowPanel
 
-from tools.dashboards.agents import agents_dashboard
-from tools.dashboards.pipeline import pipeline_dashboard
+from tools.dashboards.agents_dashboard import agents_dashboard
+from tools.dashboards.pipeline_dashboard import pipeline_dashboard
 
 __all__ = ["FILES", "text"]
 
 FILES: Mapping[str, Callable[[], Dashboard]] = MappingProxyType(
     {"agent-observability.json": agents_dashboard, "telemetry-pipeline.json": pipeline_dashboard}
 )
-"""The files of `dashboards/`, and what makes each."""
+"""The files of `dashboards/`, each with the function that makes its dashboard."""
 
 
 def text(name: str) -> str:
-    """The content of the file `name` of `FILES`."""
+    """Return the content of the file `name` of `FILES`."""
     made = FILES[name]().build()
     ids = count(1)
     for panel in made.panels or []:

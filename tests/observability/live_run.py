@@ -1,4 +1,4 @@
-"""The script, played: real services on a real Kafka, and a real Prometheus that scrapes them."""
+"""A live run of the scenario: real services on a real Kafka, and a real Prometheus that scrapes them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from observability.prometheus.log_owned import SERVICE_JOBS
 from tests.observability.prometheus import CLUSTER, Prometheus, prometheus
-from tests.observability.script import MAX_SERIES, PARTITIONS, Agent, Script
+from tests.observability.scenario import MAX_SERIES, PARTITIONS, Agent, Scenario
 from tests.support.service_processes import Fleet, RunningService, eventually, fleet
 from tests.support.span_receivers import PROTOBUF, HttpReceiver, Reply, Request, http_receiver
 from tools.dashboards.expressions import PanelQuery, expressions
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 WINDOW = 300
-"""Seconds: of the rules' rates, and so of the panels'. The whole run fits into it."""
+"""The window of the rules' rates, and so of the panels', in seconds. The whole run fits into it."""
 
 _RING = ("agent-hypervisor", "event-index")
 """The jobs that read ring events."""
@@ -39,52 +39,55 @@ PANELS: tuple[PanelQuery, ...] = tuple(
 
 
 @dataclass
-class Played:
-    """A run, at its end; all still goes on."""
+class LiveRun:
+    """A run at its end; all processes still run."""
 
     prometheus: Prometheus
     fleet: Fleet
     receiver: HttpReceiver
     agent: Agent
-    script: Script
+    scenario: Scenario
     services: dict[str, RunningService]
     began: float
     ended: float
-    """When everything had been scraped; seconds since 1970."""
+    """The time at which everything had been scraped; seconds since 1970."""
 
 
 def _answer(request: Request) -> Reply:
-    """Takes all spans but the poisoned one."""
+    """Take all spans but the poisoned one."""
     is_refused = any("poison" in name for name in request.names)
     return Reply(400 if is_refused else 200, headers={"Content-Type": PROTOBUF})
 
 
 @contextmanager
-def played(bootstrap_servers: str, prefix: str, folder: Path) -> Iterator[Played]:
+def live_run(bootstrap_servers: str, prefix: str, folder: Path) -> Iterator[LiveRun]:
     with (
         prometheus(folder / "prometheus") as server,
         http_receiver() as receiver,
-        fleet(bootstrap_servers, prefix, folder) as it,
+        fleet(bootstrap_servers, prefix, folder) as services_fleet,
     ):
         receiver.answer = _answer
-        it.make_topics(PARTITIONS)
+        services_fleet.make_topics(PARTITIONS)
         agent = Agent(bootstrap_servers, prefix)
         try:
-            yield _play(server, it, receiver, agent)
+            yield _run_scenario(server, services_fleet, receiver, agent)
         finally:
             agent.close()
 
 
-def _play(server: Prometheus, it: Fleet, receiver: HttpReceiver, agent: Agent) -> Played:
+def _run_scenario(server: Prometheus, services_fleet: Fleet, receiver: HttpReceiver, agent: Agent) -> LiveRun:
     began = time.time()
     ring = {"TELEMETRY_MAX_SERIES": str(MAX_SERIES)}
     services = {
-        "agent-hypervisor": it.start("ring-metrics", **ring),
-        "saga-spans": it.start("saga-spans", "--sink", f"otlp:{receiver.url}"),
-        "event-index": it.start(
-            "event-index", "--database", f"sqlite:///{it.folder}/index.db", TELEMETRY_INDEX_RETENTION="1d"
+        "agent-hypervisor": services_fleet.start("ring-metrics", **ring),
+        "saga-spans": services_fleet.start("saga-spans", "--sink", f"otlp:{receiver.url}"),
+        "event-index": services_fleet.start(
+            "event-index",
+            "--database",
+            f"sqlite:///{services_fleet.folder}/index.db",
+            TELEMETRY_INDEX_RETENTION="1d",
         ),
-        "governance-metrics": it.start("governance-metrics"),
+        "governance-metrics": services_fleet.start("governance-metrics"),
     }
     for job, service in services.items():
         server.scrape(job, service.wait_ready().url)
@@ -103,19 +106,19 @@ def _play(server: Prometheus, it: Fleet, receiver: HttpReceiver, agent: Agent) -
         eventually(lambda name=name: server.value(f"count({name})"), lambda count: count == PARTITIONS)
     eventually(lambda: server.value('count(up{job!="agent-governance"} == 1)'), lambda count: count == 5)
 
-    script = Script(datetime.now(UTC))
-    agent.emit(script.first())
+    scenario = Scenario(datetime.now(UTC))
+    agent.emit(scenario.first())
     agent.govern_first()
     agent.flush()
     eventually(lambda: _scraped(server), lambda shown: shown == (7, 5, 2, 2), 60)
 
     # Partitions go to another copy and come back while the many are counted.
-    other = it.start("ring-metrics", **ring).wait_ready()
+    other = services_fleet.start("ring-metrics", **ring).wait_ready()
     server.scrape("agent-hypervisor", services["agent-hypervisor"].url, other.url)
     restored = 'hypervisor_telemetry_partition_restored{job="agent-hypervisor",topic=~".+events.ring"} == 1'
     shared = f"count({restored}) == {PARTITIONS} and count(count by (instance) ({restored})) == 2"
     eventually(lambda: server.query(shared), bool, 60)
-    many = list(script.many())
+    many = list(scenario.many())
     half = len(many) // 2
     agent.emit(many[:half])
     agent.flush()
@@ -124,7 +127,7 @@ def _play(server: Prometheus, it: Fleet, receiver: HttpReceiver, agent: Agent) -
     agent.govern_many()
     agent.drop()
     agent.flush()
-    it.produce("ring", [b"nonsense"] * 3, partition=1)
+    services_fleet.produce("ring", [b"nonsense"] * 3, partition=1)
     eventually(lambda: _scraped(server), lambda shown: shown == (7 + 14, 5 + 208, 2 + 8, 2 + 40), 90)
     # Long enough that half of a scrape at each end, which `rate` adds, is little.
     eventually(lambda: server.value('count_over_time(up{job="saga-spans"}[5m])'), lambda count: count >= 30, 60)
@@ -132,11 +135,11 @@ def _play(server: Prometheus, it: Fleet, receiver: HttpReceiver, agent: Agent) -
     eventually(lambda: server.value('count(up{job!="agent-governance"} == 1)'), lambda count: count == 5)
     ended = time.time()
     assert ended - began < WINDOW, "the run no longer fits into the window of the rates"
-    return Played(server, it, receiver, agent, script, services, began, ended)
+    return LiveRun(server, services_fleet, receiver, agent, scenario, services, began, ended)
 
 
 def _scraped(server: Prometheus) -> tuple[float, ...]:
-    """How many transitions, breaches, ended sagas and decisions Prometheus has; the least that two scrapes show."""
+    """Return Prometheus' counts of transitions, breaches, ended sagas and decisions."""
     totals = (
         "agent_hypervisor_ring_transitions_total",
         "agent_hypervisor_ring_breaches_total",

@@ -1,7 +1,7 @@
-"""What happens while Prometheus looks: a small fleet whose every event is known.
+"""The scenario of a run while Prometheus scrapes: a small fleet whose every event is known.
 
-First one of each, so that every series is there and has been scraped; then the many. Rates and increases see the
-many alone where a series began with its first event, and both where it was there with a 0.
+`first` has one event of each kind, so that every series exists and has been scraped; `many` has the others. Rates
+and increases see only `many` if a series began with its first event, and both if it existed before with a 0.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 
 PARTITIONS = 3
 MAX_SERIES = 2
-"""Of ring-metrics, per partition."""
+"""The series ceiling of ring-metrics, per partition."""
 A, B, C = "did:mesh:a", "did:mesh:b", "did:mesh:c"
-[OF_A], [OF_B] = sessions_in(0, PARTITIONS), sessions_in(1, PARTITIONS)
+[SESSION_OF_A], [SESSION_OF_B] = sessions_in(0, PARTITIONS), sessions_in(1, PARTITIONS)
 KEPT, KEPT_TOO, BEYOND = sessions_in(2, PARTITIONS, 3)
-"""Three sessions of C in one partition, where there is place for two."""
+"""Three sessions of C in one partition, which has capacity for two."""
 
 ASSIGNED, ELEVATED = EventType.RING_ASSIGNED, EventType.RING_ELEVATED
 DEMOTED, EXPIRED = EventType.RING_DEMOTED, EventType.RING_ELEVATION_EXPIRED
 BREACH = EventType.RING_BREACH_DETECTED
 
 
-class Script:
-    """The events. Times are seconds before it began."""
+class Scenario:
+    """The events of the scenario; times are seconds before it began."""
 
     def __init__(self, now: datetime) -> None:
         self._now = now
@@ -46,41 +46,41 @@ class Script:
 
     def elevation(self, ago: float, end: EventType) -> Iterator[HypervisorEvent]:
         """Of A, for 10 s."""
-        yield self.event(ELEVATED, ago, A, OF_A, to_ring=1)
-        yield self.event(end, ago - 10, A, OF_A, to_ring=3)
+        yield self.event(ELEVATED, ago, A, SESSION_OF_A, to_ring=1)
+        yield self.event(end, ago - 10, A, SESSION_OF_A, to_ring=3)
 
     def saga(self, name: str, *, action: str = "build", fails: bool = False) -> Iterator[HypervisorEvent]:
         """One step of 10 s; of one that succeeds 20 s in all, with a fan-out."""
 
-        def said(kind: EventType, ago: float, **payload: Any) -> HypervisorEvent:
-            return self.event(kind, ago, A, OF_A, saga_id=name, **payload)
+        def saga_event(kind: EventType, ago: float, **payload: Any) -> HypervisorEvent:
+            return self.event(kind, ago, A, SESSION_OF_A, saga_id=name, **payload)
 
         step = {"step_id": "1", "step_action": action}
-        yield said(EventType.SAGA_CREATED, 100)
-        yield said(EventType.SAGA_STEP_STARTED, 100, **step)
+        yield saga_event(EventType.SAGA_CREATED, 100)
+        yield saga_event(EventType.SAGA_STEP_STARTED, 100, **step)
         if fails:
-            yield said(EventType.SAGA_STEP_FAILED, 90, **step, error="no seats")
-            yield said(EventType.SAGA_COMPENSATING, 85, **step)
-            yield said(EventType.SAGA_ESCALATED, 80)
+            yield saga_event(EventType.SAGA_STEP_FAILED, 90, **step, error="no seats")
+            yield saga_event(EventType.SAGA_COMPENSATING, 85, **step)
+            yield saga_event(EventType.SAGA_ESCALATED, 80)
         else:
-            yield said(EventType.SAGA_STEP_COMMITTED, 90, **step)
-            yield said(EventType.SAGA_FANOUT_STARTED, 90, fan_out_id="f")
-            yield said(EventType.SAGA_FANOUT_RESOLVED, 85, fan_out_id="f")
-            yield said(EventType.SAGA_COMPLETED, 80)
+            yield saga_event(EventType.SAGA_STEP_COMMITTED, 90, **step)
+            yield saga_event(EventType.SAGA_FANOUT_STARTED, 90, fan_out_id="f")
+            yield saga_event(EventType.SAGA_FANOUT_RESOLVED, 85, fan_out_id="f")
+            yield saga_event(EventType.SAGA_COMPLETED, 80)
 
     def late(self, name: str) -> HypervisorEvent:
         """The end of a saga that has ended."""
-        return self.event(EventType.SAGA_COMPLETED, 79, A, OF_A, saga_id=name)
+        return self.event(EventType.SAGA_COMPLETED, 79, A, SESSION_OF_A, saga_id=name)
 
     def first(self) -> Iterator[HypervisorEvent]:
         """One of each; A is elevated twice, B is elevated from then on."""
-        yield self.event(ASSIGNED, 500, A, OF_A, ring=3)
+        yield self.event(ASSIGNED, 500, A, SESSION_OF_A, ring=3)
         yield from self.elevation(490, DEMOTED)
         yield from self.elevation(470, EXPIRED)
-        yield self.event(BREACH, 459, A, OF_A)
-        yield self.event(ASSIGNED, 500, B, OF_B, ring=2)
-        yield self.event(ELEVATED, 400, B, OF_B, to_ring=1)
-        yield self.event(BREACH, 399, B, OF_B)
+        yield self.event(BREACH, 459, A, SESSION_OF_A)
+        yield self.event(ASSIGNED, 500, B, SESSION_OF_B, ring=2)
+        yield self.event(ELEVATED, 400, B, SESSION_OF_B, to_ring=1)
+        yield self.event(BREACH, 399, B, SESSION_OF_B)
         for session in (KEPT, KEPT_TOO, BEYOND):
             yield self.event(BREACH, 300, C, session)
         yield from self.saga("first")
@@ -93,7 +93,7 @@ class Script:
         Sagas: 6 succeed, one of them with a span that the receiver refuses; 2 fail; 2 are ended again; one stays
         open. And an event too old for the index.
         """
-        assigned = [self.event(ASSIGNED, 450 - number, A, OF_A, ring=2) for number in range(4)]
+        assigned = [self.event(ASSIGNED, 450 - number, A, SESSION_OF_A, ring=2) for number in range(4)]
         yield from assigned
         yield assigned[0]
         for number in range(3):
@@ -101,9 +101,9 @@ class Script:
         for number in range(2):
             yield from self.elevation(100 - 20 * number, EXPIRED)
         for number in range(200):
-            yield self.event(BREACH, 60 - number / 10, A, OF_A)
+            yield self.event(BREACH, 60 - number / 10, A, SESSION_OF_A)
         for number in range(6):
-            yield self.event(BREACH, 60 - number, B, OF_B)
+            yield self.event(BREACH, 60 - number, B, SESSION_OF_B)
         for number in range(2):
             yield self.event(BREACH, 60 - number, C, BEYOND)
         for number in range(5):
@@ -112,8 +112,8 @@ class Script:
         for number in range(2):
             yield self.late(f"ok-{number}")
             yield from self.saga(f"bad-{number}", fails=True)
-        yield self.event(EventType.SAGA_CREATED, 70, A, OF_A, saga_id="open")
-        yield self.event(EventType.SESSION_CREATED, 2 * 86_400, A, OF_A)
+        yield self.event(EventType.SAGA_CREATED, 70, A, SESSION_OF_A, saga_id="open")
+        yield self.event(EventType.SESSION_CREATED, 2 * 86_400, A, SESSION_OF_A)
 
 
 class Agent:

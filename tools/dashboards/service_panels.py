@@ -1,23 +1,23 @@
-"""Panels of what goes on inside the services: partitions that move, transactions, state, series."""
+"""Panels about the services' internals: rebalances, transactions, state, series."""
 
 from __future__ import annotations
 
 from grafana_foundation_sdk.builders import dashboard
 
-from tools.dashboards.overrides import colour, unit
-from tools.dashboards.panels import heat, query, series
+from tools.dashboards.overrides import fixed_colour, unit_override
+from tools.dashboards.panels import heatmap_panel, query, time_series
 from tools.dashboards.variables import SERVICES
 
-__all__ = ["moving_panels", "state_panels"]
+__all__ = ["add_rebalance_panels", "add_transaction_panels"]
 
 
-def moving_panels(made: dashboard.Dashboard) -> None:
-    """Put them onto the dashboard."""
+def add_rebalance_panels(made: dashboard.Dashboard) -> None:
+    """Add the panels about rebalances and restores."""
     made.with_row(dashboard.Row("Partitions that move"))
     made.with_panel(
-        series(
+        time_series(
             "Rebalances",
-            "Times per minute that partitions came to a copy or went.",
+            "Assignments and revocations of partitions per minute.",
             "cpm",
             query(
                 f"sum by (job) (rate(hypervisor_telemetry_rebalances_total{{{SERVICES}}}[$__rate_interval])) * 60",
@@ -28,9 +28,9 @@ def moving_panels(made: dashboard.Dashboard) -> None:
         .height(8)
     )
     made.with_panel(
-        series(
+        time_series(
             "Partitions Not Restored",
-            "Partitions whose state a copy is still bringing back; they are not read meanwhile.",
+            "Partitions whose state a copy is still restoring; they are not read meanwhile.",
             "none",
             query(f"sum by (job) (1 - hypervisor_telemetry_partition_restored{{{SERVICES}}})", "{{job}}"),
             thresholds=((None, "green"), (1, "red")),
@@ -39,9 +39,9 @@ def moving_panels(made: dashboard.Dashboard) -> None:
         .height(8)
     )
     made.with_panel(
-        heat(
+        heatmap_panel(
             "Restoring",
-            "How long partitions took from their assignment until they were read on: the darker, the more.",
+            "The time from a partition's assignment until it was read on: the darker, the more.",
             "s",
             f"sum by (le) (increase(hypervisor_telemetry_restore_seconds_bucket{{{SERVICES}}}[$__rate_interval]))",
         )
@@ -50,11 +50,11 @@ def moving_panels(made: dashboard.Dashboard) -> None:
     )
 
 
-def state_panels(made: dashboard.Dashboard) -> None:
-    """Put them onto the dashboard."""
+def add_transaction_panels(made: dashboard.Dashboard) -> None:
+    """Add the panels about transactions, state and series."""
     made.with_row(dashboard.Row("Transactions and state"))
     made.with_panel(
-        series(
+        time_series(
             "Transactions",
             "Per second, by outcome: committed, aborted (read again), unknown (its partitions were restored).",
             "cps",
@@ -68,7 +68,7 @@ def state_panels(made: dashboard.Dashboard) -> None:
         .height(8)
     )
     made.with_panel(
-        series(
+        time_series(
             "Aborts",
             "Transactions that did not commit, of all; 0 while there are none.",
             "percentunit",
@@ -86,9 +86,9 @@ def state_panels(made: dashboard.Dashboard) -> None:
         .height(8)
     )
     made.with_panel(
-        series(
+        time_series(
             "Transaction Time",
-            "From building a transaction's records until its outcome was known; nothing is read then.",
+            "The time from building a transaction's records until its outcome was known. Nothing is read then.",
             "s",
             *(
                 query(
@@ -103,9 +103,9 @@ def state_panels(made: dashboard.Dashboard) -> None:
         .height(8)
     )
     made.with_panel(
-        series(
+        time_series(
             "Changelog",
-            "What services write to the topics of their state, before compression.",
+            "The records that services write to the topics of their state, before compression.",
             "Bps",
             query(
                 f"sum by (job) (rate(hypervisor_telemetry_changelog_bytes_total{{{SERVICES}}}[$__rate_interval]))",
@@ -117,14 +117,14 @@ def state_panels(made: dashboard.Dashboard) -> None:
                 "{{job}} records",
             ),
         )
-        .override_by_regexp(".* records", [unit("cps")])
+        .override_by_regexp(".* records", [unit_override("cps")])
         .span(6)
         .height(8)
     )
     made.with_panel(
-        series(
+        time_series(
             "Series of the Ceiling",
-            "The fullest partition of each service: its series, of what `TELEMETRY_MAX_SERIES` lets it have. "
+            "The fullest partition of each service: its series as a share of `TELEMETRY_MAX_SERIES`. "
             "Beyond it, events of new series are counted together.",
             "percentunit",
             query(
@@ -138,10 +138,10 @@ def state_panels(made: dashboard.Dashboard) -> None:
         .height(8)
     )
     made.with_panel(
-        series(
+        time_series(
             "Series Shown, Events Past the Ceiling",
             "Series on all copies' /metrics. Past the ceiling: events per minute that were counted in an overflow "
-            "series, as a partition of theirs is full.",
+            "series, because their partition is full.",
             "short",
             query(f"sum by (job) (hypervisor_telemetry_series{{{SERVICES}}})", "{{job}}"),
             query(
@@ -150,12 +150,12 @@ def state_panels(made: dashboard.Dashboard) -> None:
                 "{{job}} past the ceiling",
             ),
         )
-        .override_by_regexp(".* past the ceiling", [unit("cpm"), colour("red")])
+        .override_by_regexp(".* past the ceiling", [unit_override("cpm"), fixed_colour("red")])
         .span(6)
         .height(8)
     )
     made.with_panel(
-        series(
+        time_series(
             "Retention of the Index",
             "Events per second that event-index removed as older than `TELEMETRY_INDEX_RETENTION`, or didn't add "
             "as they came too late.",

@@ -1,15 +1,15 @@
-"""The dashboard of the agents: the tutorial's panels, and below them what they lead to."""
+"""The dashboard of the agents: the tutorial's panels, and below them governance, agents and sagas in detail."""
 
 from __future__ import annotations
 
 from grafana_foundation_sdk.builders import dashboard
 from grafana_foundation_sdk.models.dashboard import DynamicConfigValue
 
+from tools.dashboards.empty_dashboard import empty_dashboard
 from tools.dashboards.links import AGENTS_UID, agent_links
-from tools.dashboards.overrides import colour, coloured_from, links, painted
-from tools.dashboards.panels import now, query, ranked_bars, rows, series, stats, traces
-from tools.dashboards.skeleton import without_panels
-from tools.dashboards.tutorial import ONCE, TEMPO_SEARCH, WHOSE, saga_list, tutorial_panels
+from tools.dashboards.overrides import cell_colour, data_links, fixed_colour, thresholds_at
+from tools.dashboards.panels import bar_gauge, instant, query, stat_panel, table_panel, time_series, traces_panel
+from tools.dashboards.tutorial_panels import BY_AGENT, ONE_JOB, TEMPO_SEARCH, add_tutorial_panels, saga_list
 from tools.dashboards.variables import AGENTS_VARIABLES, CLUSTER, GOVERNANCE, RING, RING_OF_AGENT, TEMPO
 
 __all__ = ["agents_dashboard"]
@@ -18,23 +18,23 @@ _ALL_SAGAS = "Of all agents and sessions: the metrics of sagas carry neither."
 
 
 def agents_dashboard() -> dashboard.Dashboard:
-    """The whole dashboard, unbuilt."""
-    made = without_panels(
+    """Make the whole dashboard; the caller builds it."""
+    made = empty_dashboard(
         "Agent Observability",
         AGENTS_UID,
         "Rings, trust, policy and sagas of a fleet of AI agents.",
         AGENTS_VARIABLES,
         with_services=True,
     )
-    tutorial_panels(made)
-    _governance(made)
-    _agents(made)
-    _sagas(made)
+    add_tutorial_panels(made)
+    _add_governance(made)
+    _add_agents(made)
+    _add_sagas(made)
     made.with_row(
         dashboard.Row("Saga Span Timeline, from Tempo")
         .with_panel(saga_list("Sagas in Tempo", TEMPO, TEMPO_SEARCH).span(24).height(7))
         .with_panel(
-            traces(
+            traces_panel(
                 "Saga Span Timeline in Tempo",
                 "The trace that the variable “Trace” names.",
                 TEMPO,
@@ -47,12 +47,12 @@ def agents_dashboard() -> dashboard.Dashboard:
     return made
 
 
-def _governance(made: dashboard.Dashboard) -> None:
+def _add_governance(made: dashboard.Dashboard) -> None:
     made.with_row(dashboard.Row("Governance"))
     made.with_panel(
-        stats(
+        stat_panel(
             "Denial Rate",
-            f"Tool calls that the policy denied, of all decisions; 0 while nothing is decided. {ONCE}{WHOSE}",
+            f"Tool calls that the policy denied, of all decisions; 0 while nothing is decided. {ONE_JOB}{BY_AGENT}",
             "percentunit",
             query(
                 f"(sum(rate(agent_governance_tool_calls_blocked_total{{{GOVERNANCE}}}[$__rate_interval])) "
@@ -67,7 +67,7 @@ def _governance(made: dashboard.Dashboard) -> None:
         .height(8)
     )
     made.with_panel(
-        stats(
+        stat_panel(
             "Active Agents",
             "Agents under governance now: heard of within `TELEMETRY_AGENT_TTL` and not deregistered. "
             "Counted by the job that “Governance from” names; no choice of agents narrows it.",
@@ -78,10 +78,10 @@ def _governance(made: dashboard.Dashboard) -> None:
         .height(8)
     )
     made.with_panel(
-        series(
+        time_series(
             "Tool Calls",
-            f"Tool calls per minute that the policy allowed or denied, and that the rate limiter rejected. {ONCE}"
-            f"{WHOSE}",
+            f"Tool calls per minute that the policy allowed or denied, and that the rate limiter rejected. "
+            f"{ONE_JOB}{BY_AGENT}",
             "cpm",
             *(
                 query(f"sum(rate({metric}{{{GOVERNANCE}}}[$__rate_interval])) * 60 or vector(0)", legend)
@@ -96,9 +96,9 @@ def _governance(made: dashboard.Dashboard) -> None:
         .height(8)
     )
     made.with_panel(
-        series(
+        time_series(
             "Evaluation Latency",
-            f"How long governance evaluations took. The tutorial's alert is at 50 ms (p99). {ONCE}{WHOSE}",
+            f"How long governance evaluations took. The tutorial's alert is at 50 ms (p99). {ONE_JOB}{BY_AGENT}",
             "ms",
             *(
                 query(
@@ -114,12 +114,12 @@ def _governance(made: dashboard.Dashboard) -> None:
         .height(8)
     )
     made.with_panel(
-        ranked_bars(
+        bar_gauge(
             "Denials by Tool",
             "The ten tools that were denied most in this time, in the whole fleet, as governance-metrics counts "
             "them.",
             "short",
-            now(
+            instant(
                 f"topk(10, sum by (tool_name) (increase(agent_governance_denials_total{{{CLUSTER}}}[$__range])))",
                 "{{tool_name}}",
             ),
@@ -128,9 +128,9 @@ def _governance(made: dashboard.Dashboard) -> None:
         .height(7)
     )
     made.with_panel(
-        series(
+        time_series(
             "Audit Events",
-            f"Audit events per minute. {ONCE}",
+            f"Audit events per minute. {ONE_JOB}",
             "cpm",
             query(
                 f'sum(rate(agent_governance_audit_events_total{{{CLUSTER}, job=~"$governance"}}'
@@ -143,10 +143,10 @@ def _governance(made: dashboard.Dashboard) -> None:
     )
 
 
-def _agents(made: dashboard.Dashboard) -> None:
+def _add_agents(made: dashboard.Dashboard) -> None:
     made.with_row(dashboard.Row("Agents to look at"))
     made.with_panel(
-        rows(
+        table_panel(
             "Breaches by Agent",
             "The twenty agents with most breaches in this time. A click on an agent leads to its sagas and events.",
             "short",
@@ -157,13 +157,13 @@ def _agents(made: dashboard.Dashboard) -> None:
             columns={"agent_did": "Agent", "cluster": "Cluster"},
             sort_by="Breaches",
         )
-        .override_by_name("Agent", [links(agent_links())])
+        .override_by_name("Agent", [data_links(agent_links())])
         .override_by_name("Breaches", [DynamicConfigValue("decimals", 0)])
         .span(12)
         .height(8)
     )
     made.with_panel(
-        rows(
+        table_panel(
             "Elevated Now",
             "Agents at elevated privilege, and for how long by now: the oldest of their elevations. The tutorial's "
             "alert is at five minutes.",
@@ -176,14 +176,14 @@ def _agents(made: dashboard.Dashboard) -> None:
             columns={"agent_did": "Agent", "cluster": "Cluster"},
             sort_by="Elevated for",
         )
-        .override_by_name("Agent", [links(agent_links())])
-        .override_by_name("Elevated for", [coloured_from((None, "green"), (300, "red")), painted()])
+        .override_by_name("Agent", [data_links(agent_links())])
+        .override_by_name("Elevated for", [thresholds_at((None, "green"), (300, "red")), cell_colour()])
         .span(12)
         .height(8)
     )
 
 
-def _sagas(made: dashboard.Dashboard) -> None:
+def _add_sagas(made: dashboard.Dashboard) -> None:
     made.with_row(dashboard.Row("Sagas of the fleet"))
     for title, metric, told in (
         ("Sagas Ended", "agent_hypervisor_sagas_total", "ok, error (escalated), timed_out"),
@@ -191,15 +191,15 @@ def _sagas(made: dashboard.Dashboard) -> None:
         ("Fan-outs Ended", "agent_hypervisor_saga_fan_outs_total", "ok, error, timed_out, unfinished"),
     ):
         made.with_panel(
-            series(
+            time_series(
                 title,
                 f"Per minute, by how they ended: {told}. {_ALL_SAGAS}",
                 "cpm",
                 query(f"sum by (result) (rate({metric}{{{CLUSTER}}}[$__rate_interval])) * 60", "{{result}}"),
                 stacked=True,
             )
-            .override_by_name("ok", [colour("green")])
-            .override_by_name("error", [colour("red")])
+            .override_by_name("ok", [fixed_colour("green")])
+            .override_by_name("error", [fixed_colour("red")])
             .span(8)
             .height(7)
         )
@@ -208,7 +208,7 @@ def _sagas(made: dashboard.Dashboard) -> None:
         ("Step Duration", "agent_hypervisor_saga_step_duration_seconds"),
     ):
         made.with_panel(
-            series(
+            time_series(
                 title,
                 "How long they took, whatever their result. The dots are exemplars, each the last span of a "
                 f"bucket, and lead to its trace where Prometheus keeps exemplars. {_ALL_SAGAS}",
@@ -226,7 +226,7 @@ def _sagas(made: dashboard.Dashboard) -> None:
             .height(7)
         )
     made.with_panel(
-        series(
+        time_series(
             "Compensations and Late Events",
             "Compensations, and events that came after their saga had ended and of which nothing is exported, per "
             f"minute. {_ALL_SAGAS}",

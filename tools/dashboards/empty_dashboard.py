@@ -1,4 +1,4 @@
-"""What both dashboards have in common, whatever their panels."""
+"""The base of both dashboards: title, time, links, variables."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from grafana_foundation_sdk.models.dashboard import DashboardCursorSync, Variabl
 
 from tools.dashboards.links import TAG, dashboard_links
 
-__all__ = ["without_panels"]
+__all__ = ["empty_dashboard"]
 
 
-def without_panels(
+def empty_dashboard(
     title: str, uid: str, description: str, variables: Sequence[Builder[VariableModel]], *, with_services: bool
 ) -> dashboard.Dashboard:
-    """A dashboard of the last hour; `with_services` adds links to what the services themselves answer."""
+    """Make a dashboard of the last hour; `with_services` adds links to the services' own answers."""
     return (
         dashboard.Dashboard(title)
         .uid(uid)
