@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import sys
 
-_OF_THE_SERVICES = {"fastapi", "prometheus_client", "pydantic", "rich", "sqlalchemy", "typer", "uvicorn"}
+from hypervisor_schemas.extras import importing_extra
 
 
 def main() -> None:
-    """Run the command; without the packages of the services, say which are missing."""
+    """Run the command. Without the packages of the services, say which one is missing and exit with status 2."""
     try:
-        from hypervisor_telemetry.cli.app import app  # noqa: PLC0415 - an agent's install has no typer
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] not in _OF_THE_SERVICES:
+        with importing_extra("services", "The command"):
+            from hypervisor_telemetry.cli.app import app  # noqa: PLC0415 - an agent's install has no typer
+    except ImportError as error:
+        if not isinstance(error.__cause__, ModuleNotFoundError):
             raise
-        sys.exit(f"The command needs {error.name}: pip install 'hypervisor-telemetry[services]'")
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
     app()
 
 

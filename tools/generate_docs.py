@@ -20,6 +20,7 @@ from hypervisor_schemas.topics import TOPICS, category_of
 from observability.prometheus.log_owned import log_owned_file
 from tests.deploy.chart_readme import readme
 from tests.deploy.strimzi import strimzi_topics
+from tools.api_page import api
 from tools.generate_contract import contract
 from tools.markdown import table as _table
 
@@ -157,6 +158,7 @@ def _governance() -> Sequence[tuple[str, ...]]:
 
 
 PAGES = {
+    "api.md": api,
     "settings.md": settings,
     "topics.md": topics,
     "events.md": events,

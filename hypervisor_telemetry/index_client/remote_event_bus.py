@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from itertools import islice
 
 from hypervisor_schemas.events import HypervisorEvent, type_value
+from hypervisor_schemas.public import public
 from hypervisor_telemetry.index_client.client import IndexClient
 
 __all__ = ["RemoteEventBus"]
@@ -15,6 +16,7 @@ _PAGE_SIZE = 500
 """The most events of one answer. Larger pages would make a query for a few events cost as much as for many."""
 
 
+@public
 class RemoteEventBus:
     """The query methods of `HypervisorEventBus`, answered by the `event-index` at `url` for the whole fleet.
 
@@ -23,6 +25,9 @@ class RemoteEventBus:
     calls, so threads may share it. `url` is `http[s]://host[:port][/path]`; `token` the service's
     `TELEMETRY_API_TOKEN`, sent to that address only: redirects aren't followed. A request takes `timeout` seconds,
     twice as long at most.
+
+    Raises:
+        SettingError: `url` can't be used.
 
     Every method raises:
         IndexUnavailable: The index can't be reached or can't answer now; the same may succeed later.

@@ -18,6 +18,7 @@ from typing import TypeAlias
 from weakref import WeakSet
 
 from hypervisor_schemas.events import EventType, HypervisorEvent, type_value
+from hypervisor_schemas.public import public
 from hypervisor_schemas.rate_limited_log import RateLimitedLog
 
 __all__ = ["EventHandler", "HypervisorEventBus"]
@@ -33,11 +34,15 @@ _Entry: TypeAlias = tuple[int, HypervisorEvent, str, str | None, str | None]
 _NOTHING: deque[_Entry] = deque()
 
 
+@public
 class HypervisorEventBus:
     """An append-only log of the latest `max_events` events, with queries and subscribers. Thread-safe.
 
-    When the log is full, each event pushes the oldest one out, of the log and of every index. None: no bound.
-    `clock` gives seconds, for the rate of error reports only.
+    When the log is full, each event pushes the oldest one out of the log and of every index. With None there is no
+    bound. `clock` gives seconds; only the rate of error reports depends on it.
+
+    Raises:
+        ValueError: `max_events` is negative.
     """
 
     def __init__(self, max_events: int | None = 100_000, *, clock: Callable[[], float] = time.monotonic) -> None:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from hypervisor_producers.metrics import PUBLISHER_METRICS, PublisherMetric
 from hypervisor_producers.publisher import EventPublisher
+from hypervisor_schemas.extras import importing_extra
+from hypervisor_schemas.public import public
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Meter, Observation
@@ -15,32 +17,42 @@ if TYPE_CHECKING:
 __all__ = ["PublisherCollector", "observe_publisher"]
 
 
+@public
 class PublisherCollector:
-    """A prometheus-client collector: `registry.register(PublisherCollector(publisher))`."""
+    """Shows a publisher's counts in prometheus-client: `registry.register(PublisherCollector(publisher))`.
+
+    Raises:
+        ImportError: prometheus-client is not installed.
+    """
 
     def __init__(self, publisher: EventPublisher) -> None:
+        with importing_extra("prometheus", "PublisherCollector"):
+            from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily  # noqa: PLC0415 - an extra
         self._publisher = publisher
+        self._counter, self._gauge = CounterMetricFamily, GaugeMetricFamily
 
     def collect(self) -> Iterable[Metric]:
         """The publisher's metrics as they are now."""
-        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily  # noqa: PLC0415 - an extra
-
         stats = self._publisher.stats()
         for metric in PUBLISHER_METRICS:
             values = metric.read(stats)
             labels = [] if "" in values else ["reason"]
-            kind = CounterMetricFamily if metric.is_counter else GaugeMetricFamily
-            family = kind(metric.name, metric.help_text, labels=labels)
+            new_family = self._counter if metric.is_counter else self._gauge
+            family = new_family(metric.name, metric.help_text, labels=labels)
             for reason, value in sorted(values.items()):
                 family.add_metric([reason] if labels else [], value)
             yield family
 
 
+@public
 def observe_publisher(publisher: EventPublisher, meter: Meter) -> None:
     """Register the publisher's metrics as observable instruments of an OpenTelemetry meter.
 
     Names are the Prometheus ones without `_total`, which OpenTelemetry's exporters add. What is queued is an
     up-down counter: its sum over agents means something.
+
+    Raises:
+        ImportError: The OpenTelemetry API is not installed.
     """
     for metric in PUBLISHER_METRICS:
         create = meter.create_observable_counter if metric.is_counter else meter.create_observable_up_down_counter
@@ -55,7 +67,8 @@ def observe_publisher(publisher: EventPublisher, meter: Meter) -> None:
 def _observer(
     publisher: EventPublisher, metric: PublisherMetric
 ) -> Callable[[CallbackOptions], Iterable[Observation]]:
-    from opentelemetry.metrics import Observation  # noqa: PLC0415 - an extra
+    with importing_extra("opentelemetry", "observe_publisher"):
+        from opentelemetry.metrics import Observation  # noqa: PLC0415 - an extra
 
     def observe(_options: Any) -> Iterable[Observation]:
         for reason, value in metric.read(publisher.stats()).items():

@@ -1,10 +1,12 @@
-"""What a publisher tells about itself, declared once for every exporter."""
+"""The metrics of a publisher, declared once for every exporter."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+
+from hypervisor_schemas.public import public
 
 __all__ = ["DROP_REASONS", "PUBLISHER_METRICS", "PublisherMetric", "PublisherStats"]
 
@@ -17,22 +19,26 @@ DROP_REASONS: Mapping[str, str] = MappingProxyType(
         "closed": "The publisher is closed.",
     }
 )
-"""Why an event is never enqueued."""
+"""The reasons for dropping an event before it is enqueued, and what each means."""
 
 
+@public
 @dataclass(frozen=True, slots=True)
 class PublisherStats:
-    """Events since this process began. `enqueued` = `delivered` + `failed` + `queued`, at any moment."""
+    """The counts of a publisher's events since this process began.
+
+    At any moment `enqueued` = `delivered` + `failed` + `queued`.
+    """
 
     enqueued: int = 0
     delivered: int = 0
     failed: int = 0
     dropped: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
-    """Never enqueued, by reason (a key of `DROP_REASONS`); a reason without events is absent."""
+    """Events that were never enqueued, by reason (a key of `DROP_REASONS`). A reason without events is absent."""
 
     @property
     def queued(self) -> int:
-        """Enqueued and not yet acknowledged by the broker, nor given up."""
+        """Events that were enqueued and are neither acknowledged by the broker nor given up yet."""
         return self.enqueued - self.delivered - self.failed
 
 

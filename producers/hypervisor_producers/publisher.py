@@ -12,23 +12,27 @@ import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType, TracebackType
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import confluent_kafka
 
 from hypervisor_producers.kafka_producer.client import ProducerClient
 from hypervisor_producers.kafka_producer.framing import RecordFraming
+from hypervisor_producers.kafka_producer.owned_producer import ProducerFactory
 from hypervisor_producers.metrics import DROP_REASONS, PublisherStats
 from hypervisor_schemas.causal_trace import CausalTraceId
 from hypervisor_schemas.connection import kafka_settings, registry_url
 from hypervisor_schemas.errors import EventTooLarge
 from hypervisor_schemas.events import EventType, GovernanceEventType, type_value
+from hypervisor_schemas.public import public
 from hypervisor_schemas.rate_limited_log import RateLimitedLog
 from hypervisor_schemas.read_token import write_token
 from hypervisor_schemas.settings import Settings
 from hypervisor_schemas.topics import category_of, event_topic, record_key
 from hypervisor_schemas.wire.codec import encode_event
-from hypervisor_schemas.wire.registry import SchemaRegistry
+
+if TYPE_CHECKING:
+    from hypervisor_schemas.wire.registry import SchemaRegistry
 
 __all__ = ["EventPublisher", "EventSource", "FlushResult"]
 
@@ -43,12 +47,13 @@ class EventSource(Protocol):
         ...
 
 
+@public
 @dataclass(frozen=True, slots=True)
 class FlushResult:
-    """`pending` events are not acknowledged yet; `offsets` is what was written.
+    """The result of `EventPublisher.flush`: how many events are still `pending`, and the `offsets` written so far.
 
-    Per (topic, partition), the offset after the last acknowledged event of this publisher. A reader that is
-    past these has seen everything that was acknowledged.
+    `offsets` holds, per (topic, partition), the offset after the last acknowledged event of this publisher. A
+    reader that is past these has seen everything that was acknowledged.
     """
 
     pending: int
@@ -56,13 +61,15 @@ class FlushResult:
 
     @property
     def token(self) -> str:
-        """The offsets as a text, for `?after=` of the event index: its answer includes what was acknowledged."""
+        """The offsets as text; with it as `?after=`, an answer of the event index includes acknowledged events."""
         return write_token(self.offsets)
 
 
+@public
 class EventPublisher:
-    """Publishes events to `<prefix>events.<category>`, keyed by session, once per call that returned True.
+    """Publishes events of this process to Kafka.
 
+    An event goes to the topic `<prefix>events.<category>`, keyed by its session, once per call that returned True.
     `publish` never blocks on the network and never raises: an event that can't be queued is dropped and
     counted (`stats`), and logged at a limited rate. Memory is bounded by librdkafka's
     `queue.buffering.max.messages` (100,000) and `queue.buffering.max.kbytes` (64 MiB), beside which up to 250
@@ -84,6 +91,7 @@ class EventPublisher:
         *,
         topic_prefix: str | None = None,
         environ: Mapping[str, str] | None = None,
+        _make_producer: ProducerFactory | None = None,
     ) -> None:
         environ = os.environ if environ is None else environ
         self._prefix = Settings.TOPIC_PREFIX.of(environ) if topic_prefix is None else topic_prefix
@@ -91,10 +99,12 @@ class EventPublisher:
         self._exit_timeout = Settings.FLUSH_TIMEOUT.of(environ)
         self._traceparent = Settings.TRACEPARENT.of(environ) == "on"
         self._settings = kafka_settings(environ, bootstrap_servers)
-        registry = registry_url(environ)
-        self._framing = RecordFraming(SchemaRegistry(registry) if registry else None)
+        url = registry_url(environ)
+        self._framing = RecordFraming(_registry_at(url) if url else None)
         self._places: Mapping[str, tuple[str, str]] = {kind: self._place_of(kind.value) for kind in _KNOWN_TYPES}
         self._limited = RateLimitedLog(log)
+        # Tests of agents have one in memory.
+        self._make_producer = _make_producer
         self._closed = False
         self._start_over()
         _publishers.add(self)
@@ -154,8 +164,9 @@ class EventPublisher:
         self._stop_looking.set()
         if client is not None:
             client.close(self._exit_timeout if timeout is None else timeout)
-            if client.failed:
-                self._limited.log(logging.WARNING, "undelivered", "%d events were not delivered.", client.failed)
+            _, _, failed = client.counts()
+            if failed:
+                self._limited.log(logging.WARNING, "undelivered", "%d events were not delivered.", failed)
         _open_publishers.discard(self)
 
     def __enter__(self) -> EventPublisher:
@@ -193,7 +204,7 @@ class EventPublisher:
     def _client_of_this_process(self) -> ProducerClient:
         with self._lock:
             if self._client is None:
-                self._client = ProducerClient(self._settings, self._max_bytes)
+                self._client = ProducerClient(self._settings, self._max_bytes, self._make_producer)
                 self._framing.look_for_id(self._stop_looking)
                 _flush_before_a_worker_process_ends()
             return self._client
@@ -210,6 +221,12 @@ class EventPublisher:
 
 class _NoClientHere(Exception):
     """No client could be made after a fork; `__cause__` says why."""
+
+
+def _registry_at(url: str) -> SchemaRegistry:
+    from hypervisor_schemas.wire.registry import SchemaRegistry  # noqa: PLC0415 - an HTTP client, which few need
+
+    return SchemaRegistry(url)
 
 
 def _in_words(error: BaseException | None) -> str:

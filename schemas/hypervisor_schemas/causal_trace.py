@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass, field
 
 from hypervisor_schemas.ids import random_hex
+from hypervisor_schemas.public import public
 
 __all__ = ["CausalTraceId", "W3CTrace", "w3c_span_id", "w3c_trace_id"]
 
@@ -28,9 +29,13 @@ class W3CTrace:
         return f"00-{self.trace_id}-{self.span_id}-01"
 
 
+@public
 @dataclass(frozen=True, slots=True)
 class CausalTraceId:
-    """One span in a tree of delegations: `trace_id` 12 hex, `span_id` 8 hex, the parent's span id, the depth."""
+    """One span in a tree of delegations.
+
+    `trace_id` has 12 hexadecimal digits, `span_id` and `parent_span_id` have 8. `depth` counts from the root, 0.
+    """
 
     trace_id: str = field(default_factory=lambda: random_hex(12))
     span_id: str = field(default_factory=lambda: random_hex(8))

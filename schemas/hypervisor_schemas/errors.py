@@ -21,6 +21,8 @@ Messages are sentences that say what to do; none ever holds a secret.
 
 from __future__ import annotations
 
+from hypervisor_schemas.public import public
+
 __all__ = [
     "EventTooLarge",
     "IndexRefused",
@@ -40,16 +42,22 @@ __all__ = [
 ]
 
 
+@public
 class TelemetryError(Exception):
-    """Every error that this project raises on purpose."""
+    """The base of every error that this project raises on purpose."""
 
 
+@public
 class SettingError(TelemetryError):
     """A setting is missing or has a value that can't be used; the message names the setting."""
 
     def __init__(self, setting: str, sentence: str) -> None:
         super().__init__(f"{setting} {sentence}")
         self.setting = setting
+        self._sentence = sentence
+
+    def __reduce__(self) -> tuple[type[SettingError], tuple[str, str]]:
+        return type(self), (self.setting, self._sentence)
 
 
 class RecordError(TelemetryError):
@@ -101,10 +109,12 @@ class OutputUnavailable(TelemetryError):
         self.retry_after = retry_after
 
 
+@public
 class IndexUnavailable(TelemetryError):
     """The event index can't be reached, can't answer now, or doesn't include yet what it should."""
 
 
+@public
 class IndexRefused(TelemetryError):
     """The event index refused a question: the token is wrong, or a value is out of its bounds."""
 

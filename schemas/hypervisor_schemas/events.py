@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Any, TypeAlias
 
 from hypervisor_schemas.ids import random_hex
+from hypervisor_schemas.public import public
 
 __all__ = [
     "AnyEventType",
@@ -24,6 +25,7 @@ __all__ = [
 ]
 
 
+@public
 class EventType(str, Enum):  # noqa: UP042 - str(member) is "EventType.X", as in the package
     """The event types of the hypervisor. The part of the value before the dot is the category."""
 
@@ -76,6 +78,7 @@ class EventType(str, Enum):  # noqa: UP042 - str(member) is "EventType.X", as in
     HISTORY_VERIFIED = "verification.history_verified"
 
 
+@public
 class GovernanceEventType(str, Enum):  # noqa: UP042 - alike to EventType
     """The event types of the governance kernel, in whichever language it runs."""
 
@@ -86,14 +89,15 @@ class GovernanceEventType(str, Enum):  # noqa: UP042 - alike to EventType
     AGENT_DEREGISTERED = "governance.agent_deregistered"
 
 
+@public
 class UnknownEventType(str):
-    """A type that this version doesn't know. It goes through everything unchanged."""
+    """An event type that this version doesn't know. Agents and services pass it on unchanged."""
 
     __slots__ = ()
 
     @property
     def value(self) -> str:
-        """The type's value, as an enum member has it."""
+        """The type's value, under the name that it has in an enum."""
         return str(self)
 
 
@@ -117,9 +121,13 @@ def type_value(event_type: Any) -> str:
 _ABSENT: Any = object()
 
 
+@public
 @dataclass(frozen=True, slots=True, init=False)
 class HypervisorEvent:
-    """One thing that happened, immutable. `event_id` (16 hex) and `timestamp` (UTC, now) come by themselves."""
+    """One thing that happened, as an immutable record.
+
+    By default `event_id` is 16 random hexadecimal digits and `timestamp` is the current time in UTC.
+    """
 
     event_id: str = field(default_factory=lambda: random_hex(16))
     event_type: AnyEventType = EventType.SESSION_CREATED

@@ -1,4 +1,4 @@
-"""The two Kafkas of the contract, the one in memory and a real one, and what a test does with either."""
+"""The two Kafkas of the contract, the one in memory and a real one, and the steps of a test on either."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from confluent_kafka import (
 from confluent_kafka.admin import NewTopic, OffsetSpec
 
 from hypervisor_consumers.runtime.kafka.client_factory import LibrdkafkaClientFactory
-from hypervisor_telemetry.testing.memory.kafka import MemoryKafka
+from tests.support.faulty_kafka import FaultyKafka
 from tests.support.service_processes import eventually
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Clock:
 
 
 class Backend(ABC):
-    """One Kafka for all tests of a module, and what has no common interface."""
+    """One Kafka for all tests of a module, with the steps that have no common interface."""
 
     settings: Mapping[str, Any] = {}
     patience = 1.0
@@ -57,25 +57,25 @@ class Backend(ABC):
 
     @abstractmethod
     def create_topic(self, name: str, partitions: int) -> None:
-        """Returns when it can be written and read."""
+        """Make a topic; returns when it can be written and read."""
 
     @abstractmethod
     def expire(self, topic: str, before: int) -> None:
-        """Retention deletes what is before an offset of its partition 0."""
+        """Delete the records before an offset of its partition 0, as retention does."""
 
     @abstractmethod
     def rebalance(self, target: Mapping[Any, Iterable[tuple[str, int]]]) -> None:
-        """Each consumer shall have these; the real one balances by itself, when members come and go."""
+        """Assign these partitions. The real one balances by itself, when members join and leave."""
 
     @abstractmethod
     def pass_time(self, seconds: float) -> None:
-        """The real one's passes by itself."""
+        """Let time pass; with the real one it passes by itself."""
 
 
 class InMemory(Backend):
     def __init__(self) -> None:
         self.clock = Clock()
-        self.memory = MemoryKafka(self.clock)
+        self.memory = FaultyKafka(self.clock)
         super().__init__(self.memory)
 
     def create_topic(self, name: str, partitions: int) -> None:
@@ -112,7 +112,7 @@ class Real(Backend):
             ends = self.admin.list_offsets(dict.fromkeys(topic_partitions, OffsetSpec.latest()), request_timeout=10)
             return found.error is None and not any(end.exception(10) for end in ends.values())
 
-        # It is made before the broker tells of it, and told of before its partitions can be asked.
+        # It exists before the metadata show it, and they show it before its partitions can be asked.
         eventually(answers, bool, self.patience)
 
     def expire(self, topic: str, before: int) -> None:
@@ -120,14 +120,14 @@ class Real(Backend):
         deleted.result(10)
 
     def rebalance(self, target: Mapping[Any, Iterable[tuple[str, int]]]) -> None:
-        """It does so when members come and go."""
+        """Do nothing: it does so when members join and leave."""
 
     def pass_time(self, seconds: float) -> None:
-        """It passes."""
+        """Do nothing: it passes."""
 
 
 class World:
-    """A topic and a group of one test's own."""
+    """A topic and a group of its own for one test."""
 
     def __init__(self, backend: Backend, stack: ExitStack) -> None:
         self.backend = backend
@@ -179,7 +179,7 @@ class World:
 
     @contextmanager
     def transaction(self) -> Iterator[Any]:
-        """The shared producer in a transaction; what the block leaves open is aborted."""
+        """The shared producer in a transaction; it is aborted if the block leaves it open."""
         producer = self.backend.transactions
         producer.begin_transaction()
         try:
@@ -194,7 +194,7 @@ class World:
         assert producer.flush(10) == 0
 
     def append(self, *values: bytes, partition: int = 0) -> None:
-        """Plain records."""
+        """Write records without a transaction."""
         self.write(self.backend.plain, *values, partition=partition)
 
     def topic_partition(self, partition: int = 0, offset: int = OFFSET_INVALID) -> TopicPartition:
@@ -222,12 +222,12 @@ class World:
         return [one.offset if one.error is None else one.error.name() for one in wanted]
 
     def read(self, consumer: Any, until: Callable[[list[Any]], object]) -> list[Any]:
-        """(offset, value) of each record and ("end", offset) of each end, until it is enough."""
+        """Read until it is enough: (offset, value) of each record, and ("end", offset) of each end."""
         seen: list[Any] = []
         deadline = time.monotonic() + self.backend.patience
         while not until(seen):
             assert time.monotonic() < deadline, f"not enough after {self.backend.patience:g} seconds: {seen}"
-            seen += [told(message) for message in consumer.consume(100, 0.05)]
+            seen += [summary(message) for message in consumer.consume(100, 0.05)]
         return seen
 
     def read_to_end(self, consumer: Any) -> list[Any]:
@@ -238,12 +238,12 @@ class World:
 
 
 class Member:
-    """A consumer that subscribed, and what its callbacks were told."""
+    """A consumer that subscribed, and the callbacks that it got."""
 
     def __init__(self, world: World, consumer: Any) -> None:
         self.world = world
         self.consumer = consumer
-        self.told: list[tuple[str, list[int]]] = []
+        self.callbacks: list[tuple[str, list[int]]] = []
         consumer.subscribe(
             [world.topic],
             on_assign=lambda consumer, topic_partitions: self._note(
@@ -258,7 +258,7 @@ class Member:
         )
 
     def _note(self, event: str, answer: Callable[[Any], None], topic_partitions: list[TopicPartition]) -> None:
-        self.told.append((event, sorted(topic_partition.partition for topic_partition in topic_partitions)))
+        self.callbacks.append((event, sorted(topic_partition.partition for topic_partition in topic_partitions)))
         self.world.chronicle.append((self, event))
         answer(topic_partitions)
 
@@ -271,7 +271,7 @@ class Member:
         return self.consumer.consumer_group_metadata()
 
 
-def told(message: Any) -> Any:
+def summary(message: Any) -> Any:
     error = message.error()
     if error is None:
         return message.offset(), message.value()
@@ -281,7 +281,7 @@ def told(message: Any) -> Any:
 
 
 def settle(world: World, *members: Member, counts: tuple[int, ...]) -> None:
-    """Let the members have so many partitions each; which, the real one decides."""
+    """Wait until each member has so many partitions; the real one decides which."""
     numbers = iter(range(sum(counts)))
     world.backend.rebalance(
         {
@@ -312,4 +312,4 @@ class Moved(NamedTuple):
     first: Member
     second: Member
     stale: Any
-    """The metadata of `first` from before."""
+    """The group metadata of `first` from before the rebalance."""

@@ -1,4 +1,4 @@
-"""One suite for the bus of a process and the one that asks the fleet's index: same questions, same answers."""
+"""One suite for the bus of a process and the two that ask an index: same questions, same answers."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from hypervisor_consumers.runtime.ops.runtime_metrics import RuntimeMetrics
 from hypervisor_schemas.events import EventType, GovernanceEventType, HypervisorEvent, event_type_of, type_value
 from hypervisor_schemas.topics import event_topic
 from hypervisor_telemetry import HypervisorEventBus, RemoteEventBus
+from hypervisor_telemetry.testing import Pipeline
 
 NOON = datetime(2025, 1, 15, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 
 
 class Bus(Protocol):
-    """What both have."""
+    """The methods of all."""
 
     def query_by_type(self, event_type: str) -> list[HypervisorEvent]: ...
     def query_by_session(self, session_id: str) -> list[HypervisorEvent]: ...
@@ -60,11 +61,17 @@ class World:
         return event
 
 
-@pytest.fixture(params=["in this process", "on sqlite", pytest.param("on postgresql", marks=pytest.mark.full)])
+@pytest.fixture(
+    params=["in this process", "in a test", "on sqlite", pytest.param("on postgresql", marks=pytest.mark.full)]
+)
 def world(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[World]:
     if request.param == "in this process":
         bus = HypervisorEventBus()
         yield World(bus, bus.emit)
+        return
+    if request.param == "in a test":
+        with Pipeline() as pipeline:
+            yield World(pipeline.events, pipeline.bus.emit)
         return
     if request.param == "on sqlite":
         database = f"sqlite:///{tmp_path}/index.db"

@@ -1,4 +1,4 @@
-"""What the runtime relies on when it assigns partitions by hand: where reading begins, seeking and pausing."""
+"""Assigning partitions by hand, as the runtime relies on it: where reading begins, seeking and pausing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the runtime relies on in a Kafka's groups: offsets in transactions, who may send them, and rebalances."""
+"""A Kafka's groups, as the runtime relies on them: offsets in transactions, who may send them, and rebalances."""
 
 from __future__ import annotations
 
@@ -137,11 +137,11 @@ def test_who_never_was_a_member_may_send_offsets_but_not_commit_them(world: Worl
 
 def test_partitions_are_given_back_before_others_get_them(moved: Moved) -> None:
     first, second = moved.first, moved.second
-    given_back = first.told[1][1]
-    assert first.told == [("assign", [0, 1, 2]), ("revoke", given_back), ("assign", [])]
-    assert second.told == [("assign", given_back)]
-    told = moved.world.chronicle
-    assert told.index((first, "revoke")) < told.index((second, "assign"))
+    given_back = first.callbacks[1][1]
+    assert first.callbacks == [("assign", [0, 1, 2]), ("revoke", given_back), ("assign", [])]
+    assert second.callbacks == [("assign", given_back)]
+    chronicle = moved.world.chronicle
+    assert chronicle.index((first, "revoke")) < chronicle.index((second, "assign"))
     assert sorted([*first.owned, *second.owned]) == [0, 1, 2]
 
 
@@ -150,9 +150,9 @@ def test_a_member_that_leaves_gives_back_first(world: World) -> None:
     settle(world, first, second, counts=(1, 2))
     had = second.owned
     second.consumer.close()
-    assert second.told[-1] == ("revoke", sorted(had))
+    assert second.callbacks[-1] == ("revoke", sorted(had))
     settle(world, first, counts=(3,))
-    assert first.told[-1] == ("assign", sorted(had))
+    assert first.callbacks[-1] == ("assign", sorted(had))
 
 
 def test_what_a_callback_does_not_do_is_done_for_it(world: World) -> None:

@@ -1,4 +1,4 @@
-"""What only the Kafka in memory can be made to do."""
+"""The Kafka in memory alone: its log, its assignments, and the troubles that it can be made to have."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from confluent_kafka import OFFSET_INVALID, KafkaError
 from tests.contract.kafka_backends import InMemory, World, refusal, settle
 
 if TYPE_CHECKING:
-    from hypervisor_telemetry.testing.memory.kafka import MemoryKafka
+    from tests.support.faulty_kafka import FaultyKafka
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def memory() -> World:
     return World(InMemory(), ExitStack())
 
 
-def kafka_of(world: World) -> MemoryKafka:
+def kafka_of(world: World) -> FaultyKafka:
     assert isinstance(world.backend, InMemory)
     return world.backend.memory
 
@@ -71,17 +71,17 @@ def test_a_fenced_member_learns_of_it_late_and_comes_back(memory: World) -> None
     second.consumer.consume(10, 0)
     assert second.owned == {0, 1, 2}
     assert first.owned == {0, 1}
-    assert first.told == [("assign", [0, 1])]
+    assert first.callbacks == [("assign", [0, 1])]
     with memory.transaction() as producer:
         error = refusal(lambda: producer.send_offsets_to_transaction([memory.topic_partition(0, 1)], stale, 10))
         assert error.code() == KafkaError.UNKNOWN_MEMBER_ID
     first.consumer.consume(10, 0)
-    assert first.told == [("assign", [0, 1]), ("lost", [0, 1])]
+    assert first.callbacks == [("assign", [0, 1]), ("lost", [0, 1])]
     with memory.transaction() as producer:
         error = refusal(lambda: producer.send_offsets_to_transaction([memory.topic_partition(0, 1)], stale, 10))
         assert error.code() == KafkaError.ILLEGAL_GENERATION
     settle(memory, first, second, counts=(2, 1))
-    assert first.told[-1] == ("assign", [0, 1])
+    assert first.callbacks[-1] == ("assign", [0, 1])
 
 
 def test_nothing_is_read_and_all_questions_time_out_while_the_broker_is_away(memory: World) -> None:
@@ -181,6 +181,19 @@ def test_two_members_never_get_the_same_partition(memory: World) -> None:
     first, second = memory.member(), memory.member()
     with pytest.raises(ValueError, match="same partition"):
         memory.backend.rebalance({first.consumer: [(memory.topic, 0)], second.consumer: [(memory.topic, 0)]})
+
+
+def test_the_only_member_of_a_group_gets_everything(memory: World) -> None:
+    kafka = kafka_of(memory)
+    with pytest.raises(ValueError, match="has 0 members"):
+        kafka.assign_all(memory.group)
+    member = memory.member()
+    kafka.assign_all(memory.group)
+    member.consumer.consume(10, 0)
+    assert member.owned == {0, 1, 2}
+    memory.member()
+    with pytest.raises(ValueError, match="has 2 members"):
+        kafka.assign_all(memory.group)
 
 
 def test_a_callback_may_wait_for_another_threads_call(memory: World) -> None:

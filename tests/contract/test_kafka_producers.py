@@ -1,4 +1,4 @@
-"""What the runtime relies on in a Kafka's producers: transactions, fencing, and what they refuse."""
+"""A Kafka's producers, as the runtime relies on them: transactions, fencing, and the calls that they refuse."""
 
 from __future__ import annotations
 

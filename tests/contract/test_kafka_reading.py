@@ -1,4 +1,4 @@
-"""What the runtime relies on when it reads from a Kafka, and when it asks how far a log goes."""
+"""Reading from a Kafka, and asking for the ends of its logs, as the runtime relies on them."""
 
 from __future__ import annotations
 

@@ -194,10 +194,10 @@ def in_image(built: Path) -> tuple[dict[str, str], list[str]]:
 
 IMPORT_ALL = """
 import importlib, pkgutil
-of_the_demo = "hypervisor_telemetry.local.demo_agent"
+not_here = {"hypervisor_telemetry.local.demo_agent", "hypervisor_telemetry.testing.pytest_plugin"}
 for name in ("hypervisor_schemas", "hypervisor_producers", "hypervisor_consumers", "hypervisor_telemetry"):
     for module in pkgutil.walk_packages(importlib.import_module(name).__path__, name + "."):
-        if module.name != of_the_demo and not module.name.endswith((".env", ".__main__")):
+        if module.name not in not_here and not module.name.endswith((".env", ".__main__")):
             importlib.import_module(module.name)
 """
 

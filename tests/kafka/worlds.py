@@ -13,7 +13,7 @@ from hypervisor_consumers.ring_metrics.fold.batch_fold import RingBatchFold
 from hypervisor_consumers.runtime.kafka.client_factory import LibrdkafkaClientFactory
 from hypervisor_schemas.events import EventType, HypervisorEvent
 from hypervisor_schemas.wire.codec import encode_event
-from hypervisor_telemetry.testing.memory.kafka import MemoryKafka
+from tests.support.faulty_kafka import FaultyKafka
 from tests.support.service_copies import DEAD_LETTERS, RINGS, SOURCE, STATE, Clock, Copy, HookedKafka
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class World(ABC):
 
     @abstractmethod
     def end(self, topic: str) -> int:
-        """Where the log ends, uncommitted records counted."""
+        """The end of the log, uncommitted records included."""
 
     def is_patient(self, deadline: float) -> bool:
         """Whether it may still happen."""
@@ -109,7 +109,7 @@ class World(ABC):
 class InMemory(World):
     def __init__(self) -> None:
         self.clock = Clock()
-        self.memory = MemoryKafka(self.clock)
+        self.memory = FaultyKafka(self.clock)
         super().__init__(self.memory)
         for topic in TOPICS:
             self.memory.create_topic(topic, 1)
@@ -136,7 +136,7 @@ class InMemory(World):
         self.clock.advance(0.25)
 
     def is_patient(self, deadline: float) -> bool:
-        """What didn't happen in so many steps never will."""
+        """No: a step that is still missing will never come."""
         return False
 
 
@@ -196,7 +196,7 @@ def running_copy(world: World, *events: HypervisorEvent) -> Copy:
 
 
 def outcomes(copy: Copy, outcome: str) -> list[float]:
-    """How many transactions ended so, if any did."""
+    """The number of transactions with this outcome, if there were any."""
     return [
         sample.value
         for family in copy.runtime_metrics.families(now=0, dead_letter_rate=False, degraded=False)

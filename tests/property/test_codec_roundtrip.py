@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hypervisor_schemas.errors import InvalidPayload, UndecodableRecord, UnknownSchema
 from hypervisor_schemas.events import EventType, GovernanceEventType, HypervisorEvent, event_type_of
 from hypervisor_schemas.timestamps import microseconds
+from hypervisor_schemas.wire.avro_bytes import long_bytes, time_bytes
 from hypervisor_schemas.wire.codec import (
     SINGLE_OBJECT,
     EventDecoder,
@@ -22,7 +23,6 @@ from hypervisor_schemas.wire.codec import (
     schema_text,
 )
 from hypervisor_schemas.wire.payload_json import to_json
-from hypervisor_schemas.wire.record_layout import long_bytes, time_bytes
 
 LAW = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a busy machine is no failure
 

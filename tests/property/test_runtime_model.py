@@ -13,8 +13,8 @@ from hypervisor_consumers.ring_metrics.fold.agent_rings import agent_rings
 from hypervisor_consumers.runtime import ingest as taking
 from hypervisor_schemas.events import EventType, HypervisorEvent
 from hypervisor_schemas.wire.codec import encode_event
-from hypervisor_telemetry.testing.memory.kafka import MemoryKafka
 from hypervisor_telemetry.testing.memory.log import Kind
+from tests.support.faulty_kafka import FaultyKafka
 from tests.support.service_copies import DEAD_LETTERS, RINGS, SOURCE, STATE, Clock, Copy
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Fleet(RuleBasedStateMachine):
         super().__init__()
         self.worth_it = taking.WORTH_IT
         self.clock = Clock()
-        self.kafka = MemoryKafka(self.clock)
+        self.kafka = FaultyKafka(self.clock)
         for topic in (SOURCE, STATE, RINGS, DEAD_LETTERS):
             self.kafka.create_topic(topic, PARTITIONS)
         self.copies: list[Copy] = []

@@ -29,7 +29,7 @@ SOURCE, STATE, RINGS, DEAD_LETTERS = "events.ring", "state.ring-metrics", "agent
 
 @dataclass
 class Clock:
-    """All clocks at once: goes on when told."""
+    """All clocks at once: it stands still until it is advanced."""
 
     time: float = 1_800_000_000.0
 
@@ -94,7 +94,7 @@ class Copy:
     prefix: str = ""
     bootstrap_servers: str = "memory"
     clock: Clock | None = None
-    """None: the machine's clocks."""
+    """The clock of everything; None: the machine's clocks."""
     environ: Mapping[str, str] = field(default_factory=dict)
     fold: RingBatchFold = field(default_factory=RingBatchFold)
 
@@ -158,7 +158,7 @@ class Copy:
         return counts
 
     def results(self) -> Counter[str]:
-        """What became of the offsets, over the partitions this copy has."""
+        """The results of the offsets, over the partitions of this copy."""
         results: Counter[str] = Counter()
         for fold in self.folds():
             account = fold.partition.account

@@ -28,8 +28,8 @@ from hypervisor_schemas.events import EventType, HypervisorEvent
 from hypervisor_schemas.wire.codec import EventDecoder, encode_event
 from hypervisor_telemetry.testing.memory.consumer import MemoryConsumer
 from hypervisor_telemetry.testing.memory.group import Group
-from hypervisor_telemetry.testing.memory.kafka import MemoryKafka
 from hypervisor_telemetry.testing.memory.log import Kind, PartitionLog
+from tests.support.faulty_kafka import FaultyKafka
 
 IDLE_MS = 1_000_000
 
@@ -43,12 +43,12 @@ class Word(msgspec.Struct, frozen=True, array_like=True):
 class WordState:
     words: Table[tuple[str], Word] = field(default_factory=lambda: Table(Word))
     pairs: Table[tuple[str, str], int] = field(default_factory=lambda: Table(int))
-    """How often a word came right after another."""
+    """The number of times that a word came right after another."""
     last: Table[tuple[str, ...], str] = field(default_factory=lambda: Table(str))
 
 
 class Words:
-    """Counts words; every word also comes out. A session is none of its business, a number is a fault."""
+    """Counts words; each word is also an output. It ignores sessions, and a number is an invalid payload."""
 
     def new_state(self) -> WordState:
         return WordState()
@@ -82,7 +82,7 @@ def said(word: object, event_id: str | None = None) -> HypervisorEvent:
 
 
 def times(state: WordState) -> dict[str, int]:
-    """How often each word was counted."""
+    """The number of times that each word was counted."""
     return {word: value.times for (word,), value in state.words.present()}
 
 
@@ -109,7 +109,7 @@ def published_words(pending: WordState, home: Home) -> list[PublicRecord]:
 
 
 class WordView(View):
-    """The public table as it is read back."""
+    """The rows of the public table, read back."""
 
     topic = "table"
 
@@ -126,7 +126,7 @@ class WordView(View):
 
 
 class Shelf:
-    """Keeps what is delivered, while it is open; `look` is called at each delivery."""
+    """An output that keeps its deliveries, unless it is full; `look` is called at each delivery."""
 
     def __init__(self) -> None:
         self.delivered: list[str] = []
@@ -166,14 +166,14 @@ class World:
 
     def __init__(self, partitions: int = 2, state_partitions: int | None = None) -> None:
         self.clock = Clock()
-        self.kafka = MemoryKafka(self.clock)
+        self.kafka = FaultyKafka(self.clock)
         self.kafka.create_topic(SOURCE, partitions)
         self.kafka.create_topic(STATE, state_partitions or partitions)
         self.kafka.create_topic(DEAD_LETTERS, 1)
         self.kafka.create_topic(TABLE, 2)
 
     def say(self, partition: int, *words: object) -> list[HypervisorEvent]:
-        """Publish words as an agent does."""
+        """Publish words, as an agent does."""
         events = [said(word) for word in words]
         self.publish(partition, *events)
         return events
@@ -184,8 +184,8 @@ class World:
 
     @property
     def group(self) -> Group:
-        """What the broker keeps of the service's group."""
-        return self.kafka._broker.cluster.group(GROUP)
+        """The broker's entry of the service's group."""
+        return self.kafka.cluster.group(GROUP)
 
     def committed(self, topic: str = SOURCE) -> dict[int, int]:
         """The group's offsets, by partition."""
@@ -193,17 +193,17 @@ class World:
         return {partition: one.offset for (name, partition), one in offsets if name == topic}
 
     def records(self, topic: str, partition: int = 0) -> list[tuple[bytes | None, bytes | None]]:
-        """Keys and values of what a read_committed reader gets."""
+        """The keys and values that a read_committed reader gets."""
         kinds = {Kind.PLAIN, Kind.COMMITTED}
         return [(one.key, one.value) for one in self.kafka.log(topic, partition) if one.kind in kinds]
 
     def kinds(self, topic: str, partition: int = 0) -> list[str]:
-        """What became of each offset."""
+        """The kind of the record at each offset."""
         return [record.kind.value for record in self.kafka.log(topic, partition)]
 
     def make_anew(self, topic: str, partition: int) -> None:
-        """Somebody deleted the topic and made it again."""
-        self.kafka._broker.cluster.topics[topic][partition] = PartitionLog()
+        """Delete the partition's log and make it again, as when somebody makes the topic anew."""
+        self.kafka.cluster.topics[topic][partition] = PartitionLog()
 
     def consumer(self) -> MemoryConsumer:
         """A member of the group."""
@@ -213,7 +213,7 @@ class World:
 
 
 class Copy:
-    """One copy of the service. What its loop would do is done by the test."""
+    """One copy of the service. The test does the work of its loop."""
 
     def __init__(
         self,
@@ -280,13 +280,13 @@ class Copy:
         self.processor.revoked(topic_partitions)
 
     def restore(self, steps: int = 10) -> None:
-        """Let the restorer work; what it brought back is read from now on."""
+        """Let the restorer work; restored partitions are read from now on."""
         for _ in range(steps):
             self.restorer.step()
             self.positions |= self.processor.ready()
 
     def read(self, *, to_the_end: bool = True) -> None:
-        """Take all that is in the log of what this copy has, and its end as Kafka tells of it."""
+        """Take all records of this copy's partitions, and the ends of their logs."""
         for topic_partition, position in self.positions.items():
             for record in self.world.kafka.log(*topic_partition):
                 if record.offset < position or record.kind not in {Kind.PLAIN, Kind.COMMITTED}:
@@ -315,7 +315,7 @@ class Copy:
                 self.processor.reject(record, error)
 
     def commit(self) -> Mapping[TopicPartition, int | None]:
-        """Commit; go back to what has to be read again."""
+        """Commit; go back where records have to be read again."""
         again = self.processor.commit()
         for topic_partition, offset in again.items():
             self.positions.pop(topic_partition)
@@ -324,12 +324,12 @@ class Copy:
         return again
 
     def shown(self) -> dict[int, dict[str, int]]:
-        """What may be shown of each partition."""
+        """The words of each partition that may be shown."""
         return {partition: times(state) for partition, state in self.processor.shown().states.items()}
 
 
 def assign(world: World, target: Mapping[Copy, Iterable[int]], table: Mapping[Copy, Iterable[int]] = {}) -> None:
-    """Give partitions of the source, and of the public table, to copies; whoever had them gives them back."""
+    """Give partitions of the source, and of the public table, to copies; their owners give them back."""
     world.kafka.rebalance(
         {
             copy.consumer: [
@@ -353,7 +353,7 @@ def started(world: World, *partitions: int, name: str = "a", **parts: Any) -> Co
 
 
 def results(copy: Copy, partition: int = 0) -> Counter[str]:
-    """What became of the partition's offsets, by the ledger."""
+    """The results of the partition's offsets, by the runtime's metrics."""
     found: Counter[str] = Counter()
     for family in copy.runtime_metrics.families(now=copy.world.clock.now, dead_letter_rate=False, degraded=False):
         for sample in family.samples:
@@ -363,7 +363,7 @@ def results(copy: Copy, partition: int = 0) -> Counter[str]:
 
 
 def outcomes(copy: Copy) -> dict[str, float]:
-    """How many transactions ended how, by the ledger."""
+    """The number of transactions by outcome, by the runtime's metrics."""
     families = copy.runtime_metrics.families(now=0, dead_letter_rate=False, degraded=False)
     [family] = [family for family in families if family.name == "hypervisor_telemetry_transactions"]
     return {sample.labels["outcome"]: sample.value for sample in family.samples}

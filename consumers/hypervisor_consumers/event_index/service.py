@@ -21,7 +21,7 @@ from hypervisor_schemas.errors import SettingError
 from hypervisor_schemas.settings import Settings
 from hypervisor_schemas.topics import DEAD_LETTERS, topic_names
 
-__all__ = ["DEFAULT_PORT", "event_index_service"]
+__all__ = ["DEFAULT_PORT", "IndexService", "event_index_service"]
 
 DEFAULT_PORT = 8002
 
@@ -44,13 +44,15 @@ def event_index_service(database: str | None, host: str, environ: Mapping[str, s
     store = open_store(
         url, query_seconds=Settings.QUERY_TIMEOUT.of(environ), retention=Settings.INDEX_RETENTION.of(environ)
     )
-    return _IndexService(store, token)
+    return IndexService(store, token)
 
 
 @dataclass(frozen=True, slots=True)
-class _IndexService:
+class IndexService:
+    """The service on an open store; `token` as `TELEMETRY_API_TOKEN`."""
+
     store: EventStore
-    token: str | None = field(repr=False)
+    token: str | None = field(default=None, repr=False)
     name: str = "event-index"
 
     def parts(self, runtime: Runtime) -> Parts:

@@ -27,6 +27,7 @@ from hypervisor_consumers.ring_metrics.metric_defs import (
 )
 from hypervisor_consumers.runtime.ops.metric_defs import MetricDef
 from hypervisor_schemas.events import HypervisorEvent, type_value
+from hypervisor_schemas.public import public
 from hypervisor_schemas.rate_limited_log import RateLimitedLog
 
 __all__ = ["PrometheusExporterProtocol", "RingMetricsCollector", "Subscribable"]
@@ -36,6 +37,7 @@ Series = TypeVar("Series", bound=tuple[str, ...])
 _log = logging.getLogger(__name__)
 
 
+@public
 class PrometheusExporterProtocol(Protocol):
     """Where metrics are written to; signatures are the package's. Called by the thread that exports."""
 
@@ -58,6 +60,7 @@ class Subscribable(Protocol):
         ...
 
 
+@public
 class RingMetricsCollector:
     """Counts the ring events of a bus. Safe to use from many threads; never raises to the emitter.
 

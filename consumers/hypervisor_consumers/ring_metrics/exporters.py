@@ -6,6 +6,9 @@ import threading
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Literal, cast
 
+from hypervisor_schemas.extras import importing_extra
+from hypervisor_schemas.public import public
+
 if TYPE_CHECKING:
     from opentelemetry.metrics import Meter
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -14,6 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["OpenTelemetryExporter", "PrometheusClientExporter"]
 
 
+@public
 class PrometheusClientExporter:
     """Shows what it is given in a prometheus-client registry (the library's default one, if none is given).
 
@@ -26,10 +30,8 @@ class PrometheusClientExporter:
     """
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
-        try:
+        with importing_extra("prometheus", "PrometheusClientExporter"):
             from prometheus_client import REGISTRY  # noqa: PLC0415 - an extra
-        except ImportError:
-            raise _missing("PrometheusClientExporter", "prometheus-client", "prometheus") from None
         self._registry = REGISTRY if registry is None else registry
         self._families: dict[str, _Family] = {}
         self._lock = threading.RLock()
@@ -97,6 +99,7 @@ class _Family:
         return [family]
 
 
+@public
 class OpenTelemetryExporter:
     """Writes to instruments of an OpenTelemetry meter (one of the global provider, if none is given).
 
@@ -136,12 +139,6 @@ class OpenTelemetryExporter:
 
 
 def _global_meter() -> Meter:
-    try:
+    with importing_extra("opentelemetry", "OpenTelemetryExporter"):
         from opentelemetry.metrics import get_meter  # noqa: PLC0415 - an extra
-    except ImportError:
-        raise _missing("OpenTelemetryExporter", "the OpenTelemetry API", "opentelemetry") from None
     return get_meter("hypervisor-telemetry")
-
-
-def _missing(user: str, what: str, extra: str) -> ImportError:
-    return ImportError(f"{user} needs {what}; install it with: pip install 'hypervisor-telemetry[{extra}]'")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Never
 
 from prometheus_client.metrics_core import Metric
@@ -25,23 +25,25 @@ __all__ = ["DEFAULT_PORT", "ring_metrics_service"]
 DEFAULT_PORT = 8000
 
 
-def ring_metrics_service(environ: Mapping[str, str]) -> StatefulService[RingState, Never]:
-    """Ring events to `/metrics`."""
+def ring_metrics_service(
+    environ: Mapping[str, str], now: Callable[[], float] = time.time
+) -> StatefulService[RingState, Never]:
+    """Ring events to `/metrics`; `now` gives the seconds since 1970."""
     labels = Settings.RING_LABELS.of(environ)
     max_series = Settings.MAX_SERIES.of(environ)
     counters = CounterLines() if set(labels) == set(RING_TRANSITIONS.labels) else None
     gauges = AgentLines()
 
     def families(shown: Shown[RingState]) -> Iterable[Metric]:
-        now = time.time()
+        at = now()
         families = ring_families(
             shown.states,
             shown.rows,
-            now,
+            at,
             labels=labels,
             home_partitions=shown.state_partitions,
             counters=None if counters is None else counters.families(shown.states, shown.state_partitions),
-            gauges=gauges.families(shown.rows, now),
+            gauges=gauges.families(shown.rows, at),
         )
         return [*families, limit_family(max_series)]
 

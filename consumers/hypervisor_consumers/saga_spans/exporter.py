@@ -14,6 +14,7 @@ from hypervisor_consumers.saga_spans.sinks.sink_adapter import hand_over
 from hypervisor_consumers.saga_spans.spans import SagaSpanRecord, SpanSink
 from hypervisor_schemas.errors import RecordError
 from hypervisor_schemas.events import HypervisorEvent, type_value
+from hypervisor_schemas.public import public
 from hypervisor_schemas.rate_limited_log import RateLimitedLog
 
 __all__ = ["EventSource", "SagaSpanExporter"]
@@ -34,6 +35,7 @@ class EventSource(Protocol):
         ...
 
 
+@public
 class SagaSpanExporter:
     """Turns the saga events of a bus into finished spans, kept in a bounded buffer and handed to a sink.
 

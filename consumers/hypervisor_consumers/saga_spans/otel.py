@@ -18,7 +18,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from functools import cache
-from importlib.metadata import version
 from types import MappingProxyType
 
 from opentelemetry.sdk.resources import Resource
@@ -28,6 +27,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode,
 
 from hypervisor_consumers.saga_spans.spans import SagaSpanRecord
 from hypervisor_schemas.causal_trace import CausalTraceId
+from hypervisor_schemas.version import our_version
 
 __all__ = [
     "ADDED_NAMES",
@@ -42,7 +42,6 @@ __all__ = [
     "events_of",
     "links_of",
     "nanoseconds",
-    "our_version",
     "readable_span",
     "span_context",
     "status_of",
@@ -92,12 +91,6 @@ def readable_span(record: SagaSpanRecord, resource: Resource) -> ReadableSpan:
         end_time=nanoseconds(record.end_time),
         instrumentation_scope=_scope(),
     )
-
-
-@cache
-def our_version() -> str:
-    """The installed version of this distribution."""
-    return version("hypervisor-telemetry")
 
 
 @cache

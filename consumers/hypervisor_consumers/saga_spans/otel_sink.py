@@ -28,16 +28,18 @@ from hypervisor_consumers.saga_spans.otel import (
     events_of,
     links_of,
     nanoseconds,
-    our_version,
     span_context,
     status_of,
     unicode_of,
 )
 from hypervisor_consumers.saga_spans.spans import SagaSpanRecord
+from hypervisor_schemas.public import public
+from hypervisor_schemas.version import our_version
 
 __all__ = ["OTelSpanSink"]
 
 
+@public
 class OTelSpanSink:
     """A sink for `SagaSpanExporter` that gives every span to a tracer provider of the OpenTelemetry SDK.
 

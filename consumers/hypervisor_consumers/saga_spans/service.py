@@ -27,9 +27,14 @@ DEFAULT_PORT = 8001
 
 
 def saga_spans_service(
-    sink: Output[SagaSpanRecord], host: str, environ: Mapping[str, str]
+    sink: Output[SagaSpanRecord],
+    host: str,
+    environ: Mapping[str, str],
+    now: Callable[[], float] = time.time,
 ) -> StatefulService[SagaState, SagaSpanRecord]:
     """Saga events to spans, delivered to `sink`; metrics of sagas, and `/v1/sagas`, served on `host`.
+
+    `now` gives the seconds since 1970.
 
     Raises:
         SettingError: A setting can't be read, or `host` needs a token.
@@ -39,13 +44,13 @@ def saga_spans_service(
     timeout, grace = Settings.SAGA_TIMEOUT.of(environ), Settings.SAGA_GRACE.of(environ)
 
     def routers(shown: Callable[[], Shown[SagaState]], freshness: Freshness) -> Sequence[fastapi.APIRouter]:
-        return [create_router(shown, freshness, time.time, token)]
+        return [create_router(shown, freshness, now, token)]
 
     return StatefulService(
         name="saga-spans",
         source="events.saga",
         fold=SagaBatchFold(timeout_ms=int(timeout * 1000), grace_ms=int(grace * 1000)),
-        families=lambda shown: saga_families(shown.states, time.time()),
+        families=lambda shown: saga_families(shown.states, now()),
         output=sink,
         output_codec=SpanCodec(),
         # An end that is due should not come a minute late where sagas are given seconds.

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+from hypervisor_schemas.public import public
+
 __all__ = ["SagaSpanRecord", "SpanEvent", "SpanSink"]
 
 
@@ -17,6 +19,7 @@ class SpanEvent:
     attributes: dict[str, str] = field(default_factory=dict)
 
 
+@public
 @dataclass(frozen=True, slots=True)
 class SagaSpanRecord:
     """One finished span: a saga, one of its steps, a fan-out or a compensation.
@@ -49,6 +52,7 @@ class SagaSpanRecord:
         return self.end_time - self.start_time
 
 
+@public
 @runtime_checkable
 class SpanSink(Protocol):
     """Anything that takes spans as they finish, in the process of the agent."""

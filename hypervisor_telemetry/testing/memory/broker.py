@@ -1,12 +1,11 @@
-"""How the clients in memory reach their Kafka: one lock, one clock, and the faults that a test asks for."""
+"""The broker that the clients in memory share: one lock, one clock, and the messages that they are given."""
 
 from __future__ import annotations
 
 import threading
-from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import TypeVar, cast
 
 from confluent_kafka import TIMESTAMP_CREATE_TIME, TIMESTAMP_NOT_AVAILABLE, KafkaError, KafkaException
 from confluent_kafka.admin import BrokerMetadata, ClusterMetadata, PartitionMetadata, TopicMetadata
@@ -14,31 +13,11 @@ from confluent_kafka.admin import BrokerMetadata, ClusterMetadata, PartitionMeta
 from hypervisor_telemetry.testing.memory.group import TopicPartition
 from hypervisor_telemetry.testing.memory.log import Cluster, Headers, Record
 
-__all__ = ["CLUSTER_ID", "OPERATIONS", "Broker", "MemoryMessage", "failure"]
+__all__ = ["CLUSTER_ID", "Broker", "MemoryMessage", "failure"]
 
 T = TypeVar("T")
 
 CLUSTER_ID = "memory"
-
-OPERATIONS = frozenset(
-    {
-        "abort_transaction",
-        "commit",
-        "commit_transaction",
-        "committed",
-        "consume",
-        "deliver",
-        "describe_cluster",
-        "flush",
-        "get_watermark_offsets",
-        "init_transactions",
-        "list_consumer_group_offsets",
-        "list_offsets",
-        "list_topics",
-        "send_offsets_to_transaction",
-    }
-)
-"""What can be made to fail: the clients' methods that ask the broker, and `deliver`, one record on its way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +35,7 @@ class MemoryMessage:
 
     @classmethod
     def of(cls, topic_partition: TopicPartition, record: Record, error: KafkaError | None = None) -> MemoryMessage:
-        """A record, as its reader or its producer gets it."""
+        """Make the message of a record, for its reader or for its producer's delivery report."""
         offset = None if error else record.offset
         return cls(*topic_partition, offset, record.value, record.key, record.headers, record.timestamp, error)
 
@@ -64,121 +43,110 @@ class MemoryMessage:
     def event(
         cls, error: KafkaError, topic_partition: TopicPartition | None = None, offset: int | None = None
     ) -> MemoryMessage:
-        """An event that a consumer gets in place of a record; its value is the text, as librdkafka has it."""
+        """Make an event of the client in place of a record. Its value is the error's text, as with librdkafka."""
         topic, partition = topic_partition or (None, None)
         return cls(topic, partition, offset, error.str().encode(), _error=error)
 
-    def topic(self) -> str | None:
-        """Its topic."""
-        return self._topic
+    def topic(self) -> str:
+        """The topic. It is None for an event of the client, against the type, as in confluent_kafka."""
+        return cast("str", self._topic)
 
-    def partition(self) -> int | None:
-        """Its partition."""
-        return self._partition
+    def partition(self) -> int:
+        """The partition; None like the topic, for an event of the client."""
+        return cast("int", self._partition)
 
-    def offset(self) -> int | None:
-        """Its offset; at the end of a partition, where the next record will be."""
-        return self._offset
+    def offset(self) -> int:
+        """The offset; of an end of partition, that of the next record. None for a record that was not delivered."""
+        return cast("int", self._offset)
 
     def key(self) -> bytes | None:
-        """Its key."""
+        """The key."""
         return self._key
 
     def value(self) -> bytes | None:
-        """Its value; of an event, the text."""
+        """The value; of an event, the error's text."""
         return self._value
 
     def headers(self) -> Headers | None:
-        """Its headers; None, not an empty list, where there are none."""
+        """The headers; None, not an empty list, where there are none."""
         return self._headers
 
     def timestamp(self) -> tuple[int, int]:
-        """Which kind of time, and the time in milliseconds since 1970."""
+        """The kind of timestamp, and the timestamp in milliseconds since 1970."""
         if self._timestamp is None or self._error is not None:
             return TIMESTAMP_NOT_AVAILABLE, -1
         return TIMESTAMP_CREATE_TIME, self._timestamp
 
     def error(self) -> KafkaError | None:
-        """What is the matter; None: this is a record."""
+        """The error of an event; None: this is a record."""
         return self._error
 
     def __len__(self) -> int:
         return len(self._value or b"")
 
 
-class _Fault(NamedTuple):
-    error: KafkaError
-    before: bool
-
-
 class Broker:
-    """The shared state behind all clients of one `MemoryKafka`. The lock is held by whoever uses `cluster`."""
+    """The shared state behind all clients of one `MemoryKafka`. Hold the lock while you use `cluster`.
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    Args:
+        clock: Seconds since 1970.
+        cluster: Topics, groups and transactions; a new one by default.
+    """
+
+    is_away = False
+    """Whether it answers no client now. A broker that can be away is a subclass."""
+
+    def __init__(self, clock: Callable[[], float], cluster: Cluster | None = None) -> None:
         self.lock = threading.RLock()
-        self.cluster = Cluster()
-        self.is_away = False
+        self.cluster = Cluster() if cluster is None else cluster
+        self.activity = 0
+        """The number of messages given to readers and of records written: it stands still when nothing happens."""
         self._clock = clock
-        self._faults: defaultdict[str, deque[_Fault]] = defaultdict(deque)
 
     def now(self) -> float:
-        """Seconds since 1970, by the test's clock."""
+        """Seconds since 1970, by the clock."""
         return self._clock()
 
-    def fail_next(self, operation: str, error: KafkaError, *, before: bool) -> None:
-        """Let the operation fail once more, after those that wait already."""
-        if operation not in OPERATIONS:
-            known = ", ".join(sorted(OPERATIONS))
-            raise ValueError(f"{operation!r} can't be made to fail; name one of: {known}.")
-        self._faults[operation].append(_Fault(error, before))
-
-    def take_fault(self, operation: str) -> _Fault | None:
-        """The fault that is meant for this call, if any."""
-        faults = self._faults[operation]
-        return faults.popleft() if faults else None
-
-    def request(self, operation: str, effect: Callable[[], T], *, retriable: bool = False) -> T:
-        """What the broker does for an operation, unless it is away or the operation is made to fail.
+    def request(self, operation: str, effect: Callable[[], T], *, retriable: bool = False) -> T:  # noqa: ARG002 - for subclasses
+        """Carry out an operation, and return the broker's answer.
 
         Args:
-            operation: One of `OPERATIONS`.
-            effect: What happens to the cluster, and the answer.
+            operation: The client's method that asks, or `deliver` for one record on its way.
+            effect: The change to the cluster; returns the answer.
             retriable: Whether the client may try again, or resume, after a timeout.
 
         Raises:
-            KafkaException: The broker is away, refuses, or the fault of `fail_next`, after or without the effect.
+            KafkaException: The broker refuses, or doesn't answer.
         """
-        if self.is_away:
-            raise failure(KafkaError._TIMED_OUT, "Local: Timed out", retriable=retriable)
         self.cluster.end_overdue(self.now())
-        fault = self.take_fault(operation)
-        if fault is not None and fault.before:
-            raise KafkaException(fault.error)
-        result = effect()
-        if fault is not None:
-            raise KafkaException(fault.error)
-        return result
+        return effect()
+
+    def fetch(self, read: Callable[[], Sequence[MemoryMessage]]) -> Sequence[MemoryMessage]:
+        """Return the messages that `read` finds in the cluster."""
+        messages = self.request("consume", read)
+        self.activity += len(messages)
+        return messages
 
     def metadata(self, topic: str | None) -> ClusterMetadata:
-        """All topics, or the one that is asked for, with its error if there is no such topic."""
-        answer = ClusterMetadata()
+        """Describe all topics, or the named one; one that doesn't exist carries an error."""
+        metadata = ClusterMetadata()
         node = BrokerMetadata()
-        # By attributes: the package's own types say that these are always None.
-        vars(answer).update(cluster_id=CLUSTER_ID, controller_id=1)
+        # Through `vars`: the package's own types say that these are always None.
+        vars(metadata).update(cluster_id=CLUSTER_ID, controller_id=1)
         vars(node).update(id=1, host="memory", port=0)
-        answer.brokers = {1: node}
+        metadata.brokers = {1: node}
         for name in self.cluster.topics if topic is None else [topic]:
-            about = answer.topics[name] = TopicMetadata()
-            about.topic = name
+            described = metadata.topics[name] = TopicMetadata()
+            described.topic = name
             if name not in self.cluster.topics:
-                about.error = KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)
+                described.error = KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART)
             for number in range(len(self.cluster.topics.get(name, ()))):
-                partition = about.partitions[number] = PartitionMetadata()
+                partition = described.partitions[number] = PartitionMetadata()
                 partition.id, partition.leader, partition.replicas, partition.isrs = number, 1, [1], [1]
-        return answer
+        return metadata
 
 
 def failure(code: int, reason: str, *, retriable: bool = False, txn_requires_abort: bool = False) -> KafkaException:
-    """An error as the clients raise it."""
+    """Return an error in the form in which the clients raise it."""
     error = KafkaError(code, reason, retriable=retriable, txn_requires_abort=txn_requires_abort)
     return KafkaException(error)

@@ -15,6 +15,7 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import ClusterMetadata
 
+from hypervisor_consumers.runtime.kafka.client_types import Consumer, Message
 from hypervisor_telemetry.testing.memory.broker import Broker, MemoryMessage, failure
 from hypervisor_telemetry.testing.memory.group import NOT_A_MEMBER, Committed, Group, Member, TopicPartition
 from hypervisor_telemetry.testing.memory.reader import Reader, Reading
@@ -23,13 +24,13 @@ __all__ = ["GroupMetadata", "MemoryConsumer", "committed_partition"]
 
 M = TypeVar("M", bound=Callable[..., Any])
 
-RebalanceCallback: TypeAlias = Callable[["MemoryConsumer", list[confluent_kafka.TopicPartition]], object]
+RebalanceCallback: TypeAlias = Callable[[Consumer, list[confluent_kafka.TopicPartition]], object]
 
 _member_numbers = itertools.count(1)
 
 
 class GroupMetadata(NamedTuple):
-    """What `consumer_group_metadata()` gives, for `send_offsets_to_transaction()`."""
+    """The group and the member (id, epoch), for `send_offsets_to_transaction()`."""
 
     group: str
     member: tuple[str, int]
@@ -47,10 +48,10 @@ def _locked(method: M) -> M:
 
 
 class MemoryConsumer:
-    """A member of its group once it subscribed; without `subscribe()`, a reader of what it is assigned.
+    """A member of its group after `subscribe()`; without it, a reader of the partitions that it is assigned.
 
-    Callbacks are called in `consume()`, `poll()` and `close()`, without the lock. What a callback doesn't assign or
-    unassign itself is done for it. Timeouts are taken and not used: nothing ever waits.
+    Callbacks are called in `consume()`, `poll()` and `close()`, without the lock. A callback that assigns or
+    unassigns nothing has it done for it. Timeouts are accepted and not used: nothing ever waits.
     """
 
     def __init__(self, broker: Broker, settings: Mapping[str, Any]) -> None:
@@ -62,9 +63,9 @@ class MemoryConsumer:
         self._id = f"member-{next(_member_numbers)}"
         self._member: Member | None = None
         self._callbacks: dict[str, RebalanceCallback | None] = {}
-        self._known: set[TopicPartition] = set()
-        self._has_given_back = False
-        self._has_answered = False
+        self._assigned: set[TopicPartition] = set()
+        self._awaits_assignment = False
+        self._callback_assigned = False
         self._is_closed = False
 
     # Membership
@@ -72,44 +73,44 @@ class MemoryConsumer:
     @_locked
     def subscribe(
         self,
-        topics: Sequence[str],  # noqa: ARG002 - the test says who gets which partitions
+        topics: Sequence[str],
         on_assign: RebalanceCallback | None = None,
         on_revoke: RebalanceCallback | None = None,
         on_lost: RebalanceCallback | None = None,
     ) -> None:
-        """Join the group. Partitions come by `MemoryKafka.rebalance()`."""
+        """Join the group. Partitions are assigned by `MemoryKafka.rebalance()` or `assign_all()`."""
         self._callbacks = {"assign": on_assign, "revoke": on_revoke, "lost": on_lost or on_revoke}
         if self._member is None:
-            self._member = self._group.join(self._id)
+            self._member = self._group.join(self._id, topics)
 
     @_locked
     def consumer_group_metadata(self) -> GroupMetadata:
-        """The group and this member's epoch, as its last heartbeat told it."""
+        """Return the group, and this member's epoch of its last heartbeat."""
         member = NOT_A_MEMBER if self._member is None else (self._member.id, self._member.epoch)
         return GroupMetadata(self._group_name, member)
 
     @_locked
     def memberid(self) -> str | None:
-        """The member's id; None before `subscribe()`."""
+        """Return the member's id; None before `subscribe()`."""
         return None if self._member is None else self._member.id
 
     @property
     def group_name(self) -> str:
-        """The group it is in, or would be."""
+        """The name of its group."""
         return self._group_name
 
     @property
     def member(self) -> Member | None:
-        """What the broker knows of it; None before `subscribe()`."""
+        """The broker's entry of this member; None before `subscribe()`."""
         return self._member
 
     def close(self) -> None:
-        """Give back everything and leave; a broker that is away doesn't learn of it."""
+        """Give back all partitions and leave the group; a broker that is away doesn't learn of it."""
         with self._broker.lock:
             if self._is_closed:
                 return
             event = "lost" if self._is_fenced else "revoke"
-            topic_partitions = sorted(self._known)
+            topic_partitions = sorted(self._assigned)
         try:
             if topic_partitions:
                 self._call(event, topic_partitions)
@@ -127,64 +128,58 @@ class MemoryConsumer:
 
     # Reading
 
-    def consume(self, num_messages: int = 1, timeout: float = -1) -> list[MemoryMessage]:  # noqa: ARG002 - no waiting
-        """Call the callbacks that are due, then give what is there, at most `num_messages`."""
+    def consume(self, num_messages: int = 1, timeout: float = -1) -> list[Message]:  # noqa: ARG002 - no waiting
+        """Call the callbacks that are due, then return the messages that are there, at most `num_messages`."""
         while (due := self._next_callback()) is not None:
             self._call(*due)
         return self._read(num_messages)
 
-    def poll(self, timeout: float = -1) -> MemoryMessage | None:
-        """One message, if there is one."""
+    def poll(self, timeout: float = -1) -> Message | None:
+        """Return one message, if there is one."""
         messages = self.consume(1, timeout)
         return messages[0] if messages else None
 
     @_locked
-    def _read(self, limit: int) -> list[MemoryMessage]:
-        if self._broker.is_away:
-            return []
-        self._broker.cluster.end_overdue(self._broker.now())
-        fault = self._broker.take_fault("consume")
-        if fault is not None:
-            return [MemoryMessage.event(fault.error)]
-        return self._reader.read(limit)
+    def _read(self, limit: int) -> list[Message]:
+        return list(self._broker.fetch(lambda: self._reader.read(limit)))
 
     # Assignment
 
     @_locked
     def incremental_assign(self, partitions: Sequence[confluent_kafka.TopicPartition]) -> None:
-        """Read these as well, from where their offsets say."""
-        self._has_answered = True
-        for one in partitions:
-            if _topic_partition(one) in self._reader.readings:
-                taken = f"{one.topic} [{one.partition}] is already part of the current assignment"
-                raise failure(KafkaError._CONFLICT, taken)
+        """Read these partitions as well, from their offsets on."""
+        self._callback_assigned = True
+        for partition in partitions:
+            if _topic_partition(partition) in self._reader.readings:
+                reason = f"{partition.topic} [{partition.partition}] is already part of the current assignment"
+                raise failure(KafkaError._CONFLICT, reason)
         self._start(partitions)
 
     @_locked
     def incremental_unassign(self, partitions: Sequence[confluent_kafka.TopicPartition]) -> None:
-        """Stop reading these."""
-        self._has_answered = True
-        for one in partitions:
-            if _topic_partition(one) not in self._reader.readings:
-                missing = f"{one.topic} [{one.partition}] is not in the current assignment"
-                raise failure(KafkaError._INVALID_ARG, missing)
+        """Stop reading these partitions."""
+        self._callback_assigned = True
+        for partition in partitions:
+            if _topic_partition(partition) not in self._reader.readings:
+                reason = f"{partition.topic} [{partition.partition}] is not in the current assignment"
+                raise failure(KafkaError._INVALID_ARG, reason)
         self._reader.stop(map(_topic_partition, partitions))
 
     @_locked
     def assign(self, partitions: Sequence[confluent_kafka.TopicPartition]) -> None:
-        """Read these and nothing else."""
-        self._has_answered = True
+        """Read these partitions and no others."""
+        self._callback_assigned = True
         self._reader.readings.clear()
         self._start(partitions)
 
     @_locked
     def unassign(self) -> None:
-        """Read nothing."""
+        """Read no partitions."""
         self.assign([])
 
     @_locked
     def assignment(self) -> list[confluent_kafka.TopicPartition]:
-        """What is read, with the offsets that were asked for."""
+        """Return the partitions that are read, with the offsets that they were assigned with."""
         return [
             confluent_kafka.TopicPartition(*topic_partition, reading.start)
             for topic_partition, reading in self._reader.readings.items()
@@ -196,7 +191,7 @@ class MemoryConsumer:
 
     @_locked
     def seek(self, partition: confluent_kafka.TopicPartition) -> None:
-        """Go on reading at the partition's offset, once it isn't paused."""
+        """Continue at the partition's offset, as soon as it isn't paused."""
         if _topic_partition(partition) not in self._reader.readings:
             reason = f"Failed to seek to offset {partition.offset}: Local: Erroneous state"
             raise failure(KafkaError._STATE, reason)
@@ -204,23 +199,23 @@ class MemoryConsumer:
 
     @_locked
     def pause(self, partitions: Sequence[confluent_kafka.TopicPartition]) -> None:
-        """Give nothing of these, whether they are assigned now or later, until `resume()`."""
+        """Read nothing of these, whether they are assigned now or later, until `resume()`."""
         self._reader.pause(map(_topic_partition, partitions))
 
     @_locked
     def resume(self, partitions: Sequence[confluent_kafka.TopicPartition]) -> None:
-        """Give what there is, and tell the end again."""
+        """Read these again, and report their ends again."""
         self._reader.resume(map(_topic_partition, partitions))
 
     @_locked
     def position(
         self, partitions: Sequence[confluent_kafka.TopicPartition]
     ) -> list[confluent_kafka.TopicPartition]:
-        """After the last record that was given, markers counted; OFFSET_INVALID before the first one."""
-        nothing = Reading(OFFSET_INVALID)
+        """Return the offsets after the last record or marker read; OFFSET_INVALID before the first one."""
+        not_read = Reading(OFFSET_INVALID)
         readings = self._reader.readings
         return [
-            confluent_kafka.TopicPartition(*topic_partition, readings.get(topic_partition, nothing).position)
+            confluent_kafka.TopicPartition(*topic_partition, readings.get(topic_partition, not_read).position)
             for topic_partition in map(_topic_partition, partitions)
         ]
 
@@ -232,15 +227,15 @@ class MemoryConsumer:
         partitions: Sequence[confluent_kafka.TopicPartition],
         timeout: float = -1,  # noqa: ARG002 - no waiting
     ) -> list[confluent_kafka.TopicPartition]:
-        """The group's offsets. Under read_committed an open transaction's offsets are waited for, here in vain."""
+        """Return the group's offsets. Under read_committed, offsets of an open transaction time out."""
 
         def look() -> list[confluent_kafka.TopicPartition]:
             topic_partitions = [_topic_partition(partition) for partition in partitions]
             if self._reader.is_committed_only and any(map(self._group.is_unstable, topic_partitions)):
                 raise failure(KafkaError._TIMED_OUT, "Failed to get committed offsets: Local: Timed out")
-            held = self._group.committed
+            committed = self._group.committed
             return [
-                committed_partition(topic_partition, held.get(topic_partition, Committed(OFFSET_INVALID)))
+                committed_partition(topic_partition, committed.get(topic_partition, Committed(OFFSET_INVALID)))
                 for topic_partition in topic_partitions
             ]
 
@@ -253,26 +248,32 @@ class MemoryConsumer:
         offsets: Sequence[confluent_kafka.TopicPartition] | None = None,
         asynchronous: bool = True,
     ) -> list[confluent_kafka.TopicPartition] | None:
-        """Commit offsets, a message's, or else all positions; asynchronously, what goes wrong is not told."""
+        """Commit a message's offset, these offsets, or else all positions.
+
+        Asynchronously, errors are not reported.
+        """
         if message is not None:
-            wanted = {(str(message.topic()), int(message.partition() or 0)): Committed((message.offset() or 0) + 1)}
+            new = {(str(message.topic()), int(message.partition() or 0)): Committed((message.offset() or 0) + 1)}
         elif offsets is not None:
-            wanted = {_topic_partition(one): Committed(one.offset, one.metadata) for one in offsets}
+            new = {
+                _topic_partition(partition): Committed(partition.offset, partition.metadata)
+                for partition in offsets
+            }
         else:
-            wanted = {
+            new = {
                 topic_partition: Committed(reading.position)
                 for topic_partition, reading in self._reader.readings.items()
                 if reading.position >= 0
             }
         try:
-            if not wanted:
+            if not new:
                 raise failure(KafkaError._NO_OFFSET, "Commit failed: Local: No offset stored")
-            self._broker.request("commit", lambda: self._commit(wanted))
+            self._broker.request("commit", lambda: self._commit(new))
         except KafkaException:
             if asynchronous:
                 return None
             raise
-        return None if asynchronous else [committed_partition(*item) for item in wanted.items()]
+        return None if asynchronous else [committed_partition(*item) for item in new.items()]
 
     def _commit(self, offsets: Mapping[TopicPartition, Committed]) -> None:
         if any(self._broker.cluster.log(topic_partition) is None for topic_partition in offsets):
@@ -286,9 +287,10 @@ class MemoryConsumer:
         timeout: float = -1,  # noqa: ARG002 - no waiting
         cached: bool = False,
     ) -> tuple[int, int]:
-        """Begin and end; cached, as the last read of an assigned partition saw them, the end being the log's.
+        """Return the beginning and the end of a log.
 
-        Asked anew, the end is the last stable offset under read_committed.
+        Cached, they are those of the last read of an assigned partition, and the end is the high watermark. Else
+        the end is the last stable offset under read_committed.
         """
         topic_partition = _topic_partition(partition)
         if cached:
@@ -308,12 +310,14 @@ class MemoryConsumer:
         partitions: Sequence[confluent_kafka.TopicPartition],
         timeout: float = -1,  # noqa: ARG002 - no waiting
     ) -> list[confluent_kafka.TopicPartition]:
-        """Where these begin or end; other times than `OFFSET_BEGINNING` and `OFFSET_END` are not known here."""
-        return self._broker.request("offsets_for_times", lambda: [self._reader.edge(one) for one in partitions])
+        """Return the offsets for `OFFSET_BEGINNING` and `OFFSET_END`; other times are not implemented."""
+        return self._broker.request(
+            "offsets_for_times", lambda: [self._reader.bound(partition) for partition in partitions]
+        )
 
     @_locked
     def list_topics(self, topic: str | None = None, timeout: float = -1) -> ClusterMetadata:  # noqa: ARG002 - no waiting
-        """All topics, or one."""
+        """Describe all topics, or one."""
         return self._broker.request("list_topics", lambda: self._broker.metadata(topic))
 
     # Rebalancing
@@ -331,23 +335,23 @@ class MemoryConsumer:
         if self._member is None or self._broker.is_away:
             return None
         if self._is_fenced:
-            if self._known:
-                return "lost", sorted(self._known)
-            self._member = self._group.join(self._id)
-        if revoking := self._member.revoking & self._known:
+            if self._assigned:
+                return "lost", sorted(self._assigned)
+            self._member = self._group.join(self._id, self._member.topics)
+        if revoking := self._member.revoking & self._assigned:
             return "revoke", sorted(revoking)
         if self._member.revoking:
-            # It was to be given back before this consumer had heard of it.
+            # It is taken away again before this consumer had heard of it.
             self._group.give_back(self._member, self._member.revoking)
-        new = self._member.owned.keys() - self._known
-        if new or self._has_given_back:
+        new = self._member.owned.keys() - self._assigned
+        if new or self._awaits_assignment:
             return "assign", sorted(new)
         return None
 
     def _call(self, event: str, topic_partitions: list[TopicPartition]) -> None:
-        """Call back, see to what the callback leaves undone, and tell the group what was given back."""
+        """Call the callback, do what it left undone, and return revoked partitions to the group."""
         callback = self._callbacks.get(event)
-        self._has_answered = False
+        self._callback_assigned = False
         try:
             if callback is not None:
                 callback(
@@ -356,19 +360,19 @@ class MemoryConsumer:
         finally:
             with self._broker.lock:
                 if event == "assign":
-                    if not self._has_answered:
+                    if not self._callback_assigned:
                         self._start(
                             confluent_kafka.TopicPartition(*topic_partition) for topic_partition in topic_partitions
                         )
-                    self._known.update(topic_partitions)
-                    self._has_given_back = False
+                    self._assigned.update(topic_partitions)
+                    self._awaits_assignment = False
                 else:
                     self._reader.stop(topic_partitions)
-                    self._known.difference_update(topic_partitions)
+                    self._assigned.difference_update(topic_partitions)
                     if event == "revoke" and self._member is not None and not self._is_fenced:
                         self._group.give_back(self._member, topic_partitions)
-                        # KIP-848: what is new comes after that, if nothing is, an empty list.
-                        self._has_given_back = True
+                        # KIP-848: an assignment follows, if need be an empty one.
+                        self._awaits_assignment = True
 
 
 def _topic_partition(partition: confluent_kafka.TopicPartition) -> TopicPartition:
@@ -376,7 +380,7 @@ def _topic_partition(partition: confluent_kafka.TopicPartition) -> TopicPartitio
 
 
 def committed_partition(topic_partition: TopicPartition, committed: Committed) -> confluent_kafka.TopicPartition:
-    """A committed offset as the clients give it."""
+    """Return a committed offset in the form that the clients return."""
     if committed.metadata is None:
         return confluent_kafka.TopicPartition(*topic_partition, committed.offset)
     return confluent_kafka.TopicPartition(*topic_partition, committed.offset, committed.metadata)

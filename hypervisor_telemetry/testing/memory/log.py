@@ -1,8 +1,8 @@
-"""What a Kafka keeps, in memory: the partitions' logs, and the transactions that write to them. Pure."""
+"""The logs of partitions in memory, and the transactions that write to them. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple, TypeAlias
@@ -11,13 +11,16 @@ from confluent_kafka import KafkaError, KafkaException
 
 from hypervisor_telemetry.testing.memory.group import Committed, Group, TopicPartition
 
-__all__ = ["Cluster", "Headers", "Kind", "PartitionLog", "ProducerId", "Record"]
+__all__ = ["Cluster", "Headers", "Kind", "PartitionLog", "Producer", "ProducerId", "Record", "Transaction"]
 
 Headers: TypeAlias = list[tuple[str, bytes | None]]
 
 
 class Kind(Enum):
-    """What a record is to a reader. An open one becomes committed or aborted when its transaction ends."""
+    """The kind of a record, which decides who reads it.
+
+    An open record becomes committed or aborted when its transaction ends.
+    """
 
     PLAIN = "plain"
     OPEN = "open"
@@ -28,7 +31,7 @@ class Kind(Enum):
 
     @property
     def is_marker(self) -> bool:
-        """Whether it is a control record: it has an offset, and no reader gets it."""
+        """Whether it is a control record, which has an offset and is given to no reader."""
         return self in {Kind.COMMIT_MARKER, Kind.ABORT_MARKER}
 
 
@@ -56,7 +59,7 @@ class PartitionLog:
 
     @property
     def stable_end(self) -> int:
-        """The last stable offset: the first one of an open transaction, else the end."""
+        """The last stable offset: the first offset of an open transaction, else the end."""
         return min((records[0].offset for records in self._open.values()), default=self.end)
 
     def at(self, offset: int) -> Record:
@@ -64,7 +67,7 @@ class PartitionLog:
         return self.records[offset - self.begin]
 
     def append(self, record: Record, transaction: str | None = None) -> None:
-        """Give the record the next offset; as a part of the transaction, if one is named."""
+        """Append a record at the next offset, as a part of the transaction if one is named."""
         record.offset = self.end
         if transaction is not None:
             record.kind = Kind.OPEN
@@ -73,39 +76,36 @@ class PartitionLog:
         self.end += 1
 
     def end_transaction(self, transaction: str, *, commit: bool, timestamp: int) -> None:
-        """Decide about the transaction's records, and write its control record."""
+        """Commit or abort the transaction's records, and append its control record."""
         for record in self._open.pop(transaction, []):
             record.kind = Kind.COMMITTED if commit else Kind.ABORTED
         marker = Kind.COMMIT_MARKER if commit else Kind.ABORT_MARKER
         self.append(Record(self.end, marker, timestamp=timestamp))
 
-    def expire(self, before: int) -> None:
-        """Retention: what is before this offset is gone; at most everything."""
-        before = min(before, self.end)
-        if before > self.begin:
-            del self.records[: before - self.begin]
-            self.begin = before
-
 
 class ProducerId(NamedTuple):
-    """A transactional producer, as the coordinator knows it: an older epoch is fenced."""
+    """The coordinator's name for a transactional producer. A producer of an older epoch is fenced."""
 
     transactional_id: str
     epoch: int
 
 
 @dataclass(slots=True)
-class _Transaction:
+class Transaction:
+    """An open transaction: its beginning in seconds since 1970, and the places that it has written to."""
+
     began: float
     topic_partitions: set[TopicPartition] = field(default_factory=set)
     groups: set[str] = field(default_factory=set)
 
 
 @dataclass(slots=True)
-class _Producer:
+class Producer:
+    """The coordinator's entry of one transactional id; `timeout` in seconds."""
+
     timeout: float
     epoch: int = 0
-    transaction: _Transaction | None = None
+    transaction: Transaction | None = None
 
 
 class Cluster:
@@ -114,21 +114,22 @@ class Cluster:
     def __init__(self) -> None:
         self.topics: dict[str, list[PartitionLog]] = {}
         self._groups: dict[str, Group] = {}
-        self._producers: dict[str, _Producer] = {}
+        self.producers: dict[str, Producer] = {}
+        """The transactional producers, by transactional id."""
 
     def log(self, topic_partition: TopicPartition) -> PartitionLog | None:
-        """The log of a partition, None where there is no such partition."""
+        """Return the log of a partition, None where there is no such partition."""
         topic, partition = topic_partition
         logs = self.topics.get(topic, [])
         return logs[partition] if 0 <= partition < len(logs) else None
 
     def group(self, name: str) -> Group:
-        """The group, a new one at its first mention."""
+        """Return the group; it is made at its first mention."""
         return self._groups.setdefault(name, Group())
 
     def new_epoch(self, transactional_id: str, timeout: float, now: float) -> ProducerId:
-        """Fence the producers that had this id before; what they left open is aborted."""
-        producer = self._producers.setdefault(transactional_id, _Producer(timeout))
+        """Fence the producers that had this id before, and abort their open transaction."""
+        producer = self.producers.setdefault(transactional_id, Producer(timeout))
         self._end(transactional_id, producer, commit=False, now=now)
         producer.timeout = timeout
         producer.epoch += 1
@@ -164,7 +165,7 @@ class Cluster:
         Raises:
             KafkaException: The producer is fenced, or the member (id and epoch) is not the group's any more.
         """
-        # Before the group is asked, as the client does: a refused member's transaction has begun.
+        # Before the group is asked, as in the client: the transaction of a refused member has begun.
         self._transaction(producer, now).groups.add(group)
         for topic_partition in offsets:
             if self.log(topic_partition) is None:
@@ -179,21 +180,14 @@ class Cluster:
         """
         self._end(producer.transactional_id, self._unfenced(producer), commit=commit, now=now)
 
-    def forget(self, topic_partitions: Iterable[TopicPartition], groups: Iterable[str]) -> None:
-        """Take these out of the open transactions, as if they had been deleted."""
-        for producer in self._producers.values():
-            if producer.transaction is not None:
-                producer.transaction.topic_partitions.difference_update(topic_partitions)
-                producer.transaction.groups.difference_update(groups)
-
     def end_overdue(self, now: float) -> None:
-        """Abort what is open for longer than its timeout. Its producer is fenced by that, as by a successor."""
-        for transactional_id, producer in self._producers.items():
+        """Abort the transactions that are open for longer than their timeout, and fence their producers."""
+        for transactional_id, producer in self.producers.items():
             if producer.transaction is not None and now - producer.transaction.began > producer.timeout:
                 self._end(transactional_id, producer, commit=False, now=now)
                 producer.epoch += 1
 
-    def _end(self, transactional_id: str, producer: _Producer, *, commit: bool, now: float) -> None:
+    def _end(self, transactional_id: str, producer: Producer, *, commit: bool, now: float) -> None:
         transaction, producer.transaction = producer.transaction, None
         if transaction is None:
             return
@@ -203,14 +197,14 @@ class Cluster:
         for group in transaction.groups:
             self.group(group).end_pending(transactional_id, commit=commit)
 
-    def _transaction(self, producer: ProducerId, now: float) -> _Transaction:
+    def _transaction(self, producer: ProducerId, now: float) -> Transaction:
         known = self._unfenced(producer)
         if known.transaction is None:
-            known.transaction = _Transaction(began=now)
+            known.transaction = Transaction(began=now)
         return known.transaction
 
-    def _unfenced(self, producer: ProducerId) -> _Producer:
-        known = self._producers[producer.transactional_id]
+    def _unfenced(self, producer: ProducerId) -> Producer:
+        known = self.producers[producer.transactional_id]
         if known.epoch != producer.epoch:
             reason = "This instance has been fenced by a newer instance"
             raise KafkaException(KafkaError(KafkaError._FENCED, reason, fatal=True))

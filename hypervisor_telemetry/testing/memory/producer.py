@@ -1,6 +1,6 @@
 """A producer to a Kafka in memory: `confluent_kafka.Producer`'s methods, transactional with a `transactional.id`.
 
-Records wait in the producer until `flush()` or `commit_transaction()`: the worst case of what librdkafka may do.
+Records stay in the producer until `flush()` or `commit_transaction()`: the worst case of librdkafka's behaviour.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ HeadersArgument: TypeAlias = Mapping[str, str | bytes | None] | Sequence[tuple[s
 
 
 class _State(Enum):
-    """The value is librdkafka's name for it, as it stands in its errors."""
+    """The state of a transactional producer. Each value is the name that librdkafka's errors use."""
 
     INIT = "Init"
     READY = "Ready"
@@ -36,22 +36,22 @@ class _State(Enum):
     FATAL = "FatalError"
 
 
-class _Waiting(NamedTuple):
+class _Buffered(NamedTuple):
     topic_partition: TopicPartition
     record: Record
     on_delivery: DeliveryCallback | None
 
 
-class _Report(NamedTuple):
+class _DeliveryReport(NamedTuple):
     on_delivery: DeliveryCallback | None
     error: KafkaError | None
     message: MemoryMessage
 
 
 class MemoryProducer:
-    """One producer. Delivery reports are called in `poll()`, `flush()`, `commit_` and `abort_transaction()`.
+    """A producer. Delivery reports are called in `poll()`, `flush()`, `commit_` and `abort_transaction()`.
 
-    Timeouts are taken and not used: nothing ever waits, an absent broker times out at once.
+    Timeouts are accepted and not used: nothing ever waits, an absent broker times out at once.
     """
 
     def __init__(self, broker: Broker, settings: Mapping[str, Any]) -> None:
@@ -64,8 +64,8 @@ class MemoryProducer:
         self._resumable: str | None = None
         self._id: ProducerId | None = None
         self._is_known_to_broker = False
-        self._buffer: deque[_Waiting] = deque()
-        self._reports: deque[_Report] = deque()
+        self._buffer: deque[_Buffered] = deque()
+        self._reports: deque[_DeliveryReport] = deque()
         self._failed = 0
 
     # Records
@@ -84,26 +84,26 @@ class MemoryProducer:
         """Buffer a record.
 
         Raises:
-            KafkaException: Not now (outside a transaction, fenced), no such partition, or too large.
+            KafkaException: Outside a transaction, fenced, no such partition, or too large.
         """
         with self._broker.lock:
             if self._transactional_id is not None and self._state is not _State.IN_TRANSACTION:
                 code = KafkaError._FATAL if self._state is _State.FATAL else KafkaError._STATE
                 _refuse_record(code)
-            found = self._broker.cluster.topics.get(topic)
+            logs = self._broker.cluster.topics.get(topic)
             data, key_data = as_bytes(value), as_bytes(key)
             if partition < 0:
-                partition = partition_of(key_data or b"", len(found)) if found else 0
-            elif found is not None and partition >= len(found):
+                partition = partition_of(key_data or b"", len(logs)) if logs else 0
+            elif logs is not None and partition >= len(logs):
                 _refuse_record(KafkaError._UNKNOWN_PARTITION)
             if len(data or b"") + len(key_data or b"") > self._max_bytes:
                 _refuse_record(KafkaError.MSG_SIZE_TOO_LARGE)
-            made = timestamp or int(self._broker.now() * 1000)
-            record = Record(-1, Kind.PLAIN, data, key_data, as_headers(headers), made)
-            self._buffer.append(_Waiting((topic, partition), record, on_delivery or callback))
+            timestamp_ms = timestamp or int(self._broker.now() * 1000)
+            record = Record(-1, Kind.PLAIN, data, key_data, as_headers(headers), timestamp_ms)
+            self._buffer.append(_Buffered((topic, partition), record, on_delivery or callback))
 
     def poll(self, timeout: float = -1) -> int:  # noqa: ARG002 - no waiting
-        """Call the delivery reports that are due; returns how many."""
+        """Call the delivery reports that are due; returns their number."""
         count = 0
         while True:
             with self._broker.lock:
@@ -115,33 +115,27 @@ class MemoryProducer:
                 count += 1
 
     def flush(self, timeout: float = -1) -> int:  # noqa: ARG002 - no waiting
-        """Bring the buffered records to the log; returns how many are left.
-
-        `fail_next("flush")` before: time is up with nothing delivered; after: before the reports have come.
+        """Append the buffered records to the log; returns the number of those that are left.
 
         Raises:
-            KafkaException: This producer is fenced, and learned of it now.
+            KafkaException: This producer learned now that it is fenced.
         """
         with self._broker.lock:
-            waiting, was_fatal = len(self), self._state is _State.FATAL
-            fault = self._broker.take_fault("flush")
-            if fault is None or not fault.before:
-                self._deliver()
-        if fault is not None:
-            return waiting
+            was_fatal = self._state is _State.FATAL
+            self.deliver()
         self.poll(0)
         if self._state is _State.FATAL and not was_fatal:
             raise KafkaException(self._error)
         return len(self)
 
     def purge(self, in_queue: bool = True, in_flight: bool = True, blocking: bool = True) -> None:  # noqa: ARG002 - nothing is in flight
-        """Drop what is buffered; each record gets its report."""
+        """Drop the buffered records; each one gets its delivery report."""
         with self._broker.lock:
             while in_queue and self._buffer:
                 self._fail(self._buffer.popleft(), KafkaError(KafkaError._PURGE_QUEUE))
 
     def list_topics(self, topic: str | None = None, timeout: float = -1) -> ClusterMetadata:  # noqa: ARG002 - no waiting
-        """All topics, or one."""
+        """Describe all topics, or one."""
         with self._broker.lock:
             return self._broker.request("list_topics", lambda: self._broker.metadata(topic))
 
@@ -163,11 +157,11 @@ class MemoryProducer:
             def begin() -> None:
                 self._id = self._broker.cluster.new_epoch(transactional_id, self._timeout, now)
 
-            self._ask("init_transactions", begin)
+            self._request("init_transactions", begin)
             self._state = _State.READY
 
     def begin_transaction(self) -> None:
-        """Local: the broker learns of the transaction by its first record or offset."""
+        """Begin a transaction. The broker learns of it by its first record or offset."""
         with self._broker.lock:
             self._require("begin_transaction", _State.READY)
             self._state = _State.IN_TRANSACTION
@@ -177,29 +171,29 @@ class MemoryProducer:
     def send_offsets_to_transaction(
         self,
         positions: Sequence[confluent_kafka.TopicPartition],
-        group_metadata: GroupMetadata,
+        group_metadata: object,
         timeout: float = -1,  # noqa: ARG002 - no waiting
     ) -> None:
         """Make group offsets a part of the transaction. Buffered records stay buffered.
 
         Raises:
-            KafkaException: UNKNOWN_MEMBER_ID or ILLEGAL_GENERATION: the member that the metadata tells of is gone
-                or was at an older epoch; abort. Fenced, or timed out (abort, or send again).
+            KafkaException: UNKNOWN_MEMBER_ID or ILLEGAL_GENERATION: the member of the metadata is gone or its epoch
+                is older; abort. Fenced, or timed out (abort, or send again).
         """
         with self._broker.lock:
             self._require("send_offsets_to_transaction", _State.IN_TRANSACTION)
             if not isinstance(group_metadata, GroupMetadata):
                 raise TypeError(f"expected GroupMetadata, {type(group_metadata).__name__} found")
             offsets = {
-                (one.topic, one.partition): Committed(one.offset, one.metadata)
-                for one in positions
-                if one.offset >= 0
+                (position.topic, position.partition): Committed(position.offset, position.metadata)
+                for position in positions
+                if position.offset >= 0
             }
             if not offsets:
                 return
             self._is_known_to_broker = True
             group, member = group_metadata
-            self._ask(
+            self._request(
                 "send_offsets_to_transaction",
                 lambda: self._broker.cluster.add_offsets(
                     self._known_id(), group, member, offsets, self._broker.now()
@@ -208,19 +202,19 @@ class MemoryProducer:
             )
 
     def commit_transaction(self, timeout: float = -1) -> None:  # noqa: ARG002 - no waiting
-        """Flush, then commit. After a retriable error only this call may be made again."""
+        """Flush, then commit. After a retriable error only this call may be repeated."""
         self._end("commit_transaction", commit=True)
 
     def abort_transaction(self, timeout: float = -1) -> None:  # noqa: ARG002 - no waiting
-        """Drop what is buffered, then abort. After a retriable error only this call may be made again."""
+        """Drop the buffered records, then abort. After a retriable error only this call may be repeated."""
         self._end("abort_transaction", commit=False)
 
     def _end(self, operation: str, *, commit: bool) -> None:
-        also = () if commit else (_State.ABORTABLE,)
+        abortable = () if commit else (_State.ABORTABLE,)
         with self._broker.lock:
-            self._require(operation, _State.IN_TRANSACTION, *also)
+            self._require(operation, _State.IN_TRANSACTION, *abortable)
             if commit:
-                self._deliver()
+                self.deliver()
             else:
                 self.purge()
         self.poll(0)
@@ -229,8 +223,8 @@ class MemoryProducer:
                 raise KafkaException(self._error)
             if self._buffer:
                 self._resumable = operation
-                left = f"Failed to flush all outstanding messages: {len(self._buffer)} message(s) remaining"
-                raise failure(KafkaError._TIMED_OUT, left, retriable=True)
+                reason = f"Failed to flush all outstanding messages: {len(self._buffer)} message(s) remaining"
+                raise failure(KafkaError._TIMED_OUT, reason, retriable=True)
             if commit and self._failed:
                 self._state, self._resumable = _State.ABORTABLE, None
                 self._error = KafkaError(
@@ -239,38 +233,39 @@ class MemoryProducer:
                     txn_requires_abort=True,
                 )
                 raise KafkaException(self._error)
-            # The broker isn't asked about a transaction that it never heard of.
+            # The broker knows nothing of a transaction without a record or an offset.
             if self._is_known_to_broker:
-                self._ask(
+                self._request(
                     operation,
                     lambda: self._broker.cluster.end(self._known_id(), commit=commit, now=self._broker.now()),
                 )
             self._state = _State.READY
 
-    def _deliver(self) -> None:
+    def deliver(self) -> None:
+        """Append the buffered records to the log; their reports are due then. The caller holds the lock."""
         while self._buffer and not self._broker.is_away and self._state is not _State.FATAL:
-            waiting = self._buffer.popleft()
+            buffered = self._buffer.popleft()
             producer = None if self._transactional_id is None else self._known_id()
             self._is_known_to_broker = True
             now = self._broker.now()
             try:
                 self._broker.request(
                     "deliver",
-                    lambda: self._broker.cluster.write(waiting.topic_partition, waiting.record, producer, now),  # noqa: B023 - called at once
+                    lambda: self._broker.cluster.write(buffered.topic_partition, buffered.record, producer, now),  # noqa: B023 - called at once
                 )
             except KafkaException as refused:
                 error: KafkaError = refused.args[0]
-                self._fail(waiting, error)
+                self._fail(buffered, error)
                 self._remember(error)
             else:
-                self._reports.append(
-                    _Report(waiting.on_delivery, None, MemoryMessage.of(waiting.topic_partition, waiting.record))
-                )
+                self._broker.activity += 1
+                message = MemoryMessage.of(buffered.topic_partition, buffered.record)
+                self._reports.append(_DeliveryReport(buffered.on_delivery, None, message))
 
-    def _fail(self, waiting: _Waiting, error: KafkaError) -> None:
+    def _fail(self, buffered: _Buffered, error: KafkaError) -> None:
         self._failed += 1
-        message = MemoryMessage.of(waiting.topic_partition, waiting.record, error)
-        self._reports.append(_Report(waiting.on_delivery, error, message))
+        message = MemoryMessage.of(buffered.topic_partition, buffered.record, error)
+        self._reports.append(_DeliveryReport(buffered.on_delivery, error, message))
 
     def _known_id(self) -> ProducerId:
         if self._id is None:
@@ -293,7 +288,7 @@ class MemoryProducer:
             raise failure(KafkaError._STATE, f"Operation not valid in state {self._state.value}")
         return self._transactional_id
 
-    def _ask(self, operation: str, effect: Callable[[], None], *, is_resumable: bool = True) -> None:
+    def _request(self, operation: str, effect: Callable[[], None], *, is_resumable: bool = True) -> None:
         try:
             self._broker.request(operation, effect, retriable=True)
         except KafkaException as refused:
@@ -316,11 +311,11 @@ def _refuse_record(code: int) -> NoReturn:
 
 
 def as_bytes(data: str | bytes | None) -> bytes | None:
-    """A key or a value, as it is on the wire."""
+    """Return the bytes of a key or a value."""
     return data.encode() if isinstance(data, str) else data
 
 
 def as_headers(headers: HeadersArgument | None) -> Headers | None:
-    """Headers, as a reader gets them."""
+    """Return headers in the form that readers get."""
     pairs = headers.items() if isinstance(headers, Mapping) else headers or ()
     return [(name, as_bytes(value)) for name, value in pairs] or None

@@ -1,4 +1,4 @@
-"""Reading partitions of a Kafka in memory: where each one stands, what is given next, and where its end is."""
+"""Reading partitions of a Kafka in memory: positions, the next messages, and the ends of logs."""
 
 from __future__ import annotations
 
@@ -27,86 +27,89 @@ _LATEST = {"largest", "latest", "end"}
 
 @dataclass(slots=True)
 class Reading:
-    """Where reading of one partition stands."""
+    """The state of reading one partition."""
 
     start: int
-    """What was asked for: an offset, or one of librdkafka's `OFFSET_`s."""
+    """The offset that it was assigned with: a number, or one of librdkafka's `OFFSET_`s."""
     next_offset: int | None = None
-    """None: it isn't known yet where to begin, or it can't be."""
+    """None: the offset to begin at isn't known yet, or can't be."""
     is_broken: bool = False
     position: int = OFFSET_INVALID
-    """After the last record or marker that was passed."""
-    end_told: int = OFFSET_INVALID
+    """The offset after the last record or marker that was read."""
+    reported_end: int = OFFSET_INVALID
     watermarks: tuple[int, int] = (OFFSET_INVALID, OFFSET_INVALID)
-    """Begin and end of the log, as the last read saw them."""
+    """The beginning and the end of the log at the last read."""
 
 
 class Reader:
-    """The partitions of one consumer. Whoever calls holds the broker's lock."""
+    """The partitions of one consumer. Callers hold the broker's lock."""
 
     def __init__(self, broker: Broker, group: str, settings: Mapping[str, Any]) -> None:
         self._broker = broker
         self._group_name = group
         self.is_committed_only = settings.get("isolation.level", "read_committed") == "read_committed"
-        self._tells_end = str(settings.get("enable.partition.eof", False)).lower() == "true"
+        self._emits_eof = str(settings.get("enable.partition.eof", False)).lower() == "true"
         self._reset = str(settings.get("auto.offset.reset", "largest"))
         self.readings: dict[TopicPartition, Reading] = {}
         self._paused: set[TopicPartition] = set()
 
     def start(self, topic_partition: TopicPartition, offset: int) -> None:
-        """Read from there on: a new partition, or one that is read already."""
+        """Read from this offset on: a new partition, or one that is read already."""
         before = self.readings.get(topic_partition, Reading(OFFSET_INVALID))
         start = OFFSET_STORED if offset == OFFSET_INVALID else offset
         reading = self.readings[topic_partition] = Reading(start, watermarks=before.watermarks)
         log = self._broker.cluster.log(topic_partition)
-        # "The end" is the one at the time of asking.
+        # The end is the one at the time of the call.
         if start == OFFSET_END and log is not None and not self._broker.is_away:
             reading.next_offset = self.end(log)
 
     def stop(self, topic_partitions: Iterable[TopicPartition]) -> None:
-        """Read them no more; whether they are paused is remembered, as librdkafka does."""
+        """Stop reading these. Paused ones stay paused, as in librdkafka."""
         for topic_partition in topic_partitions:
             self.readings.pop(topic_partition, None)
 
     def pause(self, topic_partitions: Iterable[TopicPartition]) -> None:
-        """Give nothing of these, whether they are read now or later."""
+        """Read nothing of these, whether they are read now or later."""
         self._paused.update(topic_partitions)
 
     def resume(self, topic_partitions: Iterable[TopicPartition]) -> None:
-        """Give what there is, and tell the end again."""
+        """Read these again, and report their ends again."""
         for topic_partition in topic_partitions:
             self._paused.discard(topic_partition)
             if topic_partition in self.readings:
-                self.readings[topic_partition].end_told = OFFSET_INVALID
+                self.readings[topic_partition].reported_end = OFFSET_INVALID
 
     def read(self, limit: int) -> list[MemoryMessage]:
-        """The next messages, partition after partition."""
+        """Return the next messages, partition after partition."""
         messages: list[MemoryMessage] = []
         for topic_partition, reading in self.readings.items():
             if topic_partition not in self._paused:
-                self._read_one(topic_partition, reading, messages, limit)
+                self._read_partition(topic_partition, reading, messages, limit)
         return messages
 
     def end(self, log: PartitionLog) -> int:
-        """The end of a log for this reader: under read_committed, the last stable offset."""
+        """Return the end of a log for this reader: under read_committed, the last stable offset."""
         return log.stable_end if self.is_committed_only else log.end
 
-    def edge(self, asked: confluent_kafka.TopicPartition) -> confluent_kafka.TopicPartition:
-        """With the beginning or the end, as the offset asks for it; as it was for a partition that isn't there."""
-        log = self._broker.cluster.log((asked.topic, asked.partition))
-        offset = asked.offset
+    def bound(self, partition: confluent_kafka.TopicPartition) -> confluent_kafka.TopicPartition:
+        """Return the partition with the number for its `OFFSET_BEGINNING` or `OFFSET_END`.
+
+        A partition that doesn't exist is returned unchanged.
+        """
+        log = self._broker.cluster.log((partition.topic, partition.partition))
+        offset = partition.offset
         if offset not in {OFFSET_BEGINNING, OFFSET_END}:
             raise NotImplementedError("The memory Kafka finds no offsets by time; no service asks for them.")
         if log is not None:
             offset = log.begin if offset == OFFSET_BEGINNING else self.end(log)
-        return confluent_kafka.TopicPartition(asked.topic, asked.partition, offset)
+        return confluent_kafka.TopicPartition(partition.topic, partition.partition, offset)
 
     @property
     def group(self) -> Group:
-        """The group whose offsets count."""
+        """The consumer's group."""
         return self._broker.cluster.group(self._group_name)
 
-    def _read_one(
+    def _read_partition(
         self, topic_partition: TopicPartition, reading: Reading, messages: list[MemoryMessage], limit: int
     ) -> None:
         log = self._broker.cluster.log(topic_partition)
@@ -131,8 +134,8 @@ class Reader:
                 messages.append(MemoryMessage.of(topic_partition, record))
             reading.position = offset
         reading.next_offset = offset
-        if self._tells_end and offset >= end and offset != reading.end_told and len(messages) < limit:
-            reading.end_told = offset
+        if self._emits_eof and offset >= end and offset != reading.reported_end and len(messages) < limit:
+            reading.reported_end = offset
             reason = f"Reached end of partition at offset {offset}"
             messages.append(
                 MemoryMessage.event(KafkaError(KafkaError._PARTITION_EOF, reason), topic_partition, offset)
@@ -141,12 +144,12 @@ class Reader:
     def _find_start(
         self, topic_partition: TopicPartition, reading: Reading, log: PartitionLog
     ) -> KafkaError | None:
-        """Turn what was asked for into an offset of the log, where that is possible now."""
+        """Set `next_offset`, where that is possible now; return the error if it never will be."""
         if reading.is_broken:
             return None
         offset = reading.next_offset
         if offset is None:
-            offset = self._asked_offset(topic_partition, reading.start, log)
+            offset = self._start_offset(topic_partition, reading.start, log)
             if offset is None:
                 return None
         if not log.begin <= offset <= log.end:
@@ -161,13 +164,13 @@ class Reader:
         reading.next_offset = offset
         return None
 
-    def _asked_offset(self, topic_partition: TopicPartition, asked: int, log: PartitionLog) -> int | None:
-        if asked == OFFSET_BEGINNING:
+    def _start_offset(self, topic_partition: TopicPartition, start: int, log: PartitionLog) -> int | None:
+        if start == OFFSET_BEGINNING:
             return log.begin
-        if asked == OFFSET_END:
+        if start == OFFSET_END:
             return self.end(log)
-        if asked >= 0:
-            return asked
+        if start >= 0:
+            return start
         if self.is_committed_only and self.group.is_unstable(topic_partition):
             return None
         committed = self.group.committed.get(topic_partition)

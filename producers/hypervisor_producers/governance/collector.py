@@ -9,6 +9,7 @@ from hypervisor_producers.governance.agents import GovernedAgents
 from hypervisor_producers.governance.counts import DecisionSeries
 from hypervisor_producers.governance.errors import GOVERNANCE_OVERFLOW, GOVERNANCE_TROUBLES, Troubles
 from hypervisor_producers.governance.labels import ALLOW, DENY, GovernanceLabels, LabelValues
+from hypervisor_schemas.extras import importing_extra
 from hypervisor_schemas.governance import (
     ACTIVE_AGENTS,
     AUDIT_EVENTS,
@@ -58,11 +59,12 @@ class GovernanceCollector:
         scores: Any,
         active: float | None,
     ) -> list[Metric]:
-        from prometheus_client.core import (  # noqa: PLC0415 - an extra
-            CounterMetricFamily,
-            GaugeMetricFamily,
-            HistogramMetricFamily,
-        )
+        with importing_extra("prometheus", "GovernanceMetrics"):
+            from prometheus_client.core import (  # noqa: PLC0415 - an extra
+                CounterMetricFamily,
+                GaugeMetricFamily,
+                HistogramMetricFamily,
+            )
 
         all_of, allowed, blocked, limited = (
             CounterMetricFamily(one.prometheus_name, one.help, labels=self._labels)

@@ -38,6 +38,7 @@ from hypervisor_schemas.governance import METER_NAME
 if TYPE_CHECKING:
     from opentelemetry.metrics import Meter, MeterProvider, Observation
     from prometheus_client.registry import Collector, CollectorRegistry
+from hypervisor_schemas.public import public
 
 __all__ = ["METER_NAME", "GovernanceMetrics", "TrustScores"]
 
@@ -46,6 +47,7 @@ TrustScores: TypeAlias = "Mapping[str, float] | Iterable[tuple[float, Mapping[st
 """Agent to score; or scores with attributes, of which `agent_id` is read."""
 
 
+@public
 class GovernanceMetrics:
     """Records decisions, audit events, trust scores and agents. Each of the three outputs is there if it is given.
 

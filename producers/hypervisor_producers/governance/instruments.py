@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from hypervisor_producers.governance.agents import GovernedAgents
 from hypervisor_producers.governance.errors import GOVERNANCE_OVERFLOW, GOVERNANCE_TROUBLES, Troubles
 from hypervisor_producers.governance.labels import ALLOW, DENY, GovernanceLabels, LabelValues
+from hypervisor_schemas.extras import importing_extra
 from hypervisor_schemas.governance import (
     ACTIVE_AGENTS,
     AUDIT_EVENTS,
@@ -101,7 +102,8 @@ def _observe(
     description: str,
     read: Callable[[], Iterable[tuple[float, dict[str, str]]]],
 ) -> None:
-    from opentelemetry.metrics import Observation  # noqa: PLC0415 - an extra
+    with importing_extra("opentelemetry", "GovernanceMetrics"):
+        from opentelemetry.metrics import Observation  # noqa: PLC0415 - an extra
 
     def observe(_options: CallbackOptions) -> list[Observation]:
         return [Observation(value, attributes) for value, attributes in read()]

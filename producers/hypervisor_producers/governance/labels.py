@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from hypervisor_producers.governance.inputs import read_text
+from hypervisor_schemas.public import public
 
 __all__ = ["ALLOW", "DENY", "OVERFLOW", "Ceiling", "GovernanceLabels", "LabelValues"]
 
@@ -20,14 +21,16 @@ LabelValues: TypeAlias = tuple[str, ...]
 """Values of the labels that were chosen besides `decision`, in their order."""
 
 
+@public
 @dataclass(frozen=True, slots=True)
 class GovernanceLabels:
-    """Labels besides `decision`, which every metric of decisions has. By default there are none.
+    """The labels that metrics of decisions have besides `decision`. By default there are none.
 
-    A label makes series: with both, one of each counter and 22 of the histogram for every decision, agent and tool
-    that meet. Choose one with True, or with a function that puts ids together, `lambda did: did.split(":")[1]` for
-    instance. What comes after `max_series` different values shares one series whose labels are `__overflow__`. At
-    most `max_series` trust scores are shown; they have the agent as a label in any case.
+    Each label multiplies series: with both, every combination of decision, agent and tool has one series of each
+    counter and 22 of the histogram. Choose a label with True, or with a function that maps many ids to one value,
+    such as `lambda did: did.split(":")[1]`. After `max_series` different values, all further ones share one series
+    whose labels are `__overflow__`. At most `max_series` trust scores are shown; they always have the agent as a
+    label.
 
     Raises:
         ValueError: `max_series` is below 1.

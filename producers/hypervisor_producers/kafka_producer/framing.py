@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import threading
+from typing import TYPE_CHECKING
 
 from hypervisor_schemas.errors import RegistryUnavailable
 from hypervisor_schemas.rate_limited_log import RateLimitedLog
 from hypervisor_schemas.wire.codec import SINGLE_OBJECT, SUBJECT, confluent_framing, schema_text
-from hypervisor_schemas.wire.registry import SchemaRegistry
+
+if TYPE_CHECKING:
+    from hypervisor_schemas.wire.registry import SchemaRegistry
 
 __all__ = ["RecordFraming"]
 

@@ -1,4 +1,4 @@
-"""What librdkafka and its Python client do in their own way."""
+"""Peculiarities of librdkafka and its Python client."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 import confluent_kafka
 
-__all__ = ["bound", "is_fatal", "quiet_logger"]
+__all__ = ["is_fatal", "queue_bound", "quiet_logger"]
 
 
 def is_fatal(error: Exception) -> bool:
@@ -18,16 +18,19 @@ def is_fatal(error: Exception) -> bool:
     )
 
 
-def bound(messages: str | int) -> int:
-    """So many messages. librdkafka takes 0 for no bound, and numbers that Python doesn't: those it knows alone."""
+def queue_bound(max_messages: str | int) -> int:
+    """The number of messages that `queue.buffering.max.messages` allows.
+
+    librdkafka takes 0 for no bound. It also reads notations that Python doesn't, which count as no bound here.
+    """
     try:
-        return int(messages) or sys.maxsize
+        return int(max_messages) or sys.maxsize
     except ValueError:
         return sys.maxsize
 
 
 def quiet_logger() -> logging.Logger:
-    """librdkafka's own lines. At debug: `error_cb` gets the same, and they come many times a second."""
+    """The logger of librdkafka's own lines, at debug: `error_cb` gets the same, many times a second."""
     logger = logging.getLogger(__name__)
     if not logger.filters:
         logger.addFilter(_lower_to_debug)

@@ -2,6 +2,8 @@
 
 Two framings are written and read: Avro single-object encoding (0xC3 0x01, the schema's CRC-64-AVRO fingerprint,
 little-endian) and the Confluent wire format (0x00, the registry's id, big-endian).
+
+`record_layout` declares the fields and their order. Encoding needs no fastavro, so agents don't load it.
 """
 
 from __future__ import annotations
@@ -10,25 +12,24 @@ import io
 import json
 from collections.abc import Callable, Mapping
 from functools import cache, partial
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
-import fastavro
 import msgspec
-from fastavro.schema import fingerprint, to_parsing_canonical_form
 
 from hypervisor_schemas.errors import InvalidPayload, UndecodableRecord, UnknownSchema
 from hypervisor_schemas.events import EventType, HypervisorEvent, event_type_of, type_value
 from hypervisor_schemas.timestamps import datetime_of
-from hypervisor_schemas.wire.payload_json import to_json_bytes
-from hypervisor_schemas.wire.record_layout import (
+from hypervisor_schemas.wire.avro_bytes import (
     LENGTHS,
-    Remembered,
+    BytesCache,
     long_bytes,
-    optional_bytes,
-    string_bytes,
+    optional_text_bytes,
+    text_bytes,
     time_bytes,
 )
+from hypervisor_schemas.wire.payload_json import to_json_bytes
+from hypervisor_schemas.wire.record_layout import FINGERPRINT, ID_CHARACTERS, ID_FIELDS
 
 __all__ = [
     "ID_CHARACTERS",
@@ -41,42 +42,29 @@ __all__ = [
     "schema_text",
 ]
 
-ID_CHARACTERS = 1024
-"""The longest id. Ids become keys of states, tables and metrics; what Kafka takes as a record can be far longer."""
-
-_IDS = ("event_id", "session_id", "agent_did", "causal_trace_id", "parent_event_id")
-
 SUBJECT = "hypervisor.telemetry.HypervisorEvent"
 """The registry's subject, by record name: the one record goes to every topic."""
+
+_SINGLE_OBJECT_MARK = b"\xc3\x01"
+
+SINGLE_OBJECT = _SINGLE_OBJECT_MARK + FINGERPRINT
+"""The framing that needs no registry."""
+
+_SCHEMAS = Path(__file__).parents[1] / "avro"
 
 
 @cache
 def schema_text(version: int | None = None) -> str:
     """The Avro schema as JSON text: the current one, or an earlier version kept in `avro/history/`."""
     name = "hypervisor_event.avsc" if version is None else f"history/v{version}.avsc"
-    return (files("hypervisor_schemas") / "avro" / name).read_text("utf-8")
+    return (_SCHEMAS / name).read_text("utf-8")
 
 
 def schema_fingerprint(text: str) -> bytes:
-    """CRC-64-AVRO of the schema's parsing canonical form, eight bytes little-endian, as the framing has it."""
+    """CRC-64-AVRO of the schema's parsing canonical form: eight bytes, little-endian, as in the framing."""
+    from fastavro.schema import fingerprint, to_parsing_canonical_form  # noqa: PLC0415 - an agent needs neither
+
     return bytes.fromhex(fingerprint(to_parsing_canonical_form(json.loads(text)), "CRC-64-AVRO"))
-
-
-def _parsed(text: str) -> Any:
-    """The schema with timestamps as plain microseconds: fastavro's datetimes double the cost of both ways."""
-
-    def without_logical_types(node: Any) -> Any:
-        if isinstance(node, dict):
-            return {key: without_logical_types(value) for key, value in node.items() if key != "logicalType"}
-        return [without_logical_types(item) for item in node] if isinstance(node, list) else node
-
-    return fastavro.parse_schema(without_logical_types(json.loads(text)))
-
-
-_CURRENT = _parsed(schema_text())
-
-SINGLE_OBJECT = b"\xc3\x01" + schema_fingerprint(schema_text())
-"""The framing that needs no registry."""
 
 
 def confluent_framing(schema_id: int) -> bytes:
@@ -84,21 +72,16 @@ def confluent_framing(schema_id: int) -> bytes:
     return b"\x00" + schema_id.to_bytes(4, "big")
 
 
-def _schema(mark: bytes, text: str) -> Any:
-    # The very object: what is written with another one is resolved field by field.
-    return _CURRENT if mark == SINGLE_OBJECT[2:] else _parsed(text)
-
-
 def encode_event(event: Any, framing: bytes = SINGLE_OBJECT) -> bytes:
-    """One framed record. `event` has the attributes of a `HypervisorEvent`, also the package's own class.
+    """One framed record. `event` is a `HypervisorEvent` or the package's own: any object with its attributes.
 
     Raises:
-        TypeError, ValueError, OverflowError: A field can't be what it has to be: a timestamp that is no datetime,
-            an absent `event_id`, an id of more than `ID_CHARACTERS`. The payload never is the reason.
+        TypeError, ValueError, OverflowError: A field has a value that the schema doesn't allow: a timestamp that is
+            no datetime, an absent `event_id`, an id of more than `ID_CHARACTERS`. The payload is never the reason.
     """
     event_id = event.event_id
     if type(event_id) is not str or not event_id.isascii():
-        event_id = _optional(event_id)
+        event_id = _optional_text(event_id)
     if not event_id:
         raise ValueError("event_id is empty; every event needs an id of its own, as events of one id count once")
     if len(event_id) > ID_CHARACTERS:
@@ -107,40 +90,40 @@ def encode_event(event: Any, framing: bytes = SINGLE_OBJECT) -> bytes:
     event_type, session_id, agent_did = event.event_type, event.session_id, event.agent_did
     trace_id, parent_id = event.causal_trace_id, event.parent_event_id
     payload = to_json_bytes(event.payload)
-    # Field by field in the schema's order, the same bytes as fastavro's in a fifth of its time. Only None and
-    # exact strings are looked up: of a stranger's own class, equality may mean anything.
+    # Field by field in the order of `record_layout`: the bytes of fastavro in a fifth of its time. Only None and
+    # exact strings are looked up, since equality may mean anything in a class of somebody else.
     return b"".join(
         (
             framing,
             LENGTHS[len(event_id)],
             event_id,
-            _types[event_type if type(event_type) is EventType else type_value(event_type)],
+            _type_bytes[event_type if type(event_type) is EventType else type_value(event_type)],
             time_bytes(event.timestamp),
-            _sessions[session_id if session_id is None or type(session_id) is str else str(session_id)],
-            _agents[agent_did if agent_did is None or type(agent_did) is str else str(agent_did)],
+            _session_bytes[session_id if session_id is None or type(session_id) is str else str(session_id)],
+            _agent_bytes[agent_did if agent_did is None or type(agent_did) is str else str(agent_did)],
             b"\x00\x00"
             if trace_id is None and parent_id is None
-            else _id("causal_trace_id", trace_id) + _id("parent_event_id", parent_id),
+            else _id_bytes("causal_trace_id", trace_id) + _id_bytes("parent_event_id", parent_id),
             LENGTHS[len(payload)] if len(payload) < len(LENGTHS) else long_bytes(len(payload)),
             payload,
         )
     )
 
 
-def _id(name: str, value: Any) -> bytes:
-    text = _optional(value)
+def _id_bytes(name: str, value: Any) -> bytes:
+    text = _optional_text(value)
     _check_length(name, text, ValueError)
-    return optional_bytes(text)
+    return optional_text_bytes(text)
 
 
-_types = Remembered(lambda event_type: string_bytes(_text(type_value(event_type))))
-_sessions = Remembered(partial(_id, "session_id"))
-_agents = Remembered(partial(_id, "agent_did"))
+_type_bytes = BytesCache(lambda event_type: text_bytes(_text(type_value(event_type))))
+_session_bytes = BytesCache(partial(_id_bytes, "session_id"))
+_agent_bytes = BytesCache(partial(_id_bytes, "agent_did"))
 
 
-def _check_length(name: str, value: str | None, kind: type[Exception]) -> None:
+def _check_length(name: str, value: str | None, error_type: type[Exception]) -> None:
     if value is not None and len(value) > ID_CHARACTERS:
-        raise kind(f"{name} has {len(value)} characters; an id has {ID_CHARACTERS} at most.")
+        raise error_type(f"{name} has {len(value)} characters; an id has {ID_CHARACTERS} at most.")
 
 
 def _text(value: Any) -> str:
@@ -149,15 +132,16 @@ def _text(value: Any) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
-def _optional(value: Any) -> str | None:
+def _optional_text(value: Any) -> str | None:
     return None if value is None else _text(value)
 
 
 class EventDecoder:
     """Framed bytes to events, whichever schema version and framing they were written with.
 
-    `schema_by_id` answers an id of a registry with its schema's text; without it, such records are
-    `UnknownSchema`. It may raise `UnknownSchema` (for good) or `RegistryUnavailable` (ask again later).
+    `schema_by_id` returns the text of the schema that has this id in a registry. It may raise `UnknownSchema` (for
+    good) or `RegistryUnavailable` (ask again later). Without it, records with such an id are `UnknownSchema`.
+    `known_schemas` are the texts of schemas by fingerprint; by default all that this project has published.
     """
 
     def __init__(
@@ -165,19 +149,25 @@ class EventDecoder:
         schema_by_id: Callable[[int], str] | None = None,
         known_schemas: Mapping[bytes, str] | None = None,
     ) -> None:
+        import fastavro  # noqa: PLC0415 - agents don't decode, and save 20 ms
+
+        self._read = fastavro.schemaless_reader
+        self._current = _current_schema()
         self._schema_by_id = schema_by_id
-        texts = _own_schemas() if known_schemas is None else known_schemas
-        self._by_framing = {b"\xc3\x01" + mark: _schema(mark, text) for mark, text in texts.items()}
+        texts = _published_schemas() if known_schemas is None else known_schemas
+        self._by_framing = {
+            _SINGLE_OBJECT_MARK + fingerprint: _schema(fingerprint, text) for fingerprint, text in texts.items()
+        }
         self._unusable: dict[bytes, str] = {}
 
     def decode(self, value: bytes | None) -> HypervisorEvent:
         """One record as an event.
 
         Raises:
-            UndecodableRecord: Not one whole record and nothing more, `event_id` empty, or an id too long.
-            UnknownSchema: Written with a schema that nobody knows.
+            UndecodableRecord: The value is not exactly one record, `event_id` is empty, or an id is too long.
+            UnknownSchema: The record was written with a schema that neither this project nor the registry knows.
             InvalidPayload: The payload is not a JSON object.
-            RegistryUnavailable: The registry, asked for an id, didn't answer.
+            RegistryUnavailable: The registry was asked for an id and didn't answer.
         """
         if value is None:
             raise UndecodableRecord("The record has no value (a tombstone).")
@@ -185,15 +175,15 @@ class EventDecoder:
         body = io.BytesIO(value)
         body.seek(start)
         try:
-            record: Any = fastavro.schemaless_reader(body, writer, None if writer is _CURRENT else _CURRENT)
+            record: Any = self._read(body, writer, None if writer is self._current else self._current)
         except Exception as error:  # noqa: BLE001 - fastavro raises what it meets: EOFError, IndexError, ValueError …
             raise UndecodableRecord(f"The bytes are not the record that their schema describes: {error}.") from None
         if body.tell() != len(value):
             raise UndecodableRecord(f"{len(value) - body.tell()} bytes follow the record.")
         if not record["event_id"]:
-            # All events without one would count once together.
+            # All events without an id would together count as one.
             raise UndecodableRecord("The event_id is empty; every event needs one of its own.")
-        for name in _IDS:
+        for name in ID_FIELDS:
             _check_length(name, record[name], UndecodableRecord)
         try:
             record["timestamp"] = datetime_of(record["timestamp"])
@@ -206,16 +196,16 @@ class EventDecoder:
         return HypervisorEvent(**record)
 
     def event_id(self, value: bytes | None) -> str:
-        """The event's id alone, for a record that was decoded before: a tenth of the cost of `decode`.
+        """The event's id alone, for a record that was decoded before, at a tenth of the cost of `decode`.
 
         Raises:
-            UndecodableRecord, UnknownSchema, InvalidPayload, RegistryUnavailable: As `decode`; not everything
-                that is wrong with a record is found here.
+            UndecodableRecord, UnknownSchema, InvalidPayload, RegistryUnavailable: As `decode`. Some faults of a
+                record are not found here.
         """
         if value is None:
             raise UndecodableRecord("The record has no value (a tombstone).")
         writer, start = self._writer_of(value)
-        if writer is not _CURRENT:
+        if writer is not self._current:
             return self.decode(value).event_id
         # The first field, a string: its length as a zigzag varint, then UTF-8. Ids are short.
         length = value[start] if start < len(value) else 0x80
@@ -228,7 +218,9 @@ class EventDecoder:
             raise UndecodableRecord("The event id is not UTF-8.") from None
 
     def framing_of(self, value: bytes | None) -> bytes | None:
-        """How the record begins, if it was written with the current schema; what begins so is read alike.
+        """The record's framing if it was written with the current schema, else None.
+
+        All records with the same framing are read in the same way.
 
         Raises:
             UndecodableRecord, UnknownSchema, RegistryUnavailable: As `decode`.
@@ -236,7 +228,7 @@ class EventDecoder:
         if value is None:
             return None
         writer, length = self._writer_of(value)
-        return value[:length] if writer is _CURRENT else None
+        return value[:length] if writer is self._current else None
 
     def _writer_of(self, value: bytes) -> tuple[Any, int]:
         length = {0xC3: 10, 0x00: 5}.get(value[0]) if value else None
@@ -260,9 +252,11 @@ class EventDecoder:
         try:
             return _schema(schema_fingerprint(text), text)
         except Exception as error:  # noqa: BLE001 - the registry may hold a schema of any kind under this id
-            # For good, as an id never gets another schema: no record of it is worth another question.
-            why = self._unusable[framing] = f"Schema id {schema_id} is not an Avro schema of this event: {error}."
-            raise UnknownSchema(why) from None
+            # An id never gets another schema, so the registry isn't asked again.
+            reason = self._unusable[framing] = (
+                f"Schema id {schema_id} is not an Avro schema of this event: {error}."
+            )
+            raise UnknownSchema(reason) from None
 
 
 _decode_json = msgspec.json.Decoder().decode
@@ -278,8 +272,30 @@ def _object(text: str) -> dict[str, Any]:
     return payload
 
 
+def _parsed(text: str) -> Any:
+    """The schema with timestamps as plain microseconds: fastavro's datetimes double the cost of reading."""
+    import fastavro  # noqa: PLC0415 - as above
+
+    def without_logical_types(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {key: without_logical_types(value) for key, value in node.items() if key != "logicalType"}
+        return [without_logical_types(item) for item in node] if isinstance(node, list) else node
+
+    return fastavro.parse_schema(without_logical_types(json.loads(text)))
+
+
 @cache
-def _own_schemas() -> Mapping[bytes, str]:
-    history = files("hypervisor_schemas") / "avro" / "history"
-    texts = [entry.read_text("utf-8") for entry in history.iterdir() if entry.name.endswith(".avsc")]
+def _current_schema() -> Any:
+    return _parsed(schema_text())
+
+
+def _schema(fingerprint: bytes, text: str) -> Any:
+    # For the current schema the very same object: records of any other one are resolved field by field.
+    return _current_schema() if fingerprint == FINGERPRINT else _parsed(text)
+
+
+@cache
+def _published_schemas() -> Mapping[bytes, str]:
+    """The texts of the current schema and of every earlier version, by fingerprint."""
+    texts = [path.read_text("utf-8") for path in (_SCHEMAS / "history").glob("*.avsc")]
     return {schema_fingerprint(text): text for text in (*texts, schema_text())}

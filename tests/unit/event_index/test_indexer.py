@@ -21,7 +21,7 @@ from hypervisor_consumers.runtime.records import Record, Result, TopicPartition
 from hypervisor_schemas.errors import OutputUnavailable, UndecodableRecord
 from hypervisor_schemas.events import HypervisorEvent
 from hypervisor_telemetry.testing.memory.consumer import MemoryConsumer
-from hypervisor_telemetry.testing.memory.kafka import MemoryKafka
+from tests.support.faulty_kafka import FaultyKafka
 from tests.support.word_count_service import Clock
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ BAD = UndecodableRecord("It is no record.")
 class World:
     def __init__(self) -> None:
         self.clock = Clock()
-        self.kafka = MemoryKafka(self.clock)
+        self.kafka = FaultyKafka(self.clock)
         self.kafka.create_topic(TOPIC, 2)
         self.kafka.create_topic(DEAD_LETTERS, 1)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import subprocess
-import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -178,12 +177,3 @@ def test_kafka_settings_that_do_not_go_together_are_one_sentence():
 
     assert done.returncode == 2
     assert error_of(done).startswith("KAFKA_* settings don't go together: ")
-
-
-def test_without_the_packages_of_the_services_it_says_what_to_install():
-    program = "import sys; sys.modules['typer'] = None; from hypervisor_telemetry.__main__ import main; main()"
-
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-
-    assert done.returncode == 1
-    assert done.stderr == "The command needs typer: pip install 'hypervisor-telemetry[services]'\n"

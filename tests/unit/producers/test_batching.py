@@ -1,4 +1,4 @@
-"""Gathered records: each is handed over once and in order, whatever comes in between."""
+"""Records of a batch: each is handed over once and in order, whatever comes in between."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hypervisor_producers.kafka_producer.batching import Gathered
+from hypervisor_producers.kafka_producer.batching import RecordBatch
 
 
-def gathered(*names: str) -> Gathered:
-    found = Gathered(0)
-    found.records.extend((name,) for name in names)
-    return found
+def batch_of(*names: str) -> RecordBatch:
+    batch = RecordBatch(0)
+    batch.records.extend((name,) for name in names)
+    return batch
 
 
 def refusing(name: str, taken: list[str]) -> Callable[[str], None]:
@@ -29,7 +29,7 @@ def refusing(name: str, taken: list[str]) -> Callable[[str], None]:
 
 
 def test_all_go_in_order():
-    records, taken = gathered("a", "b", "c"), []
+    records, taken = batch_of("a", "b", "c"), []
     records.push(taken.append)
     assert (taken, records.records) == (["a", "b", "c"], [])
     records.push(taken.append)
@@ -37,7 +37,7 @@ def test_all_go_in_order():
 
 
 def test_one_that_is_refused_stays_with_those_behind_it():
-    records, taken = gathered("a", "b", "c"), []
+    records, taken = batch_of("a", "b", "c"), []
     with pytest.raises(BufferError):
         records.push(refusing("b", taken))
     assert (taken, records.records) == (["a"], [("b",), ("c",)])
@@ -46,7 +46,7 @@ def test_one_that_is_refused_stays_with_those_behind_it():
 
 
 def test_what_comes_meanwhile_goes_too_and_a_push_within_a_push_is_none():
-    records, taken = gathered("a", "b"), []
+    records, taken = batch_of("a", "b"), []
 
     def produce(name: str) -> None:
         assert records.is_pushing
@@ -62,7 +62,7 @@ def test_what_comes_meanwhile_goes_too_and_a_push_within_a_push_is_none():
 @settings(deadline=None)  # a busy machine is no failure
 @given(st.lists(st.sampled_from(["add", "push", "refuse", "within"]), max_size=50), st.integers(0, 5))
 def test_each_is_handed_over_once_and_in_order(steps: list[str], refused_after: int):
-    records, taken, added = Gathered(0), [], []
+    records, taken, added = RecordBatch(0), [], []
 
     def add() -> None:
         added.append(len(added))
@@ -93,30 +93,30 @@ def test_each_is_handed_over_once_and_in_order(steps: list[str], refused_after: 
     assert taken == added
 
 
-def test_only_many_events_are_gathered():
-    records = Gathered(10)
+def test_only_many_events_are_batched():
+    records = RecordBatch(10)
     records.decide(10.5, 100)
-    records.make_room(1000)
-    assert (records.is_on, records.room) == (False, 0)
+    records.limit_capacity(1000)
+    assert (records.is_on, records.capacity_left) == (False, 0)
     records.decide(11, 201)
-    records.make_room(1000)
-    assert (records.is_on, records.room) == (True, 250)
+    records.limit_capacity(1000)
+    assert (records.is_on, records.capacity_left) == (True, 250)
     records.decide(12, 201)
-    records.make_room(1000)
-    assert (records.is_on, records.room) == (False, 0)
+    records.limit_capacity(1000)
+    assert (records.is_on, records.capacity_left) == (False, 0)
 
 
 def test_there_is_room_for_250_and_for_what_the_queue_takes():
-    records = gathered("a", "b")
+    records = batch_of("a", "b")
     records.decide(1, 1000)
-    records.make_room(1000)
-    assert records.room == 248
-    records.make_room(7)
-    assert records.room == 7
+    records.limit_capacity(1000)
+    assert records.capacity_left == 248
+    records.limit_capacity(7)
+    assert records.capacity_left == 7
 
 
 def test_after_one_that_was_refused_none_are_gathered_until_the_next_look():
-    records = Gathered(0)
+    records = RecordBatch(0)
     records.was_refused = True
     records.decide(1, 1000)
     assert not records.is_on

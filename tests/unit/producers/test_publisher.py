@@ -218,7 +218,7 @@ class TestEventsThatComeFast:
         """Publish until they are gathered, and some have been. How many events that took."""
         published, client = 0, publisher._client
         assert client is not None
-        while not 0 < len(client._gathered.records) < client._gathered.room:
+        while not 0 < len(client._batch.records) < client._batch.capacity_left:
             assert publisher.publish(event())
             published += 1
         return published
@@ -259,7 +259,7 @@ class TestEventsThatComeFast:
             """
             publisher = EventPublisher()
             taken = 0
-            while not 0 < len(publisher._client._gathered.records) < publisher._client._gathered.room:
+            while not 0 < len(publisher._client._batch.records) < publisher._client._batch.capacity_left:
                 assert publisher.publish(event())
                 taken += 1
             child = os.fork()

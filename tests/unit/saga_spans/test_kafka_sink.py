@@ -9,7 +9,7 @@ from hypervisor_consumers.saga_spans.sinks.kafka import KafkaSink
 from hypervisor_consumers.saga_spans.sinks.otel_environment import resource_of
 from hypervisor_schemas.errors import OutputUnavailable
 from hypervisor_schemas.topics import partition_of
-from hypervisor_telemetry.testing.memory.kafka import MemoryKafka
+from tests.support.faulty_kafka import FaultyKafka
 from tests.support.saga_records import span, spans
 from tests.support.span_receivers import span_names
 
@@ -18,22 +18,22 @@ OTHER = "b" * 32
 
 
 @pytest.fixture
-def kafka() -> MemoryKafka:
-    kafka = MemoryKafka()
+def kafka() -> FaultyKafka:
+    kafka = FaultyKafka()
     kafka.create_topic(TOPIC, 2)
     return kafka
 
 
 @pytest.fixture
-def sink(kafka: MemoryKafka) -> KafkaSink:
+def sink(kafka: FaultyKafka) -> KafkaSink:
     return KafkaSink(kafka, {}, TOPIC, resource_of({}))
 
 
-def written(kafka: MemoryKafka) -> list[tuple[bytes | None, list[str]]]:
+def written(kafka: FaultyKafka) -> list[tuple[bytes | None, list[str]]]:
     return [(one.key, span_names(one.value or b"")) for number in (0, 1) for one in kafka.log(TOPIC, number)]
 
 
-def test_a_record_holds_the_spans_of_one_trace_under_its_id(kafka: MemoryKafka, sink: KafkaSink):
+def test_a_record_holds_the_spans_of_one_trace_under_its_id(kafka: FaultyKafka, sink: KafkaSink):
     first, second, third = spans(3)
     other = span("other", trace_id=OTHER)
 
@@ -52,14 +52,14 @@ def test_a_record_holds_the_spans_of_one_trace_under_its_id(kafka: MemoryKafka, 
     assert list(sink.deliver([])) == []
 
 
-def test_records_are_cut_at_half_a_mebibyte(kafka: MemoryKafka, sink: KafkaSink):
+def test_records_are_cut_at_half_a_mebibyte(kafka: FaultyKafka, sink: KafkaSink):
     sent = spans(8, attributes={"agent.saga.result": "x" * 200_000})
     assert list(sink.deliver(sent)) == []
     assert [names for _, names in written(kafka)] == [[f"span-{n}", f"span-{n + 1}"] for n in range(0, 8, 2)]
 
 
 def test_a_span_that_the_topic_is_too_small_for_is_refused_and_what_travels_with_it_is_written(
-    kafka: MemoryKafka, sink: KafkaSink
+    kafka: FaultyKafka, sink: KafkaSink
 ):
     too_large = KafkaError(KafkaError.MSG_SIZE_TOO_LARGE)
     # The record, the same once more alone, its first half, the first span; all others are taken.
@@ -75,7 +75,7 @@ def test_a_span_that_the_topic_is_too_small_for_is_refused_and_what_travels_with
     assert [names for _, names in written(kafka)] == [["span-1"], ["span-2", "span-3"]]
 
 
-def test_a_span_that_is_too_large_for_any_topic_is_refused_by_this_side(kafka: MemoryKafka, sink: KafkaSink):
+def test_a_span_that_is_too_large_for_any_topic_is_refused_by_this_side(kafka: FaultyKafka, sink: KafkaSink):
     huge = span("huge", attributes={"agent.saga.result": "x" * 65 * 1024 * 1024})
     (refused,) = sink.deliver([*spans(2), huge])
     assert refused.at == 2
@@ -84,7 +84,7 @@ def test_a_span_that_is_too_large_for_any_topic_is_refused_by_this_side(kafka: M
 
 @pytest.mark.parametrize("operation", ["list_topics", "flush", "deliver"])
 def test_what_kafka_does_not_take_comes_again_whole_and_nothing_is_left_of_the_first_try(
-    kafka: MemoryKafka, sink: KafkaSink, operation: str
+    kafka: FaultyKafka, sink: KafkaSink, operation: str
 ):
     kafka.fail_next(operation, before=True)
     with pytest.raises(OutputUnavailable, match="otlp_spans"):
@@ -95,7 +95,7 @@ def test_what_kafka_does_not_take_comes_again_whole_and_nothing_is_left_of_the_f
     sink.close()
 
 
-def test_without_its_topic_they_wait_with_a_sentence(kafka: MemoryKafka):
+def test_without_its_topic_they_wait_with_a_sentence(kafka: FaultyKafka):
     sink = KafkaSink(kafka, {}, "later", resource_of({}))
     with pytest.raises(OutputUnavailable) as caught:
         sink.deliver(spans(1))
@@ -108,7 +108,7 @@ def test_without_its_topic_they_wait_with_a_sentence(kafka: MemoryKafka):
     assert len(kafka.log("later", 0)) == 1
 
 
-def test_an_outage_of_kafka_is_said(kafka: MemoryKafka, sink: KafkaSink):
+def test_an_outage_of_kafka_is_said(kafka: FaultyKafka, sink: KafkaSink):
     kafka.away()
     with pytest.raises(OutputUnavailable, match=r"^Spans can't be written to the topic otlp_spans: .*Timed out\.$"):
         sink.deliver(spans(1))

@@ -1,90 +1,157 @@
-"""Fields as Avro has them; that the bytes are fastavro's, test_codec_roundtrip.py shows for any of them."""
+"""Schema, encoder, decoder and batch decoder have the fields in the order that `record_layout` declares."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta, timezone
+import json
+from datetime import UTC, datetime
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from hypervisor_consumers.runtime.decode.batch_decoder import columns_of, id_numbers_of, origin_of
+from hypervisor_consumers.runtime.partitions.dedup_window import id_number
+from hypervisor_schemas.events import EventType, HypervisorEvent
 from hypervisor_schemas.timestamps import microseconds
-from hypervisor_schemas.wire.record_layout import (
-    LENGTHS,
-    Remembered,
-    long_bytes,
-    optional_bytes,
-    string_bytes,
-    time_bytes,
+from hypervisor_schemas.wire.codec import SINGLE_OBJECT, EventDecoder, encode_event, schema_fingerprint, schema_text
+from hypervisor_schemas.wire.record_layout import FIELDS, FINGERPRINT, ID_CHARACTERS, ID_FIELDS, Field, FieldKind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+AVRO_TYPES = {
+    FieldKind.TEXT: "string",
+    FieldKind.OPTIONAL_TEXT: ["null", "string"],
+    FieldKind.TIME: {"type": "long", "logicalType": "timestamp-micros"},
+}
+SCHEMA = json.loads(schema_text())
+EVENT = HypervisorEvent(
+    event_id="00000000000000ab",
+    event_type=EventType.RING_ELEVATED,
+    timestamp=datetime(2025, 1, 15, 10, 30, 0, 123456, UTC),
+    session_id="session",
+    agent_did="agent",
+    causal_trace_id="trace/span",
+    parent_event_id="00000000000000cd",
+    payload={"ring": 1},
 )
-
-NOW = datetime(2025, 1, 15, 10, 30, 0, 123456, UTC)
-
-
-@pytest.mark.parametrize(
-    ("number", "written"),
-    [
-        (0, b"\x00"),
-        (-1, b"\x01"),
-        (1, b"\x02"),
-        (-64, b"\x7f"),
-        (64, b"\x80\x01"),
-        (-(2**63), b"\xff" * 9 + b"\x01"),
-    ],
-)
-def test_numbers_are_zigzag_varints(number, written):
-    assert long_bytes(number) == written
+EXPECTED: dict[str, Any] = {
+    **EVENT.to_dict(),
+    "timestamp": microseconds(EVENT.timestamp),
+    "payload": '{"ring":1}',
+}
 
 
-def test_a_length_is_looked_up_like_any_number():
-    assert [LENGTHS[8191], long_bytes(8191), long_bytes(8192)] == [b"\xfe\x7f", b"\xfe\x7f", b"\x80\x80\x01"]
+def write(layout: Sequence[Field], values: dict[str, Any]) -> bytes:
+    """A record with these fields, written by the rules of Avro alone."""
+
+    def long(number: int) -> bytes:
+        left, out = (number << 1) ^ (number >> 63), b""
+        while left >= 0x80:
+            out += bytes((left & 0x7F | 0x80,))
+            left >>= 7
+        return out + bytes((left,))
+
+    def text(value: str) -> bytes:
+        return long(len(value.encode())) + value.encode()
+
+    writers: dict[FieldKind, Callable[[Any], bytes]] = {
+        FieldKind.TEXT: text,
+        FieldKind.OPTIONAL_TEXT: lambda value: b"\x00" if value is None else b"\x02" + text(value),
+        FieldKind.TIME: long,
+    }
+    return SINGLE_OBJECT + b"".join(writers[field.kind](values[field.name]) for field in layout)
 
 
-def test_a_text_has_its_length_in_bytes_and_an_optional_one_its_branch_of_the_union():
-    assert string_bytes("ü") == b"\x04\xc3\xbc"
-    assert [optional_bytes(None), optional_bytes(""), optional_bytes("a")] == [b"\x00", b"\x02\x00", b"\x02\x02a"]
+def check_schema(layout: Sequence[Field]) -> None:
+    assert [(field["name"], field["type"]) for field in SCHEMA["fields"]] == [
+        (field.name, AVRO_TYPES[field.kind]) for field in layout
+    ]
 
 
-def test_a_time_in_another_zone_and_one_without_are_written_in_utc():
-    here = NOW.astimezone(timezone(timedelta(hours=-5)))
-    assert (
-        time_bytes(here) == time_bytes(NOW) == time_bytes(NOW.replace(tzinfo=None)) == long_bytes(microseconds(NOW))
-    )
+def check_encoder(layout: Sequence[Field]) -> None:
+    assert encode_event(EVENT) == write(layout, EXPECTED)
 
 
-def test_a_datetime_of_a_strangers_class_is_written_by_what_it_answers():
-    class Shifted(datetime):
-        def __sub__(self, other):
-            return super().__sub__(other) + timedelta(hours=1)
-
-    time_bytes(NOW)
-    shifted = Shifted(2025, 1, 15, 10, 30, 0, 123456, UTC)
-    assert time_bytes(shifted) == long_bytes(microseconds(NOW + timedelta(hours=1)))
+def check_decoder(layout: Sequence[Field]) -> None:
+    decoder, record = EventDecoder(), write(layout, EXPECTED)
+    assert decoder.decode(record) == EVENT
+    assert decoder.event_id(record) == EVENT.event_id
 
 
-class TestRemembered:
-    def test_each_is_made_once(self):
-        made: list[str] = []
+def check_id_reader(layout: Sequence[Field]) -> None:
+    decoder, record = EventDecoder(), write(layout, EXPECTED)
+    assert decoder.event_id(record) == EVENT.event_id
+    numbers = id_numbers_of([record], SINGLE_OBJECT)
+    assert numbers is not None
+    assert numbers.tolist() == [id_number(EVENT.event_id)]
 
-        def write(text: str) -> bytes:
-            made.append(text)
-            return text.encode()
 
-        remembered = Remembered(write)
-        assert [remembered[text] for text in ("a", "b", "a")] == [b"a", b"b", b"a"]
-        assert made == ["a", "b"]
+def check_batch_decoder(layout: Sequence[Field]) -> None:
+    columns = columns_of([write(layout, EXPECTED)], SINGLE_OBJECT)
+    assert columns is not None
+    assert columns.id_numbers.tolist() == [id_number(EVENT.event_id)]
+    assert columns.event_types.values() == [b"ring.elevated"]
+    assert columns.timestamps.tolist() == [EXPECTED["timestamp"]]
+    assert [origin_of(origin) for origin in columns.origins.values()] == [("session", "agent")]
+    assert columns.causal_trace_ids is not None
+    assert columns.causal_trace_ids.values() == [b"trace/span"]
+    assert columns.payloads == [b'{"ring":1}']
 
-    def test_it_never_holds_more_than_it_may(self):
-        remembered = Remembered(str.encode, most=10)
-        for number in range(1000):
-            assert remembered[f"{number}"] == f"{number}".encode()
-            assert len(remembered) <= 10
 
-    def test_what_is_long_is_not_kept(self):
-        remembered = Remembered(str.encode, longest=10)
-        assert [remembered["x" * 11], remembered["x" * 10]] == [b"x" * 11, b"x" * 10]
-        assert list(remembered) == ["x" * 10]
+CHECKS = {
+    "schema": check_schema,
+    "encoder": check_encoder,
+    "decoder": check_decoder,
+    "id reader": check_id_reader,
+    "batch decoder": check_batch_decoder,
+}
+SWAPS = [
+    pytest.param(check, first, second, id=f"{name}: {FIELDS[first].name} and {FIELDS[second].name}")
+    for name, check in CHECKS.items()
+    for first, second in combinations(range(len(FIELDS)), 2)
+    if check is not check_id_reader or first == 0  # they read the first field alone
+]
 
-    def test_what_cannot_be_written_is_said_each_time(self):
-        remembered = Remembered(str.encode)
-        for _ in range(2):
-            with pytest.raises(UnicodeEncodeError):
-                remembered["\ud800"]
+
+@pytest.mark.parametrize("check", CHECKS.values(), ids=list(CHECKS))
+def test_each_reader_and_writer_has_the_declared_fields_in_the_declared_order(check: Callable[..., None]):
+    check(FIELDS)
+
+
+@pytest.mark.parametrize(("check", "first", "second"), SWAPS)
+def test_each_disagrees_with_a_layout_in_which_two_fields_are_swapped(
+    check: Callable[..., None], first: int, second: int
+):
+    layout = list(FIELDS)
+    layout[first], layout[second] = layout[second], layout[first]
+
+    with pytest.raises(Exception):  # noqa: B017 - an assertion, or the decoder's own error
+        check(layout)
+
+
+@pytest.mark.parametrize("at", range(len(FIELDS)), ids=[field.name for field in FIELDS])
+def test_the_schema_disagrees_with_a_layout_in_which_a_field_has_another_name(at: int):
+    layout = list(FIELDS)
+    layout[at] = layout[at]._replace(name="other")
+
+    with pytest.raises(AssertionError):
+        check_schema(layout)
+
+
+def test_the_fingerprint_is_that_of_the_schema():
+    assert schema_fingerprint(schema_text()) == FINGERPRINT
+
+
+@pytest.mark.parametrize("name", [field.name for field in FIELDS])
+def test_the_encoder_bounds_the_length_of_exactly_the_ids(name: str):
+    """The timestamp has no length, and a type or a payload may be as long as it likes."""
+    if name in {"timestamp", "payload"}:
+        return
+    long = HypervisorEvent.from_dict({**EVENT.to_dict(), name: "x" * (ID_CHARACTERS + 1)})
+
+    if name in ID_FIELDS:
+        with pytest.raises(ValueError, match=f"^{name} has {ID_CHARACTERS + 1} characters"):
+            encode_event(long)
+    else:
+        encode_event(long)

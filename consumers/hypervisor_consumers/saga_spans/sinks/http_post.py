@@ -5,10 +5,10 @@ from __future__ import annotations
 import ssl
 from collections.abc import Mapping
 
-from hypervisor_consumers.saga_spans.otel import our_version
 from hypervisor_consumers.saga_spans.sinks.otlp_settings import TlsFiles
 from hypervisor_schemas.errors import OutputUnavailable, SettingError
 from hypervisor_schemas.http_client import HttpAnswer, HttpClient, NoAnswer, NotTrusted, reason_of
+from hypervisor_schemas.version import our_version
 
 __all__ = ["HttpPoster", "tls_context"]
 

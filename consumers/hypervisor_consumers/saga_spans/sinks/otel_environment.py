@@ -8,8 +8,8 @@ from urllib.parse import unquote
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.version import __version__ as sdk_version
 
-from hypervisor_consumers.saga_spans.otel import our_version
 from hypervisor_schemas.errors import SettingError
+from hypervisor_schemas.version import our_version
 
 __all__ = ["DEFAULT_SERVICE_NAME", "SERVICE_NAME", "read_pairs", "resource_of"]
 

@@ -11,7 +11,6 @@ from google.rpc.status_pb2 import Status
 from opentelemetry.sdk.resources import Resource
 
 from hypervisor_consumers.runtime.protocols import Refused
-from hypervisor_consumers.saga_spans.otel import our_version
 from hypervisor_consumers.saga_spans.sinks.bisect_rejects import Rejection, send_bisecting
 from hypervisor_consumers.saga_spans.sinks.http_post import tls_context
 from hypervisor_consumers.saga_spans.sinks.otlp_answers import partial_rejection
@@ -28,6 +27,7 @@ from hypervisor_consumers.saga_spans.spans import SagaSpanRecord
 from hypervisor_schemas.errors import OutputUnavailable
 from hypervisor_schemas.printable import printable
 from hypervisor_schemas.rate_limited_log import RateLimitedLog
+from hypervisor_schemas.version import our_version
 
 __all__ = ["OtlpGrpcSink"]
 

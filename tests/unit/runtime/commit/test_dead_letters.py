@@ -9,21 +9,21 @@ from hypervisor_consumers.runtime.commit.dead_letters import DeadLetterWriter, d
 from hypervisor_consumers.runtime.records import Record, TopicPartition
 from hypervisor_schemas.dead_letters import DeadLetter, read_dead_letter
 from hypervisor_schemas.errors import OutputUnavailable, UndecodableRecord
-from hypervisor_telemetry.testing.memory.kafka import MemoryKafka
+from tests.support.faulty_kafka import FaultyKafka
 
 TOPIC = "t.dead-letters"
 ERROR = UndecodableRecord("It is no record.")
 
 
 @pytest.fixture
-def kafka() -> MemoryKafka:
-    kafka = MemoryKafka()
+def kafka() -> FaultyKafka:
+    kafka = FaultyKafka()
     kafka.create_topic(TOPIC, 2)
     return kafka
 
 
 @pytest.fixture
-def writer(kafka: MemoryKafka) -> DeadLetterWriter:
+def writer(kafka: FaultyKafka) -> DeadLetterWriter:
     return DeadLetterWriter(kafka, {}, service="words", topic=TOPIC)
 
 
@@ -31,11 +31,11 @@ def record(offset: int, partition: int = 0) -> Record:
     return Record(TopicPartition("t.events.vfs", partition), offset, b"key", b"\xff", [("h", None)], 17)
 
 
-def letters(kafka: MemoryKafka, partition: int = 0) -> list[DeadLetter | None]:
+def letters(kafka: FaultyKafka, partition: int = 0) -> list[DeadLetter | None]:
     return [read_dead_letter(one.key, one.value, one.headers) for one in kafka.log(TOPIC, partition)]
 
 
-def offsets(kafka: MemoryKafka, partition: int = 0) -> list[int]:
+def offsets(kafka: FaultyKafka, partition: int = 0) -> list[int]:
     return [letter.offset for letter in letters(kafka, partition) if letter is not None]
 
 
@@ -46,7 +46,7 @@ def test_a_dead_letter_is_the_untouched_record_with_its_place_and_the_reason():
     assert dead_letter_of(record(7)._replace(headers=None), "words", ERROR).original_headers == ()
 
 
-def test_kafka_has_all_that_was_added_when_the_flush_returns(kafka: MemoryKafka, writer: DeadLetterWriter):
+def test_kafka_has_all_that_was_added_when_the_flush_returns(kafka: FaultyKafka, writer: DeadLetterWriter):
     writer.add(record(1), ERROR)
     writer.add(record(2), ERROR)
     assert letters(kafka) == []
@@ -56,7 +56,7 @@ def test_kafka_has_all_that_was_added_when_the_flush_returns(kafka: MemoryKafka,
     assert letters(kafka) == [dead_letter_of(record(offset), "words", ERROR) for offset in (1, 2)]
 
 
-def test_each_is_written_once(kafka: MemoryKafka, writer: DeadLetterWriter):
+def test_each_is_written_once(kafka: FaultyKafka, writer: DeadLetterWriter):
     writer.add(record(1), ERROR)
     writer.flush()
     writer.flush()
@@ -67,7 +67,7 @@ def test_each_is_written_once(kafka: MemoryKafka, writer: DeadLetterWriter):
 
 
 def test_they_go_to_the_partition_of_their_source_among_those_there_are(
-    kafka: MemoryKafka, writer: DeadLetterWriter
+    kafka: FaultyKafka, writer: DeadLetterWriter
 ):
     for partition in range(5):
         writer.add(record(partition, partition), ERROR)
@@ -77,7 +77,7 @@ def test_they_go_to_the_partition_of_their_source_among_those_there_are(
     assert offsets(kafka, 1) == [1, 3]
 
 
-def test_it_connects_when_the_first_one_comes(kafka: MemoryKafka, writer: DeadLetterWriter):
+def test_it_connects_when_the_first_one_comes(kafka: FaultyKafka, writer: DeadLetterWriter):
     kafka.away()
     writer.flush()
     writer.add(record(1), ERROR)
@@ -90,7 +90,7 @@ def test_it_connects_when_the_first_one_comes(kafka: MemoryKafka, writer: DeadLe
 
 @pytest.mark.parametrize("operation", ["list_topics", "flush", "deliver"])
 def test_what_kafka_does_not_take_stays_and_comes_once_when_it_does(
-    kafka: MemoryKafka, writer: DeadLetterWriter, operation: str
+    kafka: FaultyKafka, writer: DeadLetterWriter, operation: str
 ):
     writer.add(record(1), ERROR)
     kafka.fail_next(operation, before=True)
@@ -104,7 +104,7 @@ def test_what_kafka_does_not_take_stays_and_comes_once_when_it_does(
     assert offsets(kafka) == [1, 2]
 
 
-def test_what_was_refused_is_said(kafka: MemoryKafka, writer: DeadLetterWriter):
+def test_what_was_refused_is_said(kafka: FaultyKafka, writer: DeadLetterWriter):
     writer.add(record(1), ERROR)
     kafka.fail_next("deliver", KafkaError(KafkaError.MSG_SIZE_TOO_LARGE), before=True)
     with pytest.raises(OutputUnavailable) as caught:
@@ -116,7 +116,7 @@ def test_what_was_refused_is_said(kafka: MemoryKafka, writer: DeadLetterWriter):
     assert str(caught.value) == "Dead letters were not taken by Kafka: no answer."
 
 
-def test_without_their_topic_they_wait(kafka: MemoryKafka):
+def test_without_their_topic_they_wait(kafka: FaultyKafka):
     writer = DeadLetterWriter(kafka, {}, service="words", topic="t.later")
     writer.add(record(1), ERROR)
     with pytest.raises(OutputUnavailable, match="Unknown topic or partition"):

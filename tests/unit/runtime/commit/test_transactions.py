@@ -11,8 +11,8 @@ from hypervisor_consumers.runtime.kafka.client_factory import ClientFactory
 from hypervisor_consumers.runtime.kafka.hanging_transactions import HangingTransactions
 from hypervisor_consumers.runtime.records import OutputBatch, TopicPartition
 from hypervisor_schemas import errors
-from hypervisor_telemetry.testing.memory.kafka import MemoryKafka
 from hypervisor_telemetry.testing.memory.producer import MemoryProducer
+from tests.support.faulty_kafka import FaultyKafka
 from tests.support.word_count_service import SOURCE, STATE, World
 
 HERE = TopicPartition(SOURCE, 0)
@@ -315,7 +315,7 @@ class FullProducer(MemoryProducer):
 
 @pytest.mark.parametrize(("polls", "outcome"), [(49, Outcome.COMMITTED), (10_000, Outcome.ABORTED)])
 def test_a_full_queue_is_waited_for_a_while(world: World, polls: int, outcome: Outcome):
-    class FullKafka(MemoryKafka):
+    class FullKafka(FaultyKafka):
         def producer(self, settings: object) -> MemoryProducer:
             producer = FullProducer(world.kafka._broker, SETTINGS)
             producer.polls_needed = polls
@@ -338,7 +338,7 @@ class OddProducer(MemoryProducer):
 
 
 def test_an_error_that_comes_in_disguise_is_taken_for_what_it_is(world: World):
-    class OddKafka(MemoryKafka):
+    class OddKafka(FaultyKafka):
         def producer(self, settings: object) -> MemoryProducer:
             return OddProducer(world.kafka._broker, SETTINGS)
 
