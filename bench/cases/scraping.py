@@ -1,4 +1,4 @@
-"""What one scrape of `ring-metrics` costs, beside prometheus-client with the same series."""
+"""The cost of one scrape of `ring-metrics`, beside prometheus-client with the same series."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ KINDS = (
     (EventType.RING_DEMOTED, 0.4),
     (BREACH, 0.1),
 )
-"""Of how many sessions events of each type come."""
+"""The share of sessions that have events of each type."""
 
 
 def measure(setting: Setting) -> Iterable[Row]:
@@ -105,7 +105,7 @@ def _scraped(work: Callable[[], object]) -> Callable[[], float]:
 
 @dataclass(frozen=True)
 class Event:
-    """What both sides are told."""
+    """An event for both sides."""
 
     kind: EventType
     agent: str
@@ -153,7 +153,7 @@ class Ours:
         self._kafka.rebalance({self._copy.consumer: [(t, p) for t in (SOURCE, RINGS) for p in range(PARTITIONS)]})
         self._service = ring_metrics_service({})
         self._exposition = Exposition()
-        self._told = 0
+        self._published = 0
 
     def take(self, events: Sequence[Event]) -> Sequence[Event]:
         """Returns when they are committed, and back in the rows of the agents."""
@@ -166,8 +166,8 @@ class Ours:
             )
             partition = partition_of(event.session.encode(), PARTITIONS)
             self._kafka.append(SOURCE, partition, encode_event(made), key=event.session.encode())
-        self._told += len(events)
-        while self._copy.results().total() < self._told:
+        self._published += len(events)
+        while self._copy.results().total() < self._published:
             self._copy.step()
         while self._rows_behind():
             self._copy.step()
@@ -178,7 +178,7 @@ class Ours:
         return any(rows.next_offset < len(self._kafka.log(*table)) - 1 for table, rows in tables)
 
     def scrape(self) -> bytes:
-        """What `/metrics` answers."""
+        """The body of `/metrics`."""
         own = self._service.families(self._copy.processor.shown())
         of_runtime = self._copy.runtime_metrics.families(now=time.time(), dead_letter_rate=False, degraded=False)
         text, _ = self._exposition.write([*own, *of_runtime], "")

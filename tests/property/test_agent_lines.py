@@ -115,4 +115,4 @@ def test_agents_that_are_gone_are_not_kept_for_ever() -> None:
     for start in range(0, 50_000, 5000):
         names = [f"did:{number}" for number in range(start, start + 5000)]
         assert_same(lines, {0: {(name, "s"): AgentRing(name, "s", 2, 1, "1") for name in names}})
-    assert len(lines._kept[0].numbers) <= 2 * 5000 + agent_lines._SPARE + 5000
+    assert len(lines._partitions[0].index_by_name) <= 2 * 5000 + agent_lines._MAX_AGENTS_WITHOUT_ROWS + 5000

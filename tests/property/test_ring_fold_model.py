@@ -22,7 +22,7 @@ from hypervisor_consumers.ring_metrics.fold.agent_rings import (
 )
 from hypervisor_consumers.ring_metrics.fold.event_fold import TRANSITION_TYPES, RingFold
 from hypervisor_consumers.ring_metrics.fold.state import RingState
-from hypervisor_consumers.ring_metrics.metric_defs import ELEVATION_BUCKETS
+from hypervisor_consumers.ring_metrics.metric_defs import ELEVATION_BUCKETS_SECONDS
 from hypervisor_schemas.errors import InvalidPayload
 from hypervisor_schemas.events import HypervisorEvent, event_type_of, type_value
 from hypervisor_schemas.topics import partition_of, record_key
@@ -152,7 +152,9 @@ def model(events: list[HypervisorEvent], now: float) -> dict[str, Any]:
         "running_elevations": running,
         "elevations_active": active,
         "elevation_seconds": durations | {agent: max(now - start, 0.0) for agent, start in running.items()},
-        "at_most": {bound: sum(length <= bound * 1e6 for length in all_ended) for bound in ELEVATION_BUCKETS},
+        "at_most": {
+            bound: sum(length <= bound * 1e6 for length in all_ended) for bound in ELEVATION_BUCKETS_SECONDS
+        },
         "ended": (len(all_ended), sum(all_ended)),
     }
 
@@ -180,7 +182,8 @@ def views(states: list[RingState], now: float) -> dict[str, Any]:
         "elevations_active": elevations_active(rows),
         "elevation_seconds": elevation_seconds(rows, now),
         "at_most": {
-            limit: sum(count for bound, count, _ in buckets if bound <= limit) for limit in ELEVATION_BUCKETS
+            limit: sum(count for bound, count, _ in buckets if bound <= limit)
+            for limit in ELEVATION_BUCKETS_SECONDS
         },
         "ended": (sum(count for _, count, _ in buckets), sum(total for _, _, total in buckets)),
     }

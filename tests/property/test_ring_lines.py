@@ -8,8 +8,8 @@ import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from hypervisor_consumers.ring_metrics.exposition.counter_lines import CounterLines
 from hypervisor_consumers.ring_metrics.exposition.families import ring_families
-from hypervisor_consumers.ring_metrics.exposition.series_lines import CounterLines
 from hypervisor_consumers.ring_metrics.fold.state import OVERFLOW, RingSeries, RingState
 from hypervisor_consumers.runtime.ops.cardinality import UNKNOWN
 from hypervisor_consumers.runtime.ops.exposition import Exposition
@@ -66,9 +66,9 @@ def test_what_is_kept_is_what_would_be_written(scrapes: list[Any], is_sent_as_it
 def test_a_row_that_is_the_same_is_not_looked_at_again() -> None:
     state, lines = RingState(), CounterLines()
     row = state.series["a", "s"] = RingSeries(assigned=1, breaches=1)
-    before = written(ring_families({0: state}, {}, 0.0, counters=lines.families({0: state}, None)))
+    before = written(ring_families({0: state}, {}, 0.0, counters=lines.families({0: state}, 1)))
     msgspec.structs.force_setattr(row, "assigned", 2)
-    assert written(ring_families({0: state}, {}, 0.0, counters=lines.families({0: state}, None))) == before
+    assert written(ring_families({0: state}, {}, 0.0, counters=lines.families({0: state}, 1))) == before
 
 
 def test_a_session_that_somebody_sends_to_two_partitions_is_added_up() -> None:
@@ -83,7 +83,7 @@ def test_a_count_beyond_64_bits_is_shown_all_the_same() -> None:
     states, lines = {0: RingState()}, CounterLines()
     for count, is_kept in ((1, True), (2**70, False), (2**70, False), (3, True)):
         states[0].series["a", "s"] = RingSeries(assigned=count)
-        counters = lines.families(states, None)
+        counters = lines.families(states, 1)
         assert (counters is not None) == is_kept
         anew = written(ring_families(states, {}, 0.0))
         assert written(ring_families(states, {}, 0.0, counters=counters)) == anew

@@ -52,8 +52,8 @@ def governance_families(
     Args:
         states: The state of each partition of the events.
         labels: Those of the fold of the states. What was counted with other labels is not shown.
-        home_partitions: The number of partitions that the source had before it grew, if it is known. Events of an
-            agent have moved since: its trust score has no label `partition` only in the former one.
+        home_partitions: The number of partitions that the source had before it grew, if it is known. Since then
+            events of some agents come to another partition, where the trust score has the label `partition`.
     """
     chosen = tuple(label for label in CHOSEN_LABELS if label in labels)
     decisions = list(_decisions(states, chosen))

@@ -1,4 +1,4 @@
-"""The wiring of governance-metrics."""
+"""The wiring of the service governance-metrics."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 @public
 class PrometheusExporterProtocol(Protocol):
-    """Where metrics are written to; signatures are the package's. Called by the thread that exports."""
+    """An exporter that metrics are written to, with the package's signatures. Called by the thread that exports."""
 
     def set_gauge(self, name: str, value: float, labels: dict[str, str] | None = None, help_text: str = "") -> None:
         """Set one series of a gauge."""
@@ -53,7 +53,7 @@ class PrometheusExporterProtocol(Protocol):
 
 
 class Subscribable(Protocol):
-    """What a collector needs of a bus: ours, the package's, or any other."""
+    """A bus that a collector can count the events of: ours, the package's, or any other."""
 
     def subscribe(self, event_type: Any = None, handler: Any = None) -> Any:
         """Call `handler` with every event of this type."""
@@ -64,12 +64,12 @@ class Subscribable(Protocol):
 class RingMetricsCollector:
     """Counts the ring events of a bus. Safe to use from many threads; never raises to the emitter.
 
-    `clock` gives seconds since 1970; the age of a running elevation is taken from it.
+    `clock` gives seconds since 1970; it decides the age of a running elevation.
     """
 
     def __init__(self, bus: Subscribable, *, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        # A snapshot holds all that the bus said; nothing is summed away.
+        # A snapshot has a series for every agent and session of the bus, however many they are.
         self._fold = RingFold(max_series=sys.maxsize)
         self._state = self._fold.new_state()
         self._processed = 0
@@ -77,22 +77,22 @@ class RingMetricsCollector:
         self._exported = _Exported()
         self._new_locks()
         _collectors.add(self)
-        # By type, so that the bus doesn't call for what is of no concern here. The members are strings and
-        # hash as such, so the package's bus finds them by its own enum.
+        # By type, so that the bus doesn't call for other events. The members are strings and hash as such, so the
+        # package's bus finds them by its own enum.
         for event_type in RING_EVENT_TYPES:
             bus.subscribe(event_type=event_type, handler=self._handle)
 
     def _new_locks(self) -> None:
-        # Re-entrant: a signal handler may emit while its own thread is inside. At worst one of two events of the
-        # same series goes uncounted then; the thread would hang for good otherwise.
+        # Re-entrant: a signal handler may emit while its own thread holds the lock. At worst one of two events of
+        # the same series goes uncounted then; otherwise the thread would hang for ever.
         self._lock = threading.RLock()
-        # Held while exporters are called, and taken first: a slow one keeps nobody from emitting.
+        # Held while an exporter is called, and taken first: a slow exporter stops no emitter.
         self._export_lock = threading.RLock()
         self._log = RateLimitedLog(_log)
 
     @property
     def events_rejected(self) -> int:
-        """Ring events that don't fit their type; of the metrics, they only count in `events_processed`."""
+        """The number of ring events that don't fit their type; they only count in `events_processed`."""
         return self._rejected
 
     def collect(self) -> dict[str, Any]:
@@ -103,7 +103,7 @@ class RingMetricsCollector:
             `agent_hypervisor_ring_breaches_total`: (agent, session) -> events;
             `agent_hypervisor_ring_current`: agent -> ring;
             `agent_hypervisor_ring_elevation_duration_seconds`: agent -> seconds of the elevation that ended
-            last, running ones are not in it; `events_processed`: ring events received, rejected ones too, as in
+            last, without running ones; `events_processed`: ring events received, including rejected ones, as in
             the package.
         """
         series, processed = self._snapshot()
@@ -117,10 +117,10 @@ class RingMetricsCollector:
         }
 
     def export_to_prometheus(self, exporter: PrometheusExporterProtocol) -> None:
-        """Write all metrics to an exporter; counters by their increase since the last call with the same one.
+        """Write all metrics to an exporter; counters by their increase since the last call with this exporter.
 
-        A running elevation is exported as its age. What the exporter raises is passed on; the next call gives
-        it what this one didn't.
+        A running elevation is exported as its age. An error of the exporter is passed on; the next call exports
+        what this one did not.
         """
         with self._export_lock:
             series, _ = self._snapshot()
@@ -132,7 +132,7 @@ class RingMetricsCollector:
             _export_gauges(exporter, ELEVATION_DURATION, elevation_seconds(rows, self._clock()))
 
     def reset(self) -> None:
-        """Start over, as if no event had come and nothing had been exported."""
+        """Start over: forget all events and everything that was exported."""
         with self._export_lock, self._lock:
             self._state = self._fold.new_state()
             self._processed = self._rejected = 0
@@ -143,7 +143,7 @@ class RingMetricsCollector:
             with self._lock:
                 if self._fold.apply(self._state, event) is not None:
                     self._processed += 1
-        except Exception as error:  # noqa: BLE001 - whatever an event holds, its emitter goes on
+        except Exception as error:  # noqa: BLE001 - no content of an event may stop its emitter
             self._reject(event, error)
 
     def _reject(self, event: HypervisorEvent, error: Exception) -> None:
@@ -163,7 +163,7 @@ class RingMetricsCollector:
 
     def _snapshot(self) -> tuple[list[tuple[AgentSession, RingSeries]], int]:
         with self._lock:
-            # A copy of a dict is one step under the GIL: an emit from a signal handler can't come in between.
+            # Copying a dict is one step under the GIL: an emit from a signal handler can't come in between.
             series, processed = self._state.series.copy(), self._processed
         return [(key, value) for key, value in series.items() if value is not None], processed
 
@@ -202,23 +202,24 @@ def _export_gauges(exporter: PrometheusExporterProtocol, metric: MetricDef, valu
 
 
 class _Exported:
-    """The counts that each exporter was given, per series; forgotten with the exporter.
+    """The counts that each exporter has been given, per series; forgotten with the exporter.
 
-    By identity, since an exporter need not be hashable. Series of the two counters differ in length.
+    Exporters are compared by identity, since an exporter need not be hashable. Series of the two counters differ
+    in length, so they are never equal.
     """
 
     def __init__(self) -> None:
         self._given: dict[int, tuple[object, dict[tuple[str, ...], int]]] = {}
 
     def to(self, exporter: object) -> dict[tuple[str, ...], int]:
-        """What this exporter was given so far, to be changed in place."""
+        """The counts that this exporter has been given so far, to be changed in place."""
         key, given = id(exporter), self._given
         if key not in given:
             keep: object
             try:
                 keep = weakref.ref(exporter, lambda _: given.pop(key, None))
             except TypeError:
-                # It allows no weak references. It must not die, or another could get its id.
+                # It allows no weak references. It must be kept, or another object could get its id.
                 keep = exporter
             given[key] = (keep, {})
         return given[key][1]
@@ -228,7 +229,7 @@ _collectors: weakref.WeakSet[RingMetricsCollector] = weakref.WeakSet()
 
 
 def _unlock_after_fork() -> None:
-    # Another thread of the parent may have held a lock at the fork; in the child nobody would ever release it.
+    # Another thread of the parent may hold a lock at the fork; in the child nobody would ever release it.
     for collector in _collectors:
         collector._new_locks()
 

@@ -1,4 +1,4 @@
-"""Ready exporters for `RingMetricsCollector.export_to_prometheus`; their libraries are needed by users only."""
+"""Exporters for `RingMetricsCollector.export_to_prometheus`. Each needs its library only when it is used."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = ["OpenTelemetryExporter", "PrometheusClientExporter"]
 
 @public
 class PrometheusClientExporter:
-    """Shows what it is given in a prometheus-client registry (the library's default one, if none is given).
+    """Shows metrics in a prometheus-client registry (the library's default one, if none is given).
 
     A metric is registered when it is first written, with the label names of that first series. Names are exposed
-    as they are written, and no `_created` series beside them. Thread-safe.
+    as they are written, without additional `_created` series. Thread-safe.
 
     Raises:
         ImportError: prometheus-client is not installed.

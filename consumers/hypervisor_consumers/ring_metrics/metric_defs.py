@@ -11,7 +11,7 @@ from hypervisor_consumers.runtime.ops.metric_defs import MetricDef
 __all__ = [
     "CURRENT_RING",
     "ELEVATIONS_ACTIVE",
-    "ELEVATION_BUCKETS",
+    "ELEVATION_BUCKETS_SECONDS",
     "ELEVATION_DURATION",
     "ELEVATION_SECONDS",
     "RING_BREACHES",
@@ -70,5 +70,5 @@ RING_METRICS = (
     SERIES_LIMIT,
 )
 
-ELEVATION_BUCKETS: tuple[int, ...] = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600)
-"""Upper bounds (inclusive) of `ELEVATION_SECONDS` in seconds; one of them is the seed's alert, 5 minutes."""
+ELEVATION_BUCKETS_SECONDS: tuple[int, ...] = (1, 5, 15, 60, 300, 900, 3600, 4 * 3600, 12 * 3600, 24 * 3600)
+"""Upper bounds (inclusive) of the buckets of `ELEVATION_SECONDS`; one of them is the seed's alert, 5 minutes."""

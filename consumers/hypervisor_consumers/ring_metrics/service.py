@@ -1,4 +1,4 @@
-"""The wiring of ring-metrics."""
+"""The wiring of the service ring-metrics."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Never
 from prometheus_client.metrics_core import Metric
 
 from hypervisor_consumers.ring_metrics.exposition.agent_lines import AgentLines
+from hypervisor_consumers.ring_metrics.exposition.counter_lines import CounterLines
 from hypervisor_consumers.ring_metrics.exposition.families import ring_families
-from hypervisor_consumers.ring_metrics.exposition.series_lines import CounterLines
 from hypervisor_consumers.ring_metrics.fold.agent_rings import AgentRingsView, publish_agent_rings
 from hypervisor_consumers.ring_metrics.fold.batch_fold import RingBatchFold
 from hypervisor_consumers.ring_metrics.fold.state import RingState

@@ -1,4 +1,4 @@
-"""Saga spans inside an agent's process: a subscriber of any event bus, with a buffer and an optional sink."""
+"""SagaSpanExporter: saga spans inside an agent's process, from any event bus to a buffer and an optional sink."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["EventSource", "SagaSpanExporter"]
 log = logging.getLogger(__name__)
 
 _Finished: TypeAlias = tuple[SagaSpanRecord, SpanSink | None]
-"""A span, and the sink that was attached at that moment."""
+"""A span, and the sink that was attached when it finished."""
 
 _Rejected: TypeAlias = tuple[HypervisorEvent, Exception]
 
@@ -48,9 +48,9 @@ class SagaSpanExporter:
 
         Args:
             bus: Where the events come from.
-            sink: Gets every span as it finishes, beside the buffer: in the parts that `SpanSink` names, or, where
-                it has `record_saga_span(record)`, as the whole record, with its ids, parent and events.
-            max_spans: How many finished spans are kept; the oldest go first. None: all of them.
+            sink: Gets every span as it finishes, in addition to the buffer: as the arguments that `SpanSink` names,
+                or, if it has `record_saga_span(record)`, as the whole record, with its ids, parent and events.
+            max_spans: The most finished spans that are kept; the oldest are dropped first. None: all are kept.
 
         Raises:
             ValueError: `max_spans` is negative.
@@ -63,33 +63,33 @@ class SagaSpanExporter:
         self._start_afresh()
         self.reset()
         _exporters.add(self)
-        # By type: then this exporter, subscribed before a handler that answers one saga event with another, sees
-        # the two in order.
+        # By type: then this exporter, if it subscribed before a handler that answers one saga event with another,
+        # gets the two in order.
         for event_type in SAGA_LIFECYCLE:
             bus.subscribe(event_type=event_type, handler=self._handle)
 
     def _start_afresh(self) -> None:
-        # Re-entrant: a signal handler may emit while its own thread is inside. Its event then waits here, because
-        # a fold must end before the next begins.
+        # Re-entrant: a signal handler may emit while its own thread holds the lock. Its event then waits, because
+        # one event has to be folded before the next.
         self._lock = threading.RLock()
         self._waiting: deque[HypervisorEvent] = deque()
         self._folding = False
         self._limited = RateLimitedLog(log)
 
     def reset(self) -> None:
-        """Forget every span, open saga and count; the subscription and the sink stay."""
+        """Forget all spans, open sagas and counts; the subscription and the sink stay."""
         with self._lock:
             self._state = self._fold.new_state()
             self._spans.clear()
             self._events_processed = self._events_rejected = self._sink_errors = self._spans_dropped = 0
 
     def attach_sink(self, sink: SpanSink) -> None:
-        """Hand every span that finishes from now on to `sink`, in place of the one before."""
+        """Give every span that finishes from now on to `sink`, which replaces the former one."""
         with self._lock:
             self._sink = sink
 
     def detach_sink(self) -> None:
-        """Hand spans to no sink any more; they are still buffered."""
+        """Give spans to no sink any more; they are still buffered."""
         with self._lock:
             self._sink = None
 
@@ -101,31 +101,31 @@ class SagaSpanExporter:
 
     @property
     def events_processed(self) -> int:
-        """Events received of the seven types of `SAGA_LIFECYCLE`, rejected ones included.
+        """The number of events received of the seven types of `SAGA_LIFECYCLE`, including rejected ones.
 
-        That is what the package's exporter counts: fan-out and checkpoint events are not among them.
+        The package's exporter counts the same: fan-out and checkpoint events are not among them.
         """
         return self._events_processed
 
     @property
     def events_rejected(self) -> int:
-        """Events received that don't fit their type."""
+        """The number of events received that don't fit their type."""
         return self._events_rejected
 
     @property
     def spans_dropped(self) -> int:
-        """Spans that left the buffer for newer ones."""
+        """The number of spans that were dropped from the buffer for newer ones."""
         return self._spans_dropped
 
     @property
     def sink_errors(self) -> int:
-        """Spans that the sink failed to take."""
+        """The number of spans that the sink failed to take."""
         return self._sink_errors
 
     def _handle(self, event: HypervisorEvent) -> None:
         self._waiting.append(event)
         finished, rejected = self._fold_waiting()
-        # Out here, where no lock is held: sinks and log handlers are strangers' code, and may emit.
+        # No lock is held here: sinks and log handlers are the user's code, and may emit.
         for refused, error in rejected:
             self._report(refused, error)
         for span, sink in finished:
@@ -133,7 +133,7 @@ class SagaSpanExporter:
                 self._forward(sink, span)
 
     def _fold_waiting(self) -> tuple[list[_Finished], list[_Rejected]]:
-        """Fold what waits, this thread's event or another's."""
+        """Fold the events that wait, of this thread or another."""
         finished: list[_Finished] = []
         rejected: list[_Rejected] = []
         with self._lock:
@@ -146,7 +146,7 @@ class SagaSpanExporter:
                     self._events_processed += 1
                     try:
                         spans = self._fold.apply(self._state, event) or ()
-                    except Exception as error:  # noqa: BLE001 - a stranger's event may hold anything
+                    except Exception as error:  # noqa: BLE001 - a foreign event may hold anything
                         self._events_rejected += 1
                         rejected.append((event, error))
                         continue
@@ -160,7 +160,7 @@ class SagaSpanExporter:
 
     def _report(self, event: HypervisorEvent, error: Exception) -> None:
         message = "The %s event %s was not used: %s"
-        # A bus may bring anything, also what has none of an event's attributes.
+        # A bus may bring anything, even objects without the attributes of an event.
         kind, event_id = (
             type_value(getattr(event, "event_type", "saga")),
             getattr(event, "event_id", "without an id"),
@@ -171,7 +171,7 @@ class SagaSpanExporter:
     def _forward(self, sink: SpanSink, span: SagaSpanRecord) -> None:
         try:
             hand_over(sink, span)
-        except Exception as error:  # noqa: BLE001 - the user's code; neither exporter nor emitter may break with it
+        except Exception as error:  # noqa: BLE001 - an error of the user's code must not reach the emitter
             with self._lock:
                 self._sink_errors += 1
             message = "The span sink failed; the span %s is only in completed_spans."
@@ -182,7 +182,7 @@ _exporters: WeakSet[SagaSpanExporter] = WeakSet()
 
 
 def _start_afresh_after_fork() -> None:
-    # Another thread of the parent may have been inside at the fork; in the child it would never come out.
+    # Another thread of the parent may hold the lock at the fork; in the child it would never be released.
     for exporter in _exporters:
         exporter._start_afresh()
 

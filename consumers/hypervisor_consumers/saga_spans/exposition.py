@@ -1,4 +1,4 @@
-"""The state of saga-spans as metrics. Pure."""
+"""The metrics of saga-spans, made from its states. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.samples import Exemplar as ShownExemplar
 
 from hypervisor_consumers.runtime.ops.metric_defs import MetricDef
-from hypervisor_consumers.saga_spans.fold.span_stats import BOUNDS, LATE, Total
+from hypervisor_consumers.saga_spans.fold.span_stats import BUCKETS_SECONDS, LATE, Total
 from hypervisor_consumers.saga_spans.fold.state import SagaState
 from hypervisor_consumers.saga_spans.metric_defs import (
     COMPENSATIONS,
@@ -26,7 +26,7 @@ from hypervisor_consumers.saga_spans.metric_defs import (
 __all__ = ["AGES", "saga_families"]
 
 AGES: Mapping[str, float] = {"1m": 60, "10m": 600, "1h": 3600, "1d": 86_400, "older": float("inf")}
-"""Names of the ages of open sagas, and the seconds that they are under."""
+"""Names of the age groups of open sagas, with their upper bounds (exclusive) in seconds."""
 
 _COUNTERS = {"saga": SAGAS, "step": STEPS, "compensation": COMPENSATIONS, "fan_out": FAN_OUTS, LATE: LATE_EVENTS}
 _HISTOGRAMS = {"saga": SAGA_DURATION, "step": STEP_DURATION}
@@ -71,7 +71,9 @@ def _totals(states: Mapping[int, SagaState], kind: str) -> Iterable[tuple[str, s
 def _buckets(total: Total) -> list[tuple[str, float] | tuple[str, float, ShownExemplar]]:
     count = 0
     buckets: list[tuple[str, float] | tuple[str, float, ShownExemplar]] = []
-    for bound, number, exemplar in zip((*map(str, BOUNDS), "+Inf"), total.buckets, total.exemplars, strict=True):
+    for bound, number, exemplar in zip(
+        (*map(str, BUCKETS_SECONDS), "+Inf"), total.buckets, total.exemplars, strict=True
+    ):
         count += number
         if exemplar is None:
             buckets.append((bound, float(count)))

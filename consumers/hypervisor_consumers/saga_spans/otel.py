@@ -71,7 +71,7 @@ _LATEST = 2**63 - 1
 
 
 def readable_span(record: SagaSpanRecord, resource: Resource) -> ReadableSpan:
-    """The record as the OpenTelemetry SDK's span, of this resource.
+    """The record as a span of the OpenTelemetry SDK, of this resource.
 
     Raises:
         ValueError: The record's ids are not 32 and 16 hexadecimal digits; a fold's always are.
@@ -106,7 +106,7 @@ def span_context(
 
 
 def attributes_of(record: SagaSpanRecord) -> dict[str, str]:
-    """The record's attributes, and OpenTelemetry's names beside them."""
+    """The record's attributes, under the seed's names and under OpenTelemetry's."""
     attributes = {unicode_of(name): unicode_of(str(value)) for name, value in record.attributes.items()}
     for name, others in ADDED_NAMES.items():
         if name in attributes:
@@ -138,7 +138,7 @@ def status_of(record: SagaSpanRecord) -> Status:
 
 
 def links_of(record: SagaSpanRecord) -> Sequence[Link]:
-    """A link to the causal span, where its id names one."""
+    """A link to the causal span, if the causal trace id names one."""
     try:
         causal = CausalTraceId.from_string(record.causal_trace_id).to_w3c()
     except ValueError:

@@ -44,15 +44,15 @@ class OTelSpanSink:
     """A sink for `SagaSpanExporter` that gives every span to a tracer provider of the OpenTelemetry SDK.
 
     The spans have the ids, parents and times that their events give them, so the `saga-spans` service and any
-    number of processes that see the same events make the same spans. They go through the provider's own processors
+    number of processes that get the same events make the same spans. They go through the provider's own processors
     and belong to its resource. Thread-safe.
 
     The provider's sampler decides for whole sagas: it is asked for the saga's span, by trace id, and again for each
-    step with the answer as its parent's. A sampler that looks at names doesn't know yet how the saga ends: it is
-    asked with the name "saga".
+    step, with that answer as the parent's. A sampler that looks at names gets the name "saga", since the end of the
+    saga isn't known yet.
 
     Args:
-        tracer_provider: By default the global one.
+        tracer_provider: The global one by default.
 
     Raises:
         ValueError: The provider is not the SDK's (none is set up yet, or it is another implementation), or the SDK
@@ -76,7 +76,7 @@ class OTelSpanSink:
         self._tracer = tracer
 
     def record_saga_span(self, record: SagaSpanRecord) -> None:
-        """Make the span, start to end."""
+        """Make the span, from start to end."""
         context, parent = Context(), record.parent_span_id
         if parent is not None:
             flags = TraceFlags.SAMPLED if self._is_sampled(record.trace_id) else TraceFlags.DEFAULT
@@ -106,7 +106,7 @@ class OTelSpanSink:
     ) -> None:
         """Make a span in a trace of its own: the caller of this method knows no ids, so they are random.
 
-        `SagaSpanExporter` calls `record_saga_span`; this is for exporters of others.
+        `SagaSpanExporter` calls `record_saga_span`; this method is for other exporters.
         """
         self.record_saga_span(
             SagaSpanRecord(

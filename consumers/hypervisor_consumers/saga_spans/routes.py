@@ -1,4 +1,4 @@
-"""The sagas that are open now: `/v1/sagas`. Read-only; what is not committed is not in it."""
+"""The routes of `/v1/sagas`: the sagas that are open now. Read-only; only committed state is shown."""
 
 from __future__ import annotations
 
@@ -12,7 +12,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from hypervisor_consumers.runtime.commit.visibility import Shown
 from hypervisor_consumers.runtime.ops.auth import bearer_access
 from hypervisor_consumers.runtime.ops.freshness import Freshness
-from hypervisor_consumers.saga_spans.fold.state import EndedSaga, OpenFanOut, OpenSaga, OpenStep, SagaKey, SagaState
+from hypervisor_consumers.saga_spans.fold.state import (
+    Checkpoint,
+    EndedSaga,
+    OpenFanOut,
+    OpenSaga,
+    OpenStep,
+    SagaKey,
+    SagaState,
+)
 
 __all__ = ["SagaFilter", "create_router", "open_sagas"]
 
@@ -33,7 +41,7 @@ class SagaFilter(BaseModel):
 def create_router(
     shown: Callable[[], Shown[SagaState]], freshness: Freshness, now: Callable[[], float], token: str | None
 ) -> APIRouter:
-    """The routes under `/v1`; with a token, only for who carries it.
+    """The routes under `/v1`; if there is a token, requests need it.
 
     Answers: 200; 401 without the token; 404 for a saga that this copy doesn't know; 422 for a parameter that is
     wrong or unknown; 503 while this copy may not show anything.
@@ -43,9 +51,9 @@ def create_router(
     @router.get("/sagas")
     def sagas(wanted: Annotated[SagaFilter, Query()]) -> Response:
         """The open sagas of this copy's partitions that fit every filter, the oldest first."""
-        seen = _seen(shown)
-        found = open_sagas(seen.states, now(), wanted)
-        return _json({"sagas": found[: wanted.limit], "open": len(found), **_age(seen, freshness)})
+        snapshot = _snapshot(shown)
+        found = open_sagas(snapshot.states, now(), wanted)
+        return _json({"sagas": found[: wanted.limit], "open": len(found), **_completeness(snapshot, freshness)})
 
     @router.get("/sagas/{saga_id:path}")
     def saga(
@@ -53,26 +61,26 @@ def create_router(
         session_id: Annotated[str | None, Query(max_length=1024)] = None,
     ) -> Response:
         """The sagas of this id, one a session: open ones, and those that ended a short while ago."""
-        seen = _seen(shown)
+        snapshot = _snapshot(shown)
         found = [
             described
-            for partition, state in sorted(seen.states.items())
+            for partition, state in sorted(snapshot.states.items())
             for (session, _), described in _of_id(state, partition, saga_id, now())
             if session_id in {None, session}
         ]
         if not found:
             raise HTTPException(
                 404,
-                f"No saga {saga_id!r} is open in the partitions of this copy ({_numbers(seen)}); it may have "
-                "ended, or be another copy's.",
+                f"No saga {saga_id!r} is open in the partitions of this copy ({_partitions(snapshot)}); it may "
+                "have ended, or be another copy's.",
             )
-        return _json({"sagas": found, **_age(seen, freshness)})
+        return _json({"sagas": found, **_completeness(snapshot, freshness)})
 
     return router
 
 
 def open_sagas(states: Mapping[int, SagaState], now: float, wanted: SagaFilter) -> list[dict[str, Any]]:
-    """The open sagas that fit, without regard to the limit, the oldest first; at `now`, seconds since 1970."""
+    """The open sagas at `now` (seconds since 1970) that fit, the oldest first, without regard to the limit."""
     found = [
         _open(partition, key, saga, list(state.open_steps((key[0], key[1]), saga)), now)
         for partition, state in states.items()
@@ -122,7 +130,7 @@ def _open(
         "age_seconds": round(_age_of(saga, now), 3),
         "current_steps": [_step(step) for step in sorted(steps, key=lambda step: step.start_time)],
         "fan_outs": [_fan_out(fan_out) for fan_out in saga.fan_outs],
-        "checkpoints": [{"time": one.time, **one.attributes} for one in saga.checkpoints],
+        "checkpoints": [_checkpoint(saved) for saved in saga.checkpoints],
         "steps_done": saga.done,
         "steps_failed": saga.failed,
         "compensations": saga.compensated,
@@ -153,7 +161,7 @@ def _step(step: OpenStep) -> dict[str, Any]:
         "agent_did": step.agent_did or None,
         "causal_trace_id": step.causal_trace_id or None,
         "start_time": step.start_time,
-        "checkpoints": [{"time": one.time, **one.attributes} for one in step.checkpoints],
+        "checkpoints": [_checkpoint(saved) for saved in step.checkpoints],
     }
 
 
@@ -167,30 +175,33 @@ def _fan_out(fan_out: OpenFanOut) -> dict[str, Any]:
     }
 
 
+def _checkpoint(saved: Checkpoint) -> dict[str, Any]:
+    return {"time": saved.time, **saved.attributes}
+
+
 def _age_of(saga: OpenSaga, now: float) -> float:
     return max(0.0, now - saga.seen_at_ms / 1000)
 
 
-def _seen(shown: Callable[[], Shown[SagaState]]) -> Shown[SagaState]:
-    seen = shown()
-    if not seen.states and seen.state_partitions is None:
+def _snapshot(shown: Callable[[], Shown[SagaState]]) -> Shown[SagaState]:
+    snapshot = shown()
+    if not snapshot.states and snapshot.state_partitions is None:
         raise HTTPException(
             503, "This copy may not show anything now: its partitions are being restored, or Kafka is away."
         )
-    return seen
+    return snapshot
 
 
-def _age(seen: Shown[SagaState], freshness: Freshness) -> dict[str, Any]:
-    of = None if seen.state_partitions is None else seen.state_partitions
+def _completeness(snapshot: Shown[SagaState], freshness: Freshness) -> dict[str, Any]:
     return {
-        "freshness": freshness.of(seen.accounts),
-        # Another copy answers for the others.
-        "is_partial": of is None or len(seen.states) < of,
+        "freshness": freshness.of(snapshot.accounts),
+        # Other copies answer for the other partitions.
+        "is_partial": snapshot.state_partitions is None or len(snapshot.states) < snapshot.state_partitions,
     }
 
 
-def _numbers(seen: Shown[SagaState]) -> str:
-    return ", ".join(str(number) for number in sorted(seen.states)) or "none"
+def _partitions(snapshot: Shown[SagaState]) -> str:
+    return ", ".join(str(partition) for partition in sorted(snapshot.states)) or "none"
 
 
 def _json(answer: Any) -> Response:

@@ -1,4 +1,4 @@
-"""The wiring of saga-spans."""
+"""The wiring of the service saga-spans."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def saga_spans_service(
     environ: Mapping[str, str],
     now: Callable[[], float] = time.time,
 ) -> StatefulService[SagaState, SagaSpanRecord]:
-    """Saga events to spans, delivered to `sink`; metrics of sagas, and `/v1/sagas`, served on `host`.
+    """The service that delivers spans of sagas to `sink`, and serves metrics of sagas and `/v1/sagas` on `host`.
 
     `now` gives the seconds since 1970.
 
@@ -53,7 +53,7 @@ def saga_spans_service(
         families=lambda shown: saga_families(shown.states, now()),
         output=sink,
         output_codec=SpanCodec(),
-        # An end that is due should not come a minute late where sagas are given seconds.
+        # A saga should not be ended a minute late if TELEMETRY_SAGA_TIMEOUT is seconds.
         expire_every=max(0.5, min(EXPIRY_INTERVAL_SECONDS, timeout / 10, (grace or EXPIRY_INTERVAL_SECONDS) / 2)),
         routers=routers,
     )

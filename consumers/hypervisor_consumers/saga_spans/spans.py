@@ -1,4 +1,4 @@
-"""What saga events become: finished spans, and the protocol of those that take them."""
+"""Finished spans of sagas, and the protocol of the sinks that take them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["SagaSpanRecord", "SpanEvent", "SpanSink"]
 
 @dataclass(frozen=True, slots=True)
 class SpanEvent:
-    """Something that happened within a span, at one moment: a checkpoint. `time` in seconds since the epoch."""
+    """A moment within a span: a checkpoint. `time` is in seconds since 1970."""
 
     name: str
     time: float
@@ -24,12 +24,14 @@ class SpanEvent:
 class SagaSpanRecord:
     """One finished span: a saga, one of its steps, a fan-out or a compensation.
 
-    Times are seconds since the epoch, the events' own. `status` is "ok", "error" or "compensating". `attributes`
-    are the seed's (`agent.saga.*`, `agent.did`, `session.id`), all strings. `trace_id` has 32 hex, `span_id` and
-    `parent_span_id` 16; a saga's span has no parent. `causal_trace_id` is that of the event that opened it, as it
-    was written, "" where there was none; nobody exports that span. `error_type` is the kind of an error as its
-    event has it (`error_type`), "" where it has none.
+    Times are the events' own, in seconds since 1970. `status` is "ok", "error" or "compensating". `attributes` are
+    the seed's (`agent.saga.*`, `agent.did`, `session.id`), all strings. `trace_id` has 32 hexadecimal digits,
+    `span_id` and `parent_span_id` have 16; a saga's span has no parent. `causal_trace_id` is copied from the event
+    that opened the span, "" if it has none; nobody exports the causal span. `error_type` is the kind of an error as
+    the event gives it (`error_type`), "" if it gives none.
     """
+
+    # size: the fields are those of the package and of OpenTelemetry; users read them by name.
 
     name: str
     saga_id: str
@@ -48,7 +50,7 @@ class SagaSpanRecord:
 
     @property
     def duration_seconds(self) -> float:
-        """The span's length; 0 where only one end of it was seen."""
+        """The span's length; 0 if only one end of it was seen."""
         return self.end_time - self.start_time
 
 
@@ -60,8 +62,8 @@ class SpanSink(Protocol):
     def record_span(
         self, name: str, start_time: float, end_time: float, attributes: dict[str, Any], status: str
     ) -> None:
-        """Take one span. Called by keyword, on a thread that emits, with `attributes` of its own.
+        """Take one span. Called by keyword, on a thread that emits; `attributes` is the sink's own copy.
 
-        What it raises is logged and counted, and reaches neither the exporter nor the emitter. It may emit events.
+        Errors are logged and counted, and reach neither the exporter nor the emitter. The sink may emit events.
         """
         ...

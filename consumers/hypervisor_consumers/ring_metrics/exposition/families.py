@@ -1,4 +1,4 @@
-"""Ring states and the rows of agent-rings to prometheus-client metric families, for the service's `/metrics`."""
+"""Metric families of ring states and of the rows of agent-rings, for the service's `/metrics`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypervisor_consumers.ring_metrics.fold.event_fold import TRANSITION_TYPES
 from hypervisor_consumers.ring_metrics.fold.state import OVERFLOW, AgentSession, RingSeries, RingState
 from hypervisor_consumers.ring_metrics.metric_defs import (
     CURRENT_RING,
-    ELEVATION_BUCKETS,
+    ELEVATION_BUCKETS_SECONDS,
     ELEVATION_DURATION,
     ELEVATION_SECONDS,
     ELEVATIONS_ACTIVE,
@@ -32,7 +32,7 @@ __all__ = ["is_in_one_place", "ring_families"]
 _NOT_KNOWN = frozenset({"", UNKNOWN})
 
 _LabelValues: TypeAlias = tuple[str, ...]
-"""The values of the labels that are kept, then the partition where the series carries it."""
+"""The values of the labels that are kept, then the partition if the series has that label."""
 
 
 def ring_families(
@@ -47,20 +47,21 @@ def ring_families(
 ) -> list[Metric]:
     """All metrics of the service, in a fixed order.
 
-    A counter's series lies in one partition, that of its session, else of its agent. What can lie in several has
-    the label `partition`: a sum would fall when a partition moves away, and look like a counter that began anew.
+    A counter's series lies in one partition, that of its session, else of its agent. A series that can lie in
+    several has the label `partition`: a sum over them would fall when a partition moves to another copy, and look
+    like a counter that began anew.
 
     Args:
-        states: Per partition of the events, what is shown of it: counters and the histogram.
-        rows: Per partition of agent-rings, its rows: what is shown of an agent.
+        states: The state of each partition of the events, for the counters and the histogram.
+        rows: The rows of each partition of agent-rings, for the gauges per agent.
         now: Seconds since 1970, for the age of running elevations.
-        labels: The labels that the counters keep, as the fold of the states has them. Series that were counted
-            with others are not shown.
-        home_partitions: How many partitions the source had before it grew; None if it never has, which spares a
-            hash per series. Sessions have moved since: only where a session was at first do its series go without
-            the label `partition`.
-        counters: Both counters, if they have been written already.
-        gauges: The three gauges per agent, if they have.
+        labels: The labels that the counters keep, those of the fold of the states. Series that were counted with
+            other labels are not shown.
+        home_partitions: The number of partitions that the source had before it grew; None if it never has, which
+            spares a hash per series. Since then events of some sessions come to another partition, where their
+            series have the label `partition`.
+        counters: Both counters, if their lines are made already.
+        gauges: The three gauges per agent, if their lines are made already.
     """
     families = [
         *(counters or _counters(states, labels, home_partitions)),
@@ -88,9 +89,9 @@ def _counted(
         for key, series in state.series.present():
             agent, session = key
             if is_plain and agent and session not in _NOT_KNOWN and key != OVERFLOW:
-                yield key, series  # as nearly all are
+                yield key, series  # nearly all are so
                 continue
-            # With a label left out, keys that have it hold no counts, or those of former labels.
+            # If a label is left out, keys that have it hold no counts, or those of former labels.
             if (bool(agent) != keeps_agent or bool(session) != keeps_session) and key != OVERFLOW:
                 continue
             kept = key if keeps_agent and keeps_session else (agent,) * keeps_agent + (session,) * keeps_session
@@ -98,7 +99,7 @@ def _counted(
 
 
 def is_in_one_place(key: AgentSession, partition: int, home_partitions: int | None) -> bool:
-    """Whether the series lies in no other partition, and so goes without the label `partition`."""
+    """Whether the series can lie in no other partition, and so goes without the label `partition`."""
     agent, session = key
     if session not in _NOT_KNOWN:
         record_key = session
@@ -170,7 +171,7 @@ def _elevation_histogram(states: Mapping[int, RingState]) -> Metric:
         # By comparison, not by name: a state that was kept from a version with other bounds stays whole.
         buckets = [
             (str(float(limit)), float(sum(bucket.count for bound, bucket in ended if bound <= limit)))
-            for limit in ELEVATION_BUCKETS
+            for limit in ELEVATION_BUCKETS_SECONDS
         ]
         buckets.append(("+Inf", float(sum(bucket.count for _, bucket in ended))))
         family.add_metric([str(partition)], buckets, sum(bucket.microseconds for _, bucket in ended) / 1e6)

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from hypervisor_consumers.ring_metrics.metric_defs import ELEVATION_BUCKETS
+from hypervisor_consumers.ring_metrics.metric_defs import ELEVATION_BUCKETS_SECONDS
 from hypervisor_consumers.runtime.ops.cardinality import OVERFLOW_LABEL
 from hypervisor_consumers.runtime.protocols import Table
 
@@ -27,9 +27,9 @@ AgentSession: TypeAlias = tuple[str, str]
 OVERFLOW: AgentSession = (OVERFLOW_LABEL, OVERFLOW_LABEL)
 """The series that counts the events for which there was no room in a series of their own."""
 
-ELEVATION_BOUNDS_US = tuple(bound * 1_000_000 for bound in ELEVATION_BUCKETS)
+ELEVATION_BOUNDS_US = tuple(bound * 1_000_000 for bound in ELEVATION_BUCKETS_SECONDS)
 """Upper bounds (inclusive) of all buckets of the histogram but the last."""
-_BUCKETS = (*(str(bound) for bound in ELEVATION_BUCKETS), "+Inf")
+_BUCKETS = (*(str(bound) for bound in ELEVATION_BUCKETS_SECONDS), "+Inf")
 _MOST_MICROSECONDS = 2**63 - 1
 
 
@@ -38,6 +38,8 @@ class RingSeries(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
     Written to the changelog as an array: a new field goes to the end and has a default.
     """
+
+    # size: a row of the state; its fields are the format of the changelog.
 
     assigned: int = 0
     elevated: int = 0

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
+from typing import TypeAlias
 
 from hypervisor_consumers.saga_spans.fold.parsed_event import ParsedEvent
 from hypervisor_consumers.saga_spans.fold.span_identity import step_span_id
@@ -35,15 +36,13 @@ def step_span(
     """A step that has ended; `parent_span_id` is used if the step names none."""
     return _span(
         event,
+        step,
         name=f"saga.step.{event.action or event.step_id}",
         step_id=event.step,
         step_action=event.action,
-        start_time=step.start_time,
         status=status,
         trace_id=trace_id,
-        span_id=step.span_id,
         parent_span_id=step.parent_span_id or parent_span_id,
-        causal_trace_id=step.causal_trace_id or event.causal_trace_id,
         checkpoints=step.checkpoints,
     )
 
@@ -52,15 +51,13 @@ def compensation_span(event: ParsedEvent, *, trace_id: str, parent_span_id: str)
     """A compensation, made from its only event. An event that has a duration is sent at the end of it."""
     return _span(
         event,
+        OpenStep(event.step, step_span_id(event.event_id), event.time - event.duration_seconds),
         name=f"saga.compensate.{event.action or event.step_id}",
         step_id=event.step_id or "compensation",
         step_action=event.action or "compensate",
-        start_time=event.time - event.duration_seconds,
         status="compensating",
         trace_id=trace_id,
-        span_id=step_span_id(event.event_id),
         parent_span_id=parent_span_id,
-        causal_trace_id=event.causal_trace_id,
     )
 
 
@@ -69,15 +66,13 @@ def fan_out_span(event: ParsedEvent, fan_out: OpenFanOut, *, trace_id: str, pare
     policy = fan_out.policy or event.policy
     return _span(
         event,
+        fan_out,
         name=f"saga.fanout.{policy or fan_out.fan_out_id}",
         step_id=fan_out.fan_out_id,
         step_action=policy,
-        start_time=fan_out.start_time,
         status="error" if event.is_failure else "ok",
         trace_id=trace_id,
-        span_id=fan_out.span_id,
         parent_span_id=parent_span_id,
-        causal_trace_id=fan_out.causal_trace_id or event.causal_trace_id,
     )
 
 
@@ -87,35 +82,30 @@ def ended_saga_span(
     """A saga, from its start to its end."""
     return _span(
         event,
+        saga,
         name=f"saga.{verb}.{event.saga_id}",
         step_id="",
         step_action=step_action,
-        start_time=saga.start_time,
         status=status,
         trace_id=saga.trace_id,
-        span_id=saga.span_id,
         parent_span_id=None,
-        causal_trace_id=saga.causal_trace_id or event.causal_trace_id,
         checkpoints=saga.checkpoints,
     )
 
 
 def timed_out_span(key: SagaKey, saga: OpenSaga, *, seconds: float) -> SagaSpanRecord:
     """A saga that got no end within `seconds`."""
-    return _open_span(
+    return _unfinished_span(
         key,
+        saga,
         name=f"saga.timed_out.{key[1]}",
         step_id="",
         step_action="time_out",
-        start_time=saga.start_time,
         end_time=saga.start_time + seconds,
         reason=f"no end came within {seconds:g} s of its first event",
         error_type=TIMED_OUT,
         trace_id=saga.trace_id,
-        span_id=saga.span_id,
         parent_span_id=None,
-        causal_trace_id=saga.causal_trace_id,
-        agent_did=saga.agent_did,
         checkpoints=saga.checkpoints,
     )
 
@@ -132,21 +122,9 @@ def unfinished_spans(
 ) -> list[SagaSpanRecord]:
     """The steps and fan-outs that were open when their saga ended at `end_time`: they end then, too."""
     reason = "no end came before its saga was timed out" if error_type == TIMED_OUT else "open when its saga ended"
-
-    def span(opened: OpenStep | OpenFanOut, **fields: Any) -> SagaSpanRecord:
-        return _open_span(
-            key,
-            start_time=opened.start_time,
-            end_time=max(opened.start_time, end_time),
-            reason=reason,
-            error_type=error_type,
-            trace_id=trace_id,
-            span_id=opened.span_id,
-            causal_trace_id=opened.causal_trace_id,
-            agent_did=opened.agent_did,
-            **fields,
-        )
-
+    span = partial(
+        _unfinished_span, key, end_time=end_time, reason=reason, error_type=error_type, trace_id=trace_id
+    )
     return [
         *(
             span(
@@ -172,20 +150,22 @@ def unfinished_spans(
     ]
 
 
+_Opened: TypeAlias = OpenSaga | OpenStep | OpenFanOut
+
+
 def _span(
     event: ParsedEvent,
+    opened: _Opened,
     *,
     name: str,
     step_id: str,
     step_action: str,
-    start_time: float,
     status: str,
     trace_id: str,
-    span_id: str,
     parent_span_id: str | None,
-    causal_trace_id: str,
     checkpoints: Sequence[Checkpoint] = (),
 ) -> SagaSpanRecord:
+    """The span of something that was opened, and that `event` has ended."""
     attributes = event.attributes()
     attributes["agent.saga.step_id"] = step_id
     attributes["agent.saga.step_action"] = step_action
@@ -195,37 +175,35 @@ def _span(
         event.saga_id,
         step_id,
         step_action,
-        start_time,
+        opened.start_time,
         # Clocks of two agents may differ; no backend takes a span that ends before it starts.
-        max(start_time, event.time),
+        max(opened.start_time, event.time),
         status,
         attributes,
         trace_id,
-        span_id,
+        opened.span_id,
         parent_span_id,
-        causal_trace_id,
+        opened.causal_trace_id or event.causal_trace_id,
         event.error_type if status == "error" else "",
         _events(checkpoints),
     )
 
 
-def _open_span(
+def _unfinished_span(
     key: SagaKey,
+    opened: _Opened,
     *,
     name: str,
     step_id: str,
     step_action: str,
-    start_time: float,
     end_time: float,
     reason: str,
     error_type: str,
     trace_id: str,
-    span_id: str,
     parent_span_id: str | None,
-    causal_trace_id: str,
-    agent_did: str,
     checkpoints: Sequence[Checkpoint] = (),
 ) -> SagaSpanRecord:
+    """The error span of something that was opened, and that no event has ended."""
     session_id, saga_id = key
     attributes = {
         "agent.saga.id": saga_id,
@@ -234,29 +212,29 @@ def _open_span(
         "agent.saga.state": "error",
         "agent.saga.reason": reason,
     }
-    if agent_did:
-        attributes["agent.did"] = agent_did
+    if opened.agent_did:
+        attributes["agent.did"] = opened.agent_did
     if session_id:
         attributes["session.id"] = session_id
     return SagaSpanRecord(
-        name=name,
-        saga_id=saga_id,
-        step_id=step_id,
-        step_action=step_action,
-        start_time=start_time,
-        end_time=end_time,
-        status="error",
-        attributes=attributes,
-        trace_id=trace_id,
-        span_id=span_id,
-        parent_span_id=parent_span_id,
-        causal_trace_id=causal_trace_id,
-        error_type=error_type,
-        events=_events(checkpoints),
+        name,
+        saga_id,
+        step_id,
+        step_action,
+        opened.start_time,
+        max(opened.start_time, end_time),
+        "error",
+        attributes,
+        trace_id,
+        opened.span_id,
+        parent_span_id,
+        opened.causal_trace_id,
+        error_type,
+        _events(checkpoints),
     )
 
 
 def _events(checkpoints: Sequence[Checkpoint]) -> tuple[SpanEvent, ...]:
-    return (
-        tuple([SpanEvent(CHECKPOINT, saved.time, saved.attributes) for saved in checkpoints]) if checkpoints else ()
-    )
+    if not checkpoints:
+        return ()
+    return tuple([SpanEvent(CHECKPOINT, saved.time, saved.attributes) for saved in checkpoints])

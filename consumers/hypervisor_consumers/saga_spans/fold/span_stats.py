@@ -1,4 +1,4 @@
-"""How many spans there were, by kind and result, and how long they took. Pure."""
+"""Counts and durations of spans by kind and result. Pure."""
 
 from __future__ import annotations
 
@@ -9,39 +9,40 @@ import msgspec
 
 from hypervisor_consumers.saga_spans.spans import SagaSpanRecord
 
-__all__ = ["BOUNDS", "LATE", "Exemplar", "Total", "counted", "kind_of"]
+__all__ = ["BUCKETS_SECONDS", "LATE", "Exemplar", "Total", "counted", "kind_of"]
 
-BOUNDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14_400.0, 86_400.0)
-"""Upper bounds of the buckets, in seconds; the last bucket has none. From a tool call to a saga of a day."""
+_FROM_1_S = map(float, (1, 5, 10, 30, 60, 300, 900, 3600, 14_400, 86_400))
+BUCKETS_SECONDS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, *_FROM_1_S)
+"""Upper bounds of the buckets; the last bucket has none. From a tool call to a saga of a day."""
 
 LATE = "late"
-"""A kind beside those of spans: events that came when their span had been exported already, by event type."""
+"""The kind that counts events whose span was exported before they came, by event type."""
 
 _MOST_MICROSECONDS = 2**63 - 1
 
 
 class Exemplar(msgspec.Struct, frozen=True, array_like=True):
-    """One span of a bucket, the last."""
+    """The last span of a bucket."""
 
     trace_id: str
     span_id: str
     seconds: float
     time: float
-    """Of its end, in seconds since 1970."""
+    """The end of the span, in seconds since 1970."""
 
 
 class Total(msgspec.Struct, frozen=True, array_like=True):
-    """Of one kind and result."""
+    """The sum of the spans of one kind and result."""
 
     count: int = 0
     microseconds: int = 0
-    """The sum of their lengths."""
+    """The sum of their durations."""
     buckets: tuple[int, ...] = ()
-    """How many in each, not summed up."""
+    """The number of spans in each, not cumulative."""
     exemplars: tuple[Exemplar | None, ...] = ()
 
 
-_EMPTY = Total(0, 0, (0,) * (len(BOUNDS) + 1), (None,) * (len(BOUNDS) + 1))
+_EMPTY = Total(0, 0, (0,) * (len(BUCKETS_SECONDS) + 1), (None,) * (len(BUCKETS_SECONDS) + 1))
 
 
 def kind_of(span: SagaSpanRecord) -> str:
@@ -54,13 +55,13 @@ def kind_of(span: SagaSpanRecord) -> str:
 
 
 def counted(total: Total | None, spans: Sequence[SagaSpanRecord]) -> Total:
-    """The total with some spans more, in their order."""
+    """The total after these spans, in their order."""
     old = total or _EMPTY
     buckets, exemplars = list(old.buckets), list(old.exemplars)
     microseconds = old.microseconds
     for span in spans:
         seconds = span.end_time - span.start_time
-        at = bisect_left(BOUNDS, seconds)
+        at = bisect_left(BUCKETS_SECONDS, seconds)
         buckets[at] += 1
         exemplars[at] = Exemplar(span.trace_id, span.span_id, seconds, span.end_time)
         microseconds += round(seconds * 1e6)

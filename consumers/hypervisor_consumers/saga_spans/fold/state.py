@@ -102,6 +102,8 @@ class OpenFanOut(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, 
 class OpenSaga(_Member, frozen=True):
     """A saga that has not ended; `start_time` in seconds since 1970."""
 
+    # size: a row of the state; its fields are the format of the changelog.
+
     trace_id: str
     span_id: str
     start_time: float
