@@ -80,7 +80,7 @@ def ring_metrics(
     host: Host = "127.0.0.1",
     bootstrap_servers: Bootstrap = None,
 ) -> None:
-    """Ring events to Prometheus metrics. Runs until SIGTERM or Ctrl-C."""
+    """Turn ring events into Prometheus metrics. Runs until SIGTERM or Ctrl-C."""
     with speaking():
         service = ring_metrics_service(os.environ)
         run_service(service, host=host, port=port, environ=os.environ, bootstrap_servers=bootstrap_servers)
@@ -91,15 +91,15 @@ def saga_spans(
     sink: Annotated[
         list[str] | None,
         typer.Option(
-            help="Where spans go: otlp[:URL], zipkin[:URL], kafka[:TOPIC], console, jsonl:PATH (one JSON line per "
-            "span, appended) or null; may be given several times. Default: TELEMETRY_SPAN_SINKS, else console."
+            help="A sink for spans: otlp[:URL], zipkin[:URL], kafka[:TOPIC], console, jsonl:PATH (appends one JSON "
+            "line per span) or null; may be given several times. Default: TELEMETRY_SPAN_SINKS, else console."
         ),
     ] = None,
     port: Annotated[int, typer.Option(help="The port of /metrics; 0 for any free one.")] = SAGA_SPANS_PORT,
     host: Host = "127.0.0.1",
     bootstrap_servers: Bootstrap = None,
 ) -> None:
-    """Saga events to trace spans. Runs until SIGTERM or Ctrl-C."""
+    """Turn saga events into trace spans. Runs until SIGTERM or Ctrl-C."""
     with speaking():
         service = saga_spans_service(make_span_sink(sink or (), os.environ, bootstrap_servers), host, os.environ)
         run_service(service, host=host, port=port, environ=os.environ, bootstrap_servers=bootstrap_servers)
@@ -110,15 +110,15 @@ def event_index(
     database: Annotated[
         str | None,
         typer.Option(
-            help="Where events are kept: sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME. Default: "
-            "TELEMETRY_DATABASE_URL, the place for one with a password."
+            help="The database of the events: sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME. Default: "
+            "TELEMETRY_DATABASE_URL; use that for one with a password."
         ),
     ] = None,
     port: Annotated[int, typer.Option(help="The port of /v1 and /metrics; 0 for any free one.")] = EVENT_INDEX_PORT,
     host: Host = "127.0.0.1",
     bootstrap_servers: Bootstrap = None,
 ) -> None:
-    """Every event in a database, behind an HTTP query API. Runs until SIGTERM or Ctrl-C."""
+    """Keep every event in a database, behind an HTTP query API. Runs until SIGTERM or Ctrl-C."""
     with speaking():
         service = event_index_service(database, host, os.environ)
         run_service(service, host=host, port=port, environ=os.environ, bootstrap_servers=bootstrap_servers)
@@ -130,7 +130,7 @@ def governance_metrics(
     host: Host = "127.0.0.1",
     bootstrap_servers: Bootstrap = None,
 ) -> None:
-    """Governance events to Prometheus metrics. Runs until SIGTERM or Ctrl-C."""
+    """Turn governance events into Prometheus metrics. Runs until SIGTERM or Ctrl-C."""
     with speaking():
         service = governance_metrics_service(os.environ)
         run_service(service, host=host, port=port, environ=os.environ, bootstrap_servers=bootstrap_servers)
@@ -144,7 +144,7 @@ def publish(
     ],
     bootstrap_servers: Bootstrap = None,
 ) -> None:
-    """Publish events from a file. A bad line is reported with its number, the rest still goes."""
+    """Publish events from a file. A bad line is reported with its number; the others are still published."""
     with speaking(), contextlib.ExitStack() as stack:
         try:
             lines = sys.stdin.buffer if file == "-" else stack.enter_context(Path(file).open("rb"))
@@ -162,17 +162,18 @@ def apply(
     bootstrap_servers: Bootstrap = None,
     wait: Wait = REACHED_WITHIN,
     accept_differences: Annotated[
-        bool, typer.Option("--accept-differences", help="What differs is told, but is no reason for exit status 1.")
+        bool,
+        typer.Option("--accept-differences", help="Report differences, but don't exit with status 1 for them."),
     ] = False,
 ) -> None:
-    """Create the topics that are missing; say what differs; change nothing that exists."""
+    """Create missing topics and report differences. Existing topics are never changed."""
     with speaking():
         tell(apply_topics(os.environ, bootstrap_servers, wait), {"different"} if accept_differences else ())
 
 
 @topics.command()
 def check(bootstrap_servers: Bootstrap = None, wait: Wait = REACHED_WITHIN) -> None:
-    """Say what is missing or differs; exit status 1 if anything is."""
+    """Report missing topics and differences; exit with status 1 if there are any."""
     with speaking():
         tell(check_topics(os.environ, bootstrap_servers, wait))
 
@@ -184,9 +185,9 @@ def kafka(
         Path | None, typer.Option(help="A folder for its data, kept afterwards; default: a temporary one.")
     ] = None,
 ) -> None:
-    """A real Kafka on this machine, for development: no Docker, no Java needed. Runs until SIGTERM or Ctrl-C.
+    """Run a real Kafka on this machine, for development, without Docker or Java. Runs until SIGTERM or Ctrl-C.
 
-    Prints KAFKA_BOOTSTRAP_SERVERS=… when it answers.
+    Prints KAFKA_BOOTSTRAP_SERVERS=… when it is ready.
     """
     from hypervisor_telemetry.local.broker import LocalKafka  # noqa: PLC0415 - only this command needs it
 
@@ -204,22 +205,22 @@ def kafka(
 @app.command()
 def demo(
     events: Annotated[
-        int, typer.Option(min=100, help="How many events the agents publish together, at least.")
+        int, typer.Option(min=100, help="The least number of events that all agents together publish.")
     ] = 20_000,
-    agents: Annotated[int, typer.Option(min=1, max=32, help="How many agent processes.")] = 4,
+    agents: Annotated[int, typer.Option(min=1, max=32, help="The number of agent processes.")] = 4,
     keep: Annotated[bool, typer.Option("--keep", help="Leave it running afterwards, until Ctrl-C.")] = False,
     picture: Annotated[
-        Path | None, typer.Option(help="Where to draw one of the traces, as a waterfall (SVG).")
+        Path | None, typer.Option(help="A file to draw one of the traces into, as a waterfall (SVG).")
     ] = None,
     bootstrap_servers: Annotated[
         str | None,
         typer.Option(
             help="A Kafka to use instead of one of its own; default: TELEMETRY_TEST_BOOTSTRAP_SERVERS. "
-            "KAFKA_BOOTSTRAP_SERVERS is not looked at."
+            "KAFKA_BOOTSTRAP_SERVERS is ignored."
         ),
     ] = None,
 ) -> None:
-    """A fleet of agents through a real Kafka to the services, and an account that adds up.
+    """Run a fleet of agents, a real Kafka and the services, and check that the events add up.
 
     Exit status 0 only if every event is accounted for.
     """
@@ -235,7 +236,7 @@ def demo(
 def _addresses(service: str, port: int) -> typer.models.OptionInfo:
     option: typer.models.OptionInfo = typer.Option(
         f"--{service}",
-        help=f"Where a copy of {service} is; may be given several times. Default: http://127.0.0.1:{port}.",
+        help=f"The address of a copy of {service}; may be given several times. Default: http://127.0.0.1:{port}.",
     )
     return option
 
@@ -249,12 +250,14 @@ def demo_fleet(
     governance_metrics: Annotated[
         list[str] | None, _addresses("governance-metrics", GOVERNANCE_METRICS_PORT)
     ] = None,
-    events: Annotated[int, typer.Option(min=100, help="How many events they publish together, at least.")] = 20_000,
-    agents: Annotated[int, typer.Option(min=1, max=32, help="How many agent processes.")] = 4,
+    events: Annotated[
+        int, typer.Option(min=100, help="The least number of events that they publish together.")
+    ] = 20_000,
+    agents: Annotated[int, typer.Option(min=1, max=32, help="The number of agent processes.")] = 4,
 ) -> None:
-    """The demo's agents against a Kafka and services that run already; nobody else may publish meanwhile.
+    """Run the demo's agents on a Kafka and services that run already; nothing else may publish meanwhile.
 
-    Exit status 0 only if every event is accounted for. With TELEMETRY_API_TOKEN, where the index wants one.
+    Exit status 0 only if every event is accounted for. Set TELEMETRY_API_TOKEN if the index wants a token.
     """
     from hypervisor_telemetry.local.fleet import run_fleet  # noqa: PLC0415 - only this command needs it
 
@@ -281,7 +284,7 @@ def _require(module: str, *, extra: str, command: str) -> None:
 
 @contextlib.contextmanager
 def _interrupted_by_signals() -> Iterator[None]:
-    """SIGTERM and Ctrl-C end the block at whatever point, and are no error."""
+    """End the block on SIGTERM or Ctrl-C, wherever it is; neither is an error."""
     stop_signals = (signal.SIGTERM, signal.SIGINT)
 
     def interrupt(_signal: int, _frame: object) -> None:

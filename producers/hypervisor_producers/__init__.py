@@ -1,1 +1,1 @@
-"""What runs inside an agent: the event bus and the publisher to Kafka. Small, never blocks, never throws at it."""
+"""The part that runs inside an agent: the event bus and the publisher to Kafka. It never blocks the agent."""

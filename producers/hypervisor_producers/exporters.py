@@ -1,4 +1,4 @@
-"""A publisher's counts for prometheus-client and for OpenTelemetry; neither is needed without them."""
+"""The metrics of a publisher in prometheus-client and in OpenTelemetry. Each is imported when it is used."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ class PublisherCollector:
 def observe_publisher(publisher: EventPublisher, meter: Meter) -> None:
     """Register the publisher's metrics as observable instruments of an OpenTelemetry meter.
 
-    Names are the Prometheus ones without `_total`, which OpenTelemetry's exporters add. What is queued is an
-    up-down counter: its sum over agents means something.
+    Names are the Prometheus ones without `_total`, which OpenTelemetry's exporters add. The number of queued events
+    is an up-down counter, since its sum over agents is meaningful.
 
     Raises:
         ImportError: The OpenTelemetry API is not installed.

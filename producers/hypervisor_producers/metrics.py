@@ -44,7 +44,10 @@ class PublisherStats:
 
 @dataclass(frozen=True, slots=True)
 class PublisherMetric:
-    """One metric: its Prometheus name, its help text, and its value per reason ("" where it has no reasons)."""
+    """One metric: its Prometheus name, its help text, and a function for its value per reason.
+
+    A metric without reasons has one value, under "".
+    """
 
     name: str
     is_counter: bool
@@ -75,7 +78,7 @@ PUBLISHER_METRICS: tuple[PublisherMetric, ...] = (
         "hypervisor_publisher_events_dropped_total",
         True,
         "Events that were never enqueued, by reason.",
-        # Every reason from the start: a rate needs the zero before the first drop.
+        # Every reason is there from the start: a rate needs the zero before the first drop.
         lambda stats: {reason: stats.dropped.get(reason, 0) for reason in DROP_REASONS},
     ),
     PublisherMetric(

@@ -1,4 +1,4 @@
-"""EventPublisher: events of this process to Kafka, without ever being in the agent's way."""
+"""EventPublisher: sends the events of this process to Kafka and never gets in the agent's way."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ log = logging.getLogger(__name__)
 
 
 class EventSource(Protocol):
-    """What a publisher attaches to: our bus, or the package's."""
+    """A bus that a publisher can attach to: ours, or the package's."""
 
     def subscribe(self, event_type: Any = None, handler: Callable[[Any], object] | None = None) -> None:
-        """`handler` is called with every event that follows."""
+        """Call `handler` with every later event."""
         ...
 
 
@@ -70,14 +70,15 @@ class EventPublisher:
     """Publishes events of this process to Kafka.
 
     An event goes to the topic `<prefix>events.<category>`, keyed by its session, once per call that returned True.
-    `publish` never blocks on the network and never raises: an event that can't be queued is dropped and
-    counted (`stats`), and logged at a limited rate. Memory is bounded by librdkafka's
-    `queue.buffering.max.messages` (100,000) and `queue.buffering.max.kbytes` (64 MiB), beside which up to 250
-    events of 512 bytes may be about to go there. What is queued at the interpreter's exit, and at the end of a
-    `multiprocessing` child, is flushed within `TELEMETRY_FLUSH_TIMEOUT` seconds; a process that ends by `os._exit`
-    or a signal (`Pool.terminate` sends one) has to `close()` itself.
-    After a fork the child's first publish makes a client of its own, and the counts begin at 0. An open
-    publisher lives until it is closed, also when nothing refers to it.
+    `publish` never blocks on the network and never raises: an event that can't be queued is dropped, counted
+    (`stats`) and logged at a limited rate. librdkafka's `queue.buffering.max.messages` (100,000) and
+    `queue.buffering.max.kbytes` (64 MiB) bound the memory; up to 250 events of 512 bytes may wait in front of that
+    queue.
+
+    At the interpreter's exit, and at the end of a `multiprocessing` child, queued events are flushed within
+    `TELEMETRY_FLUSH_TIMEOUT` seconds. A process that ends by `os._exit` or a signal (`Pool.terminate` sends one)
+    has to call `close` itself. After a fork, the child's first publish makes a client of its own, and its counts
+    begin at 0. An open publisher lives until it is closed, even if nothing refers to it.
 
     Settings come from `environ` (`os.environ`): `KAFKA_*`, `SCHEMA_REGISTRY_URL`, `TELEMETRY_*`.
 
@@ -94,14 +95,13 @@ class EventPublisher:
         _make_producer: ProducerFactory | None = None,
     ) -> None:
         environ = os.environ if environ is None else environ
-        self._prefix = Settings.TOPIC_PREFIX.of(environ) if topic_prefix is None else topic_prefix
+        self._routes = _Routes(Settings.TOPIC_PREFIX.of(environ) if topic_prefix is None else topic_prefix)
         self._max_bytes = Settings.MAX_EVENT_BYTES.of(environ)
-        self._exit_timeout = Settings.FLUSH_TIMEOUT.of(environ)
-        self._traceparent = Settings.TRACEPARENT.of(environ) == "on"
+        self._exit_timeout_seconds = Settings.FLUSH_TIMEOUT.of(environ)
+        self._adds_traceparent = Settings.TRACEPARENT.of(environ) == "on"
         self._settings = kafka_settings(environ, bootstrap_servers)
         url = registry_url(environ)
         self._framing = RecordFraming(_registry_at(url) if url else None)
-        self._places: Mapping[str, tuple[str, str]] = {kind: self._place_of(kind.value) for kind in _KNOWN_TYPES}
         self._limited = RateLimitedLog(log)
         # Tests of agents have one in memory.
         self._make_producer = _make_producer
@@ -118,30 +118,30 @@ class EventPublisher:
     def publish(self, event: Any) -> bool:
         """Queue one event; False if it was dropped. Returns at once and never raises.
 
-        `event` is a `HypervisorEvent`, or the package's own; only its attributes are read.
+        `event` is a `HypervisorEvent` or the package's own; only its attributes are read.
         """
         try:
             if not self._closed and self._enqueue(event):
                 return True
-            reason, why = "closed", "the publisher is closed"
+            reason, detail = "closed", "the publisher is closed"
         except EventTooLarge as error:
-            reason, why = "too_large", str(error)
+            reason, detail = "too_large", str(error)
         except BufferError:
-            reason, why = "queue_full", "the queue is full; Kafka is away or too slow"
+            reason, detail = "queue_full", "the queue is full; Kafka is away or too slow"
         except confluent_kafka.KafkaException as error:
-            reason, why = "refused", error.args[0].str()
-        except _NoClientHere as error:
-            reason, why = "refused", f"this process can have no Kafka client, {_in_words(error.__cause__)}"
-        except Exception as error:  # noqa: BLE001 - whatever an agent hands over, it must not be hurt
-            reason, why = "unencodable", _in_words(error)
+            reason, detail = "refused", error.args[0].str()
+        except _NoClientAfterFork as error:
+            reason, detail = "refused", f"this process can have no Kafka client, {_in_words(error.__cause__)}"
+        except Exception as error:  # noqa: BLE001 - the agent must not be hurt by what it hands over
+            reason, detail = "unencodable", _in_words(error)
         with self._lock:
             # No call between reading and writing: the lock keeps threads out, not a signal handler.
             self._dropped[reason] += 1
-        self._limited.log(logging.WARNING, reason, "An event was dropped (%s): %s.", reason, why)
+        self._limited.log(logging.WARNING, reason, "An event was dropped (%s): %s.", reason, detail)
         return False
 
     def stats(self) -> PublisherStats:
-        """What became of this process's events so far."""
+        """The counts of this process's events so far."""
         with self._lock:
             dropped = MappingProxyType({reason: count for reason, count in self._dropped.items() if count})
             client = self._client
@@ -149,21 +149,21 @@ class EventPublisher:
         return PublisherStats(enqueued, delivered, failed, dropped)
 
     def flush(self, timeout: float = 10.0) -> FlushResult:
-        """Wait until everything queued is acknowledged, at most `timeout` seconds."""
+        """Wait until all queued events are acknowledged, at most `timeout` seconds."""
         client = self._client
         return FlushResult(0, {}) if client is None else FlushResult(client.flush(timeout), client.offsets())
 
     def close(self, timeout: float | None = None) -> None:
-        """Flush (at most `timeout` seconds, default `TELEMETRY_FLUSH_TIMEOUT`) and let go of the connection.
+        """Flush for at most `timeout` seconds (default: `TELEMETRY_FLUSH_TIMEOUT`) and close the connection.
 
-        What Kafka hasn't acknowledged by then counts as failed. Later events are dropped as `closed`.
+        Events that Kafka hasn't acknowledged by then count as failed. Later events are dropped as `closed`.
         """
         with self._lock:
             self._closed = True
             client = self._client
-        self._stop_looking.set()
+        self._stopped.set()
         if client is not None:
-            client.close(self._exit_timeout if timeout is None else timeout)
+            client.close(self._exit_timeout_seconds if timeout is None else timeout)
             _, _, failed = client.counts()
             if failed:
                 self._limited.log(logging.WARNING, "undelivered", "%d events were not delivered.", failed)
@@ -178,34 +178,34 @@ class EventPublisher:
         self.close()
 
     def _start_over(self) -> None:
-        """Nothing published, and fresh locks: at the beginning, and in a forked child."""
+        """Forget all events and take fresh locks: at the beginning, and in a forked child."""
         # Reentrant: a signal handler may publish while its own thread is inside.
         self._lock = threading.RLock()
         self._dropped = dict.fromkeys(DROP_REASONS, 0)
         self._client: ProducerClient | None = None
-        self._stop_looking = threading.Event()
+        self._stopped = threading.Event()
 
     def _enqueue(self, event: Any) -> bool:
-        """False: the client was closed meanwhile. Raises for every other reason not to take the event."""
+        """Queue an event. False: the client was closed meanwhile. Raises for every other reason not to take it."""
         client = self._client or self._client_after_a_fork()
         if client.was_full and client.is_full:
-            # Before it is encoded: what a long outage drops should cost the agent next to nothing.
+            # Before encoding: an event that a long outage drops should cost the agent next to nothing.
             raise BufferError
         kind = event.event_type
-        # Of a stranger's class, equality may mean anything; our members are strings.
+        # In a class of somebody else, equality may mean anything; our members are strings.
         event_type = kind if type(kind) is EventType else type_value(kind)
-        category, topic = self._places.get(event_type) or self._place_of(event_type)
+        category, topic = self._routes[event_type]
         value = encode_event(event, self._framing.current)
         if len(value) > self._max_bytes:
             raise EventTooLarge(f"its {len(value)} bytes are more than {self._max_bytes}")
         key = record_key(category, event.session_id, event.agent_did, event.event_id)
-        return client.produce(topic, key, value, _traceparent(event) if self._traceparent else None)
+        return client.produce(topic, key, value, _traceparent(event) if self._adds_traceparent else None)
 
     def _client_of_this_process(self) -> ProducerClient:
         with self._lock:
             if self._client is None:
                 self._client = ProducerClient(self._settings, self._max_bytes, self._make_producer)
-                self._framing.look_for_id(self._stop_looking)
+                self._framing.start_lookup(self._stopped)
                 _flush_before_a_worker_process_ends()
             return self._client
 
@@ -213,14 +213,26 @@ class EventPublisher:
         try:
             return self._client_of_this_process()
         except Exception as error:
-            raise _NoClientHere from error
-
-    def _place_of(self, event_type: str) -> tuple[str, str]:
-        return category_of(event_type), event_topic(self._prefix, event_type)
+            raise _NoClientAfterFork from error
 
 
-class _NoClientHere(Exception):
-    """No client could be made after a fork; `__cause__` says why."""
+class _Routes(dict[str, tuple[str, str]]):
+    """The category and the topic of each event type. Only the known types are kept."""
+
+    def __init__(self, topic_prefix: str) -> None:
+        super().__init__((kind, _route_of(topic_prefix, kind.value)) for kind in _KNOWN_TYPES)
+        self._topic_prefix = topic_prefix
+
+    def __missing__(self, event_type: str) -> tuple[str, str]:
+        return _route_of(self._topic_prefix, event_type)
+
+
+def _route_of(topic_prefix: str, event_type: str) -> tuple[str, str]:
+    return category_of(event_type), event_topic(topic_prefix, event_type)
+
+
+class _NoClientAfterFork(Exception):
+    """No client could be made after a fork; `__cause__` has the reason."""
 
 
 def _registry_at(url: str) -> SchemaRegistry:
@@ -232,7 +244,7 @@ def _registry_at(url: str) -> SchemaRegistry:
 def _in_words(error: BaseException | None) -> str:
     try:
         return f"{type(error).__name__}: {error}"
-    except Exception:  # noqa: BLE001 - a stranger's error may be unable to say what it is
+    except Exception:  # noqa: BLE001 - an error of the agent's own may fail to describe itself
         return type(error).__name__
 
 
@@ -249,16 +261,16 @@ def _traceparent(event: Any) -> dict[str, bytes] | None:
 _KNOWN_TYPES = [member for kind in (EventType, GovernanceEventType) for member in kind]
 
 _publishers: weakref.WeakSet[EventPublisher] = weakref.WeakSet()
-# Not weak: what a publisher holds has to be flushed, whether or not the agent still refers to it.
+# Not weak: a publisher's events have to be flushed, whether or not the agent still refers to it.
 _open_publishers: set[EventPublisher] = set()
-_prepared_for_the_end_of = 0
+_finalizer_pid = 0
 
 
 def _close_all() -> None:
-    """Close every publisher. They share the time: each goes on delivering while another one is waited for."""
+    """Close every publisher. They share the time: each goes on delivering while another one is being closed."""
     began_at = time.monotonic()
     for publisher in list(_open_publishers):
-        publisher.close(max(0.0, publisher._exit_timeout - (time.monotonic() - began_at)))
+        publisher.close(max(0.0, publisher._exit_timeout_seconds - (time.monotonic() - began_at)))
 
 
 def _start_all_over() -> None:
@@ -267,13 +279,13 @@ def _start_all_over() -> None:
 
 
 def _flush_before_a_worker_process_ends() -> None:
-    """A child of `multiprocessing` leaves by `os._exit`: no atexit there, but a registry of its own."""
-    global _prepared_for_the_end_of  # noqa: PLW0603 - once per process, whichever publisher comes first
+    """Make a child of `multiprocessing` flush: it leaves by `os._exit`, which runs its finalizers but no atexit."""
+    global _finalizer_pid  # noqa: PLW0603 - once per process
     util = sys.modules.get("multiprocessing.util")
-    if util is None or _prepared_for_the_end_of == os.getpid():
+    if util is None or _finalizer_pid == os.getpid():
         return
-    _prepared_for_the_end_of = os.getpid()
-    # Last of all: other finalizers may still emit, and the children that are waited for may ask them to.
+    _finalizer_pid = os.getpid()
+    # Last of all: other finalizers may still emit.
     util.Finalize(None, _close_all, exitpriority=-100)
 
 

@@ -1,14 +1,15 @@
 """The public table `<prefix>agent-rings`: the ring of every agent in each of its sessions, for any reader.
 
-A compacted topic; `ring-metrics` writes it, in the transaction of the events that it follows from, so read it with
-`isolation.level=read_committed`. One record:
+It is a compacted topic. `ring-metrics` writes it, in the transaction of the events that its rows follow from, so
+read it with `isolation.level=read_committed`. One record:
 
 * key: the JSON array `["<agent_did>","<session_id>"]`, UTF-8;
 * value: the JSON object of `AgentRing`, or none: the session has been idle for long and its row is gone;
-* partition: Kafka's default, murmur2, but of the agent's UTF-8 alone, so that all rows of an agent meet in one.
+* partition: Kafka's default, murmur2, but of the agent's UTF-8 alone, so that all rows of an agent are in one.
 
-Within a key the last record holds. An agent's current ring is that of its row with the greatest `changed_at`, among
-equals the greatest `event_id`. Fields may be added at the end; a reader passes over those that it doesn't know.
+The last record of a key is valid. An agent's current ring is that of its row with the greatest `changed_at`; among
+equal ones, of the row with the greatest `event_id`. Fields may be added at the end; a reader ignores those that it
+doesn't know.
 """
 
 from __future__ import annotations
@@ -21,33 +22,33 @@ from hypervisor_schemas.payloads import Ring
 __all__ = ["TOPIC", "AgentRing", "decode_key", "decode_value", "encode_key", "encode_value", "partition_key"]
 
 TOPIC = "agent-rings"
-"""Without the prefix."""
+"""The topic's name without the prefix."""
 
 
 class AgentRing(msgspec.Struct, frozen=True):
-    """One agent in one session; "unknown" stands for an absent one of the two. Where both are, there is no row.
+    """The ring of one agent in one session.
 
-    Times are event times in whole microseconds since 1970, as in the events' Avro field; the duration is in
-    microseconds too.
+    "unknown" stands for an absent agent or session; there is no row if both are absent. Times are event times in
+    whole microseconds since 1970, as in the Avro field of events. The duration is in microseconds too.
     """
 
     agent_did: str
     session_id: str
     ring: Ring | None = None
-    """0 (root) to 3 (sandbox); null, as the next two, where no event named a ring."""
+    """0 (root) to 3 (sandbox). This and the next two fields are null if no event named a ring."""
     changed_at: int | None = None
     event_id: str | None = None
     """The event that decided the ring."""
     elevated_since: int | None = None
-    """When the running elevation began; null if none runs."""
+    """The beginning of the running elevation; null if none is running."""
     ended_at: int | None = None
-    """When the elevation ended that ended last; null, as the next two, if none has."""
+    """The end of the last elevation that has ended. This and the next two fields are null if none has."""
     ended_event_id: str | None = None
     ended_duration: int | None = None
 
 
 def partition_key(agent: str) -> bytes:
-    """What decides the partition of an agent's rows."""
+    """The bytes from which the partition of an agent's rows is computed."""
     return agent.encode("utf-8")
 
 
@@ -60,7 +61,7 @@ def decode_key(key: bytes | None) -> tuple[str, str]:
     """Agent and session of a record's key.
 
     Raises:
-        UndecodableRecord: Not a JSON array of two strings.
+        UndecodableRecord: The key is not a JSON array of two strings.
     """
     if key is None:
         raise UndecodableRecord('The record has no key; it must be a JSON array, ["agent","session"].')
@@ -79,7 +80,7 @@ def decode_value(value: bytes) -> AgentRing:
     """The row of a record's value.
 
     Raises:
-        UndecodableRecord: Not a JSON object with these fields.
+        UndecodableRecord: The value is not a JSON object with these fields.
     """
     try:
         return _decode_value(value)

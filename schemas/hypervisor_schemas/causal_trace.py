@@ -1,4 +1,4 @@
-"""Causal trace ids: who spawned whom, in one short string, and the same in the form of W3C Trace Context.
+"""Causal trace ids: a span and its parent in one short string, and their form in W3C Trace Context.
 
 Format: `{trace_id}/{span_id}[/{parent_span_id}]`.
 """
@@ -47,21 +47,21 @@ class CausalTraceId:
         return CausalTraceId(self.trace_id, random_hex(8), self.span_id, self.depth + 1)
 
     def sibling(self) -> CausalTraceId:
-        """A new span beside this one: same parent, same depth."""
+        """A new span beside this one, with the same parent and depth."""
         return CausalTraceId(self.trace_id, random_hex(8), self.parent_span_id, self.depth)
 
     @property
     def full_id(self) -> str:
-        """`trace/span`, and `/parent` where there is one."""
+        """The id as text: `trace/span`, or `trace/span/parent` if there is a parent."""
         path = f"{self.trace_id}/{self.span_id}"
         return f"{path}/{self.parent_span_id}" if self.parent_span_id else path
 
     @classmethod
     def from_string(cls, text: str) -> CausalTraceId:
-        """Parse a `full_id`. The depth isn't written in it: 1 (at least) with a parent, else 0.
+        """The span of a `full_id`. The text has no depth: it becomes 1 with a parent (it may be more), else 0.
 
         Raises:
-            ValueError: Not two or three non-empty parts. They need not be hexadecimal.
+            ValueError: The text has not two or three non-empty parts. They need not be hexadecimal.
         """
         parts = text.split("/")
         if len(parts) not in {2, 3} or not all(parts):
@@ -75,24 +75,24 @@ class CausalTraceId:
     def is_ancestor_of(self, other: CausalTraceId) -> bool:
         """Whether `other` is deeper in the same trace, or names this span as its parent.
 
-        The second rule holds where the depth was lost on the way through a string. A span is never an ancestor
-        of itself or of its own parent, whatever their depths say.
+        The second rule helps where the depth was lost on the way through a string. A span is never an ancestor of
+        itself or of its own parent, whatever their depths are.
         """
         if self.trace_id != other.trace_id or other.span_id in {self.span_id, self.parent_span_id}:
             return False
         return other.depth > self.depth or other.parent_span_id == self.span_id
 
     def to_w3c(self) -> W3CTrace:
-        """The same span in W3C Trace Context; the same id gives the same form everywhere."""
+        """This span in W3C Trace Context. The same id gives the same form everywhere."""
         parent = w3c_span_id(self.parent_span_id) if self.parent_span_id else None
         return W3CTrace(w3c_trace_id(self.trace_id), w3c_span_id(self.span_id), parent)
 
     @classmethod
     def from_traceparent(cls, traceparent: str) -> CausalTraceId:
-        """The span of a `traceparent` header: the short ids where it was made from them, else the whole ids.
+        """The span of a `traceparent` header, with the short ids if the header was made from such, else whole ones.
 
         Raises:
-            ValueError: Not a `traceparent` of W3C Trace Context.
+            ValueError: The text is no `traceparent` of W3C Trace Context.
         """
         match = _TRACEPARENT.fullmatch(traceparent.strip())
         if not match or match["version"] == "ff" or (match["version"] == "00" and match["more"]):
@@ -107,15 +107,19 @@ class CausalTraceId:
 
 
 def w3c_trace_id(trace_id: str) -> str:
-    """32 hex: 12 hex get 20 of their own hash in front, 32 hex stay as they are, any other id is hashed whole.
+    """The trace id in 32 hexadecimal digits.
 
-    The hash in front, not zeros: samplers read the low 56 bits as a random number, and some the whole.
+    An id of 12 digits gets 20 digits of its own hash in front, one of 32 stays, and any other id is hashed whole.
+    Zeros in front would not do: samplers read the low 56 bits as a random number, and some read all of them.
     """
     return _lengthen(trace_id, short=12, long=32)
 
 
 def w3c_span_id(span_id: str) -> str:
-    """16 hex: 8 hex get 8 of their own hash in front, 16 hex stay as they are, any other id is hashed whole."""
+    """The span id in 16 hexadecimal digits.
+
+    An id of 8 digits gets 8 digits of its own hash in front, one of 16 stays, and any other id is hashed whole.
+    """
     return _lengthen(span_id, short=8, long=16)
 
 

@@ -1,4 +1,4 @@
-"""How to reach Kafka: `KAFKA_<PROPERTY>` in the environment sets librdkafka's `<property>`; and the registry."""
+"""Settings for reaching Kafka and the registry: `KAFKA_<PROPERTY>` sets librdkafka's `<property>`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["kafka_settings", "registry_url"]
 log = logging.getLogger(__name__)
 
 OURS = frozenset({"isolation.level", "partitioner", "enable.auto.commit", "enable.idempotence", "transactional.id"})
-"""What the promises rest on; no environment changes it."""
+"""Properties that the guarantees depend on; the environment can't change them."""
 
 _FILES = frozenset(name + SUFFIX for name in KAFKA_SECRETS)
 
@@ -25,8 +25,8 @@ _FILES = frozenset(name + SUFFIX for name in KAFKA_SECRETS)
 def kafka_settings(environ: Mapping[str, str], bootstrap_servers: str | None = None) -> dict[str, str]:
     """librdkafka's settings from the environment; an explicit `bootstrap_servers` wins.
 
-    A `KAFKA_*` variable that librdkafka has no property for is passed over and listed at debug: Kubernetes
-    injects `KAFKA_PORT` for a Service named kafka, shells carry `KAFKA_HEAP_OPTS`. Secrets may come from files.
+    A `KAFKA_*` variable for which librdkafka has no property is ignored and logged at debug: Kubernetes injects
+    `KAFKA_PORT` for a Service named kafka, and shells carry `KAFKA_HEAP_OPTS`. Secrets may come from files.
 
     Raises:
         SettingError: `KAFKA_BOOTSTRAP_SERVERS` is missing, a property has a value that librdkafka refuses, or a
@@ -61,15 +61,15 @@ def kafka_settings(environ: Mapping[str, str], bootstrap_servers: str | None = N
 
 
 def registry_url(environ: Mapping[str, str]) -> str | None:
-    """`SCHEMA_REGISTRY_URL`, which may hold a password and so come from a file; None without a registry.
+    """The value of `SCHEMA_REGISTRY_URL`; None without a registry. As it may hold a password, a file may hold it.
 
     Raises:
-        SettingError: Its file can't be used.
+        SettingError: The file can't be used.
     """
     return secret_text(environ, "SCHEMA_REGISTRY_URL").strip() or None
 
 
-# Names that confluent-kafka takes for itself, as Python objects, before librdkafka sees them.
+# Properties that confluent-kafka takes for itself, as Python objects, before librdkafka sees them.
 _OBJECTS = frozenset({"logger", "default.topic.config"})
 
 _UNKNOWN = "unknown"
@@ -78,9 +78,9 @@ _NO_SUCH_PROPERTY = "no.such.property"
 
 @cache
 def _refusal(name: str, value: str) -> str:
-    """What librdkafka has against this property: nothing (""), `unknown`, or its value.
+    """librdkafka's objection to this property: none (""), "unknown" property, or a bad "value".
 
-    Properties are set in order before anything starts, so a second one that doesn't exist makes sure that no
+    Properties are set in order before anything starts. A second property that doesn't exist makes sure that no
     client is made.
     """
     if name in _OBJECTS:
@@ -88,7 +88,7 @@ def _refusal(name: str, value: str) -> str:
     try:
         confluent_kafka.Producer({name: value, _NO_SUCH_PROPERTY: ""})
     except confluent_kafka.KafkaException as error:
-        # Told apart by the property it complains of. The text is never passed on: it may hold a value.
+        # The property that is complained of makes the difference. The text is never shown: it may hold a value.
         complaint = str(error.args[0])
         if f'No such configuration property: "{_NO_SUCH_PROPERTY}"' in complaint:
             return ""

@@ -1,17 +1,17 @@
 """Records of `<prefix>dead-letters`: dead letters, and marks that say which of them were replayed. Pure.
 
-A dead letter is the record that a service could not use, untouched: its key, its value, its headers in order.
-Behind those come the headers below, in this order, as UTF-8 text. What stands before the last
-`hypervisor-dead-letter-service` is the original's, also where it has such a name. A dead letter goes to the
-source's partition modulo the topic's partitions, so those of one source partition stay in order. The same one can
-be there twice: it is known by its `DeadLetterId`.
+A dead letter is the untouched record that a service could not use: its key, its value, and its headers in order.
+After those come the headers below, in this order, as UTF-8 text. All headers before the last
+`hypervisor-dead-letter-service` are the original's, even if they have such names. A dead letter goes to the
+source's partition modulo the topic's partitions, so those of one source partition stay in order. The same dead
+letter can be in the topic twice; its `DeadLetterId` tells.
 
-Where it was not the record that could not be used, but what came of it that nobody took (a span), the value is that
-output as the service writes it, without a key, and a header more names it; the place is that of the record.
+A dead letter can also be an output of a record (a span) that was refused. Then its value is that output as the
+service writes it, without a key, and one more header names it; topic, partition and offset are those of the record.
 
-A replayed record goes back to the place it came from, with two headers more: the service that it is for (every
-other one ignores it) and the place of the original. A replay mark stands in the dead letter's partition, written in
-the same transaction as the replayed record: no key, no value, four headers.
+A replayed record goes back to its topic and partition with two more headers: the service that it is for (all others
+ignore it), and the topic, partition and offset of the original. A replay mark is in the dead letter's partition,
+written in the same transaction as the replayed record. It has no key, no value, and four headers (an output: five).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 Header: TypeAlias = tuple[str, bytes | None]
-"""As Kafka has it: names may repeat, a value may be missing."""
+"""A header of a Kafka record: names may repeat, and a value may be missing."""
 
 _PREFIX = "hypervisor-dead-letter-"
 SERVICE = _PREFIX + "service"
@@ -59,14 +59,14 @@ MARK_OUTPUT = "hypervisor-replayed-output"
 _MARK = (MARK_SERVICE, MARK_TOPIC, MARK_PARTITION, MARK_OFFSET)
 
 ERROR_CHARACTERS = 1000
-"""An error's text is cut to this. At most four bytes each: all our headers stay far below the 64 KiB that the topic
-allows on top of the source's size."""
+"""The length to which an error's text is cut. A character has at most four bytes, so that all our headers stay far
+below the 64 KiB that the topic allows on top of the source's size."""
 
 
 class DeadLetterId(NamedTuple):
-    """What a dead letter is known by: the service, and the original's full topic name, partition and offset.
+    """The identity of a dead letter: the service, and the original's full topic name, partition and offset.
 
-    `output` tells the outputs of one record apart; it is "" where the record itself is the dead letter.
+    `output` distinguishes the outputs of one record; it is "" if the record itself is the dead letter.
     """
 
     service: str
@@ -77,11 +77,11 @@ class DeadLetterId(NamedTuple):
 
     @property
     def place(self) -> str:
-        """The original's place as people write it: `topic/partition/offset`."""
+        """The original's topic, partition and offset as people write them: `topic/partition/offset`."""
         return f"{self.topic}/{self.partition}/{self.offset}"
 
     def mark_headers(self) -> list[Header]:
-        """The headers of the replay mark of this dead letter; it has neither key nor value."""
+        """The headers of this dead letter's replay mark, which has neither key nor value."""
         parts: tuple[str | int, ...] = self[:4]
         headers: list[Header] = [(name, _bytes(part)) for name, part in zip(_MARK, parts, strict=True)]
         return [*headers, (MARK_OUTPUT, _bytes(self.output))] if self.output else headers
@@ -95,14 +95,14 @@ class DeadLetter:
         key: The original's key.
         value: The original's value.
         original_headers: The original's headers, in order.
-        service: The service that could not use it, as its command is called.
-        reason: The short, fixed word that metrics count it by (`RecordError.reason`).
-        error: The error's sentence; cut to `ERROR_CHARACTERS` when written.
+        service: The service that could not use it, under the name of its command.
+        reason: The short, fixed word by which metrics count it (`RecordError.reason`).
+        error: The error's sentence, cut to `ERROR_CHARACTERS` when written.
         topic: The original's topic, with its prefix.
         partition: The original's partition.
         offset: The original's offset.
-        timestamp: The original's Kafka timestamp, milliseconds since 1970; negative if it has none.
-        output: What names the output that was refused; then key, value and timestamp are its own.
+        timestamp: The original's Kafka timestamp in milliseconds since 1970; negative if it has none.
+        output: The name of the output that was refused, else "". Key, value and timestamp are then the output's.
     """
 
     key: bytes | None
@@ -119,12 +119,12 @@ class DeadLetter:
 
     @property
     def id(self) -> DeadLetterId:
-        """What it is known by, also where it is in the topic twice."""
+        """Its identity, which is the same for copies of it in the topic."""
         return DeadLetterId(self.service, self.topic, self.partition, self.offset, self.output)
 
     @property
     def schema_id(self) -> int | None:
-        """The registry's id, where the value begins as the Confluent wire format does: 0x00, four bytes."""
+        """The registry's schema id, if the value begins as in the Confluent wire format: 0x00, then four bytes."""
         value = self.value
         return int.from_bytes(value[1:5], "big") if value and len(value) >= 5 and value[0] == 0 else None
 
@@ -145,7 +145,7 @@ class DeadLetter:
         return [*self.original_headers, *((name, _bytes(content)) for name, content in ours)]
 
     def partition_among(self, partitions: int) -> int:
-        """Its partition in a dead-letters topic of so many partitions."""
+        """Its partition in a dead-letters topic that has `partitions` of them."""
         return self.partition % partitions
 
     def replay_headers(self) -> list[Header]:
@@ -159,17 +159,17 @@ class DeadLetter:
 
 
 def read_dead_letter(key: bytes | None, value: bytes | None, headers: Sequence[Header] | None) -> DeadLetter | None:
-    """A record of the dead-letters topic as a dead letter; None: it is a replay mark, or not of this format."""
+    """A record of the dead-letters topic as a dead letter; None if it is a replay mark or of another format."""
     headers = headers or ()
-    at = next((at for at in range(len(headers) - 1, -1, -1) if headers[at][0] == SERVICE), None)
-    if at is None:
+    first = next((index for index in range(len(headers) - 1, -1, -1) if headers[index][0] == SERVICE), None)
+    if first is None:
         return None
-    ours = dict(headers[at:])
+    ours = dict(headers[first:])
     try:
         return DeadLetter(
             key=key,
             value=value,
-            original_headers=tuple(headers[:at]),
+            original_headers=tuple(headers[:first]),
             service=_text(ours[SERVICE]),
             reason=_text(ours[REASON]),
             error=_text(ours[ERROR]),
@@ -184,20 +184,20 @@ def read_dead_letter(key: bytes | None, value: bytes | None, headers: Sequence[H
 
 
 def read_replay_mark(headers: Sequence[Header] | None) -> DeadLetterId | None:
-    """Which dead letter this record of the dead-letters topic marks as replayed; None: it is no mark."""
+    """The dead letter that this record of the dead-letters topic marks as replayed; None if it is no mark."""
     names = tuple(name for name, _ in headers or ())
     if names not in {_MARK, (*_MARK, MARK_OUTPUT)}:
         return None
     service, topic, partition, offset, *output = (content for _, content in headers or ())
     try:
-        which = _text(output[0]) if output else ""
-        return DeadLetterId(_text(service), _text(topic), _count(partition), _count(offset), which)
+        output_name = _text(output[0]) if output else ""
+        return DeadLetterId(_text(service), _text(topic), _count(partition), _count(offset), output_name)
     except ValueError:
         return None
 
 
 def replay_for(headers: Sequence[Header] | None) -> str | None:
-    """The one service that a replayed record is for; None: it is no replayed record, and for everybody."""
+    """The one service that a replayed record is for; None for any other record, which is for all services."""
     if headers:
         for name, content in reversed(headers):
             if name == REPLAY_FOR and content is not None:
@@ -226,7 +226,7 @@ def _text(content: bytes | None) -> str:
 
 
 def _count(content: bytes | None) -> int:
-    number = int(_text(content))
-    if number < 0:
+    count = int(_text(content))
+    if count < 0:
         raise ValueError("negative")
-    return number
+    return count

@@ -2,18 +2,18 @@
 
     TelemetryError
     ├── SettingError             a setting is missing or wrong; commands exit with status 2
-    ├── RecordError              this one record can't be used; everything else goes on
+    ├── RecordError              one record can't be used; everything else goes on
     │   ├── UndecodableRecord    its bytes are not a framed HypervisorEvent
-    │   ├── UnknownSchema        its schema id or fingerprint is known to nobody
-    │   ├── InvalidPayload       its payload doesn't fit what its event type promises
-    │   └── OutputRefused        it was used, but nobody takes what came of it
+    │   ├── UnknownSchema        its schema id or fingerprint is unknown
+    │   ├── InvalidPayload       its payload doesn't fit its event type
+    │   └── OutputRefused        it was used, but its output was refused for good
     ├── EventTooLarge            an event above TELEMETRY_MAX_EVENT_BYTES
     ├── RegistryUnavailable      the schema registry can't be reached; worth another try
     ├── OutputUnavailable        a sink or database can't take it now; worth another try
     ├── IndexUnavailable         the event index can't be reached or can't answer now; worth another try
-    ├── IndexRefused             the event index doesn't answer this, or not to whoever asks
+    ├── IndexRefused             the event index refused a request: its token, a value, or what it asks for
     ├── StateError               a service's kept state can't be restored; it must not start from zero
-    ├── KafkaError               Kafka refused or didn't answer, in a sentence
+    ├── KafkaError               Kafka refused something or didn't answer
     └── LocalKafkaError          the broker on this machine didn't start
 
 Messages are sentences that say what to do; none ever holds a secret.
@@ -61,7 +61,7 @@ class SettingError(TelemetryError):
 
 
 class RecordError(TelemetryError):
-    """A record that can't be used. `reason` is the short, fixed word that metrics count it by."""
+    """A record can't be used. `reason` is the short, fixed word by which metrics count it."""
 
     reason = "bad_record"
 
@@ -73,19 +73,19 @@ class UndecodableRecord(RecordError):
 
 
 class UnknownSchema(RecordError):
-    """The registry answered that it doesn't know the id, or no schema has this fingerprint."""
+    """The registry doesn't know the schema id, or no known schema has the fingerprint."""
 
     reason = "unknown_schema"
 
 
 class InvalidPayload(RecordError):
-    """The payload is not a JSON object, or a field has another type than its event type promises."""
+    """The payload is not a JSON object, or a field has another type than the event type defines."""
 
     reason = "invalid_payload"
 
 
 class OutputRefused(RecordError):
-    """What came of the record (a span) was refused for good by whoever should take it."""
+    """An output of the record (a span) was refused for good by its receiver."""
 
     reason = "output_refused"
 
@@ -95,13 +95,13 @@ class EventTooLarge(TelemetryError):
 
 
 class RegistryUnavailable(TelemetryError):
-    """The schema registry didn't answer, or answered 5xx. The same question may be answered later."""
+    """The schema registry didn't answer, or answered 5xx. The same request may succeed later."""
 
 
 class OutputUnavailable(TelemetryError):
-    """A sink or a database can't take it now; nothing was kept. The same may go through later.
+    """A sink or a database can't take it now; nothing was kept. The same may succeed later.
 
-    `retry_after`: the seconds that it asks to be left alone for, where it says so.
+    `retry_after` is the number of seconds that it asks to wait, if it does.
     """
 
     def __init__(self, sentence: str, *, retry_after: float | None = None) -> None:
@@ -116,11 +116,11 @@ class IndexUnavailable(TelemetryError):
 
 @public
 class IndexRefused(TelemetryError):
-    """The event index refused a question: the token is wrong, or a value is out of its bounds."""
+    """The event index refused a request: the token is wrong, or a value is out of its bounds."""
 
 
 class StateError(TelemetryError):
-    """A service's kept state is not what it has to be. Counting from zero would be wrong; people have to look."""
+    """A service's kept state is invalid. Counting from zero would be wrong, so that a person has to look at it."""
 
 
 class KafkaError(TelemetryError):

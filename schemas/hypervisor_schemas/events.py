@@ -1,6 +1,6 @@
 """The events: 40 types of the hypervisor, 5 of governance, and the immutable record that carries them.
 
-Names, values and field order are those of the seed and of the `agent-hypervisor` package.
+Names, values and the order of fields are those of the tutorial and of the `agent-hypervisor` package.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ __all__ = [
 
 @public
 class EventType(str, Enum):  # noqa: UP042 - str(member) is "EventType.X", as in the package
-    """The event types of the hypervisor. The part of the value before the dot is the category."""
+    """The event types of the hypervisor. The part of a value before the dot is the category."""
 
     SESSION_CREATED = "session.created"
     SESSION_JOINED = "session.joined"
@@ -79,7 +79,7 @@ class EventType(str, Enum):  # noqa: UP042 - str(member) is "EventType.X", as in
 
 
 @public
-class GovernanceEventType(str, Enum):  # noqa: UP042 - alike to EventType
+class GovernanceEventType(str, Enum):  # noqa: UP042 - as EventType
     """The event types of the governance kernel, in whichever language it runs."""
 
     POLICY_DECISION = "governance.policy_decision"
@@ -166,7 +166,7 @@ class HypervisorEvent:
         _set_payload(self, payload)
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields under their names; the type by its value, the timestamp in ISO 8601."""
+        """All fields under their names, with the type's value and the timestamp in ISO 8601."""
         return {
             "event_id": self.event_id,
             "event_type": type_value(self.event_type),
@@ -180,7 +180,7 @@ class HypervisorEvent:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> HypervisorEvent:
-        """The event that `to_dict` described; what is absent gets its default.
+        """The event that `to_dict` described; absent fields get their defaults.
 
         Raises:
             ValueError: A field is unknown or has the wrong type; the sentence names it.
@@ -211,7 +211,7 @@ class HypervisorEvent:
     _set_parent_event_id,
     _set_payload,
 ) = (vars(HypervisorEvent)[name].__set__ for name in HypervisorEvent.__slots__)
-"""The slots themselves: a frozen class refuses `self.event_id = …`."""
+"""The setters of the slots: a frozen class refuses `self.event_id = …`."""
 
 _TEXT = (str, type(None))
 _FIELDS: Mapping[str, tuple[type, ...]] = {

@@ -33,10 +33,10 @@ METER_NAME = "AgentGovernance"
 """The name of the meter, in every language."""
 
 EvaluationMs = Annotated[float, msgspec.Meta(ge=0)]
-"""How long a governance kernel took for a decision, in milliseconds; NaN and infinity aren't numbers in JSON."""
+"""The time that a governance kernel took for a decision, in milliseconds. JSON has neither NaN nor infinity."""
 
 Score = Annotated[float, msgspec.Meta(ge=0, le=1000)]
-"""How much an agent is trusted, 0 (not at all) to 1000."""
+"""An agent's trust score, 0 (not trusted at all) to 1000."""
 
 
 class PolicyDecision(msgspec.Struct, frozen=True):
@@ -56,18 +56,18 @@ class TrustScore(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class GovernanceInstrument:
-    """One of the eight metrics."""
+    """One of the eight metrics of governance."""
 
     name: str
-    """As an instrument of OpenTelemetry."""
+    """The name of the OpenTelemetry instrument."""
     type: Literal["counter", "histogram", "gauge"]
     unit: str
-    """In UCUM; empty: none."""
+    """The unit in UCUM; empty if there is none."""
     help: str
 
     @property
     def prometheus_name(self) -> str:
-        """As it stands on `/metrics`. Not OpenTelemetry's own translation, which puts the unit behind the name."""
+        """The name on `/metrics`. OpenTelemetry's own translation would put the unit behind it."""
         name = self.name.replace(".", "_")
         return f"{name}_total" if self.type == "counter" else name
 

@@ -16,6 +16,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 from hypervisor_schemas.errors import SettingError
 from hypervisor_schemas.printable import printable
+from hypervisor_schemas.version import user_agent
 
 if TYPE_CHECKING:
     import ssl
@@ -71,7 +72,7 @@ class HttpClient:
         tls: ssl.SSLContext | None = None,
     ) -> None:
         self._timeout_seconds = timeout_seconds
-        self._headers = {"user-agent": "hypervisor-telemetry", **headers}
+        self._headers = {"user-agent": user_agent(), **headers}
         if not keep_alive:
             self._headers["connection"] = "close"
         self._keep_alive = keep_alive

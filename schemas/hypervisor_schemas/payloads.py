@@ -1,6 +1,6 @@
 """The payloads that services rely on, typed and checked. Every other payload is free-form.
 
-Unknown fields are kept out of the check: a payload may hold more than a service reads.
+Unknown fields are not checked: a payload may hold more than a service reads.
 """
 
 from __future__ import annotations
@@ -44,23 +44,23 @@ class SagaPayload(msgspec.Struct, frozen=True):
     reason: Any = msgspec.UNSET
     result: Any = msgspec.UNSET
     error_type: Any = None
-    """The kind of an error, one word."""
+    """The kind of an error, in one word."""
     duration_seconds: Any = None
-    """Of a compensation: how long it took. Its event comes when it is over."""
+    """The duration of a compensation, whose event comes when it is over."""
     fan_out_id: Any = None
     """The fan-out that the event is about, or that its step is a branch of."""
     group_id: Any = None
-    """The same, as the package's fan-outs call it."""
+    """The same as `fan_out_id`, under the name in the package's fan-outs."""
     branches: Any = None
-    """Of a fan-out: the ids of the steps that are its branches; a step may also name its fan-out."""
+    """The ids of the steps that are branches of a fan-out; a step may also name its fan-out."""
     policy: Any = None
-    """Of a fan-out: when it counts as done, `all_must_succeed` for instance."""
+    """The condition under which a fan-out counts as done, such as `all_must_succeed`."""
     policy_satisfied: Any = None
-    """Of a fan-out that is resolved: false where it failed."""
+    """Whether a resolved fan-out succeeded."""
     checkpoint_id: Any = None
     goal: Any = None
     goal_description: Any = None
-    """The same as `goal`, as the package's checkpoints call it."""
+    """The same as `goal`, under the name in the package's checkpoints."""
     goal_hash: Any = None
 
 
@@ -68,7 +68,7 @@ T = TypeVar("T")
 
 
 def read_payload(payload: Mapping[str, Any], kind: type[T], *, numbers_in_strings: bool = False) -> T:
-    """`payload` as `kind`; with `numbers_in_strings`, "1" is taken for 1.
+    """`payload` as an instance of `kind`; with `numbers_in_strings`, "1" counts as 1.
 
     Raises:
         InvalidPayload: A field has another type or a value out of range; the sentence names it.

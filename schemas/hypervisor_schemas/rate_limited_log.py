@@ -1,4 +1,4 @@
-"""Logging that a flood can't turn into a second flood."""
+"""Logging at a limited rate, so that a flood of errors doesn't become a flood of log lines."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ _OTHER_KINDS = "everything else"
 
 
 class RateLimitedLog:
-    """The first message of each kind is logged at once, then at most one per `interval` seconds.
+    """Logs the first message of each kind at once, then at most one per `interval` seconds.
 
-    The next one that is logged says how many were left out. At most `max_kinds` kinds are told apart; later ones
-    share one. Safe in threads, in signal handlers and after a fork; never raises for the logger's sake.
+    The next message that is logged says how many were left out. At most `max_kinds` kinds are distinguished; later
+    ones share one. It is safe in threads, in signal handlers and after a fork, and an error of the logger is never
+    raised.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class RateLimitedLog:
         self._lock = threading.RLock()
 
     def log(self, level: int, kind: str, message: str, *args: object, error: BaseException | None = None) -> None:
-        """Log `message % args`, with `error`'s traceback where one is given, or count it as left out."""
+        """Log `message % args`, with the traceback of `error` if there is one, or count it as left out."""
         now = self._clock()
         with self._lock:
             if kind not in self._next and len(self._next) >= self._max_kinds:
@@ -55,8 +56,8 @@ class RateLimitedLog:
             left_out = self._left_out.pop(kind, 0)
         if left_out:
             message, args = f"{message} (and %d more like it since)", (*args, left_out)
-        # Outside the lock: a log handler may be slow, and may come back here. One that is broken must not break
-        # what it was told about.
+        # Outside the lock: a log handler may be slow, and may log here itself. A broken handler must not break the
+        # code that logs.
         with suppress(Exception):
             self._logger.log(level, message, *args, exc_info=error)
 
@@ -65,7 +66,7 @@ _logs: WeakSet[RateLimitedLog] = WeakSet()
 
 
 def _unlock_after_fork() -> None:
-    # Another thread of the parent may have held a lock at the fork; in the child nobody would ever release it.
+    # Another thread of the parent may have held a lock at the fork; in the child nothing would ever release it.
     for log in _logs:
         log._new_lock()
 

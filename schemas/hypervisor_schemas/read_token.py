@@ -1,7 +1,7 @@
-"""Read tokens: how far the log was written, as a compact text, to ask for answers that include it. Pure.
+"""Read tokens: offsets up to which the log was written, as compact text, to ask for answers with all before. Pure.
 
-Form: `topic:partition.offset:partition.offset~topic:…`, sorted; all of it may stand in a URL as it is. An offset is
-the first one that need not be included. Nothing written is the empty text.
+The form is `topic:partition.offset:partition.offset~topic:…`, sorted; it needs no quoting in a URL. An offset is
+the first one that need not be included. If nothing was written, the token is the empty text.
 """
 
 from __future__ import annotations
@@ -12,32 +12,32 @@ from collections.abc import Mapping
 __all__ = ["MAX_TOKEN_CHARACTERS", "read_token", "write_token"]
 
 MAX_TOKEN_CHARACTERS = 16_384
-"""A thousand partitions and more."""
+"""The length of the longest token: enough for more than a thousand partitions."""
 
 _PART = re.compile(r"[A-Za-z0-9._-]{1,249}(:[0-9]{1,10}\.[0-9]{1,19})+")
 
 
 def write_token(offsets: Mapping[tuple[str, int], int]) -> str:
-    """The token of these next offsets, per topic and partition."""
-    of_topics: dict[str, list[str]] = {}
+    """The token of these next offsets per topic and partition."""
+    parts_by_topic: dict[str, list[str]] = {}
     for (topic, partition), offset in sorted(offsets.items()):
-        of_topics.setdefault(topic, [topic]).append(f"{partition}.{offset}")
-    return "~".join(":".join(parts) for parts in of_topics.values())
+        parts_by_topic.setdefault(topic, [topic]).append(f"{partition}.{offset}")
+    return "~".join(":".join(parts) for parts in parts_by_topic.values())
 
 
 def read_token(token: str) -> dict[tuple[str, int], int]:
-    """The offsets that a token was made of.
+    """The offsets in a token, per topic and partition.
 
     Raises:
-        ValueError: It is no token.
+        ValueError: The text is no token.
     """
     offsets: dict[tuple[str, int], int] = {}
     for part in token.split("~") if token else ():
         if not _PART.fullmatch(part):
             raise _not_a_token()
-        topic, *places = part.split(":")
-        for place in places:
-            partition, offset = map(int, place.split("."))
+        topic, *partitions = part.split(":")
+        for partition_and_offset in partitions:
+            partition, offset = map(int, partition_and_offset.split("."))
             if partition >= 2**31 or offset >= 2**63:
                 raise _not_a_token()
             key = topic, partition

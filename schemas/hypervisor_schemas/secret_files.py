@@ -1,7 +1,7 @@
-"""Secrets from files: `<SETTING>_FILE` names a file that holds what `<SETTING>` would say.
+"""Secrets from files: `<SETTING>_FILE` names a file that holds the value of `<SETTING>`.
 
-What starts containers hands secrets over as files; an environment shows in `docker inspect` and in every child.
-Our own secret settings are in `settings`; those of others, which are read here too, are in this table.
+Container platforms provide secrets as files; an environment is visible in `docker inspect` and in every child. Our
+own secret settings are in `settings`. Those of other software that are read here too are in the tables below.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ KAFKA_SECRETS = (
     "KAFKA_SSL_KEY_PASSWORD",
     "KAFKA_SSL_KEYSTORE_PASSWORD",
 )
-"""Keys and certificates are files for librdkafka anyway (`KAFKA_SSL_CA_LOCATION` …)."""
+"""Secret properties of librdkafka. Keys and certificates are files for it anyway (`KAFKA_SSL_CA_LOCATION` …)."""
 
 OTHER_SECRETS = ("SCHEMA_REGISTRY_URL", "OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS")
 
 
 def secret_text(environ: Mapping[str, str], name: str) -> str:
-    """What `name` says in this environment, itself or by its file without the line's end; "" if neither is set.
+    """The value of `name` in this environment, or its file's content without the line end; "" if neither is set.
 
     Raises:
-        SettingError: Both are set, or the file can't be read, is empty or no text. Its content is never shown.
+        SettingError: Both are set, or the file can't be read, is empty or is no text. Its content is never shown.
     """
     text, path = environ.get(name, ""), environ.get(name + SUFFIX, "").strip()
     if not path:

@@ -1,7 +1,7 @@
 """Our own settings, each declared once; `docs/settings.md` is made from this table.
 
-`KAFKA_*` settings go to librdkafka as they are (see `connection`); `SCHEMA_REGISTRY_URL` and `OTEL_*` mean what
-their makers say.
+`KAFKA_*` settings go to librdkafka unchanged (see `connection`). `SCHEMA_REGISTRY_URL` and `OTEL_*` have the
+meaning that their makers define.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Setting(Generic[T]):
-    """One environment variable: how its text is read, what holds without it, and what it does."""
+    """One environment variable: its name, default, the function that reads its text, and its meaning."""
 
     name: str
     default: T
@@ -30,10 +30,10 @@ class Setting(Generic[T]):
     secret: bool = False
 
     def of(self, environ: Mapping[str, str]) -> T:
-        """The value in this environment; an empty text counts as not set. A secret may come from a file.
+        """The value in this environment. An empty text counts as not set. A secret may come from a file.
 
         Raises:
-            SettingError: The text can't be read, or the file of a secret.
+            SettingError: The text is no such value, or the file of a secret can't be used.
         """
         text = (secret_text(environ, self.name) if self.secret else environ.get(self.name, "")).strip()
         if not text:
@@ -108,7 +108,7 @@ def _parts(text: str) -> tuple[str, ...]:
 
 
 class Settings:
-    """The table."""
+    """The table of all settings."""
 
     TOPIC_PREFIX: Setting[str] = Setting(
         "TELEMETRY_TOPIC_PREFIX",

@@ -1,4 +1,4 @@
-"""Event times as the wire has them: whole microseconds since 1970, UTC."""
+"""Event times in the form of the wire: whole microseconds since 1970, UTC."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 def microseconds(moment: datetime) -> int:
-    """Microseconds since 1970, exact; a time without a zone counts as UTC.
+    """The exact number of microseconds since 1970. A time without a zone counts as UTC.
 
     Raises:
-        OverflowError: In UTC it is outside the years 1 to 9999, so that nobody could read it back.
+        OverflowError: In UTC the time is outside the years 1 to 9999, so that it could not be read back.
     """
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)
@@ -23,10 +23,10 @@ def microseconds(moment: datetime) -> int:
     return (moment - _EPOCH) // _MICROSECOND
 
 
-def datetime_of(micros: int) -> datetime:
-    """The same in UTC.
+def datetime_of(time_us: int) -> datetime:
+    """The time, in UTC, that is so many microseconds after 1970.
 
     Raises:
-        OverflowError: Outside the years 1 to 9999.
+        OverflowError: The time is outside the years 1 to 9999.
     """
-    return _EPOCH + timedelta(microseconds=micros)
+    return _EPOCH + timedelta(microseconds=time_us)

@@ -1,7 +1,7 @@
-"""The one table of topics: what flows where, how it is keyed and cut into partitions, who writes, who reads.
+"""The one table of topics: their content, keys, partitions, writers and readers.
 
-Source: an event goes to `<prefix>events.<category>`, the category being its type up to the dot. Records of one
-session meet in one partition, in order; that is what every fold relies on.
+An event goes to `<prefix>events.<category>`; the category is its type up to the dot. Records of one session are in
+one partition, in order. Every fold relies on that.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ EVENT_PARTITIONS = 12
 _DAY_MS = 24 * 3600 * 1000
 _MAX_EVENT_MESSAGE_BYTES = 1024 * 1024
 DEAD_LETTER_BYTES = _MAX_EVENT_MESSAGE_BYTES + 64 * 1024
-"""The largest dead letter: the largest event, and room for the headers that say why."""
+"""The size of the largest dead letter: the largest event, plus the headers that give the reason."""
 
 CATEGORIES: tuple[str, ...] = tuple(
     dict.fromkeys(member.value.partition(".")[0] for kind in (EventType, GovernanceEventType) for member in kind)
 )
-"""The categories that have a topic of their own; any other goes to `events.other`."""
+"""The categories that have a topic of their own; all others share `events.other`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """One row: the name without the prefix, and what the broker is asked for."""
+    """One topic: its name without the prefix, its settings on the broker, and its writers and readers."""
 
     name: str
     partitions: int
@@ -52,7 +52,7 @@ class Topic:
     written_by: str
     read_by: str
     follows: str | None = None
-    """The topic whose number of partitions it gets when it is made. That one may grow later; this one must not."""
+    """The topic whose number of partitions this one gets at its creation. That one may grow; this one must not."""
 
 
 def _events(category: str, read_by: str) -> Topic:
@@ -119,13 +119,13 @@ TOPICS: tuple[Topic, ...] = (
 
 
 def topic_names(prefix: str, names: Iterable[str] | None = None) -> list[str]:
-    """The full names of these topics, or of all event topics."""
+    """The full names of these topics; without `names`, of all event topics."""
     chosen = names or [topic.name for topic in TOPICS if topic.name.startswith("events.")]
     return [prefix + name for name in chosen]
 
 
 def category_of(event_type: str) -> str:
-    """The category whose topic an event of this type goes to; `other` for one that has no topic."""
+    """The category in the topic name of an event of this type; `other` if its own category has no topic."""
     category = event_type.partition(".")[0]
     return category if category in _KNOWN else "other"
 
@@ -136,7 +136,7 @@ def event_topic(prefix: str, event_type: str) -> str:
 
 
 def record_key(category: str, session_id: str | None, agent_did: str | None, event_id: str) -> bytes | None:
-    """The Kafka key of an event, UTF-8; an empty string counts as absent. None if all three are."""
+    """The Kafka key of an event in UTF-8; None if all three ids are absent. An empty id counts as absent."""
     first, second = (agent_did, session_id) if category == "governance" else (session_id, agent_did)
     key = first or second or event_id
     if not key:
@@ -148,9 +148,9 @@ def record_key(category: str, session_id: str | None, agent_did: str | None, eve
 
 
 def partition_of(key: bytes, partitions: int) -> int:
-    """The partition that every client must choose: Kafka's default, murmur2 of the key, sign bit cleared.
+    """The partition that every client must choose: Kafka's default, murmur2 of the key with the sign bit cleared.
 
-    Source: `org.apache.kafka.common.utils.Utils.murmur2`; `murmur2_random` in librdkafka.
+    See `org.apache.kafka.common.utils.Utils.murmur2`; `murmur2_random` in librdkafka.
     """
     return (_murmur2(key) & 0x7FFFFFFF) % partitions
 
@@ -160,7 +160,7 @@ _PREFIX = re.compile(r"[A-Za-z0-9._-]*")
 
 
 def is_legal_prefix(prefix: str) -> bool:
-    """Whether Kafka allows topic names that begin so (249 characters of letters, digits, `.`, `_`, `-`)."""
+    """Whether topic names may begin with `prefix`: Kafka allows 249 letters, digits, `.`, `_` and `-`."""
     return bool(_PREFIX.fullmatch(prefix)) and len(prefix) <= 200
 
 

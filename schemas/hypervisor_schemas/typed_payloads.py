@@ -1,6 +1,6 @@
-"""Which events have a payload with types, and its JSON Schema. Pure.
+"""The events that have a typed payload, and its JSON Schema. Pure.
 
-All else about a payload is free: a writer may put more fields into a typed one, and anything into the others.
+A writer may put more fields into a typed payload, and anything into the others.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ TYPED_PAYLOADS: dict[type[msgspec.Struct], tuple[str, ...]] = {
     PolicyDecision: (GovernanceEventType.POLICY_DECISION.value,),
     TrustScore: (GovernanceEventType.TRUST_SCORE.value,),
 }
-"""The types of the events that have this payload; a service that reads them makes a dead letter of any other."""
+"""The event types of each typed payload. A service that reads them makes a dead letter of any other payload."""
 
 
 def json_schema(kind: type[msgspec.Struct]) -> dict[str, Any]:
-    """The JSON Schema of a Struct without references, for a file or a document of its own."""
+    """The JSON Schema of a Struct, without references, so that it is a document of its own."""
     _, definitions = msgspec.json.schema_components([kind])
     (only,) = definitions.values()
     return {**only, "description": inspect.cleandoc(only["description"])}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-__all__ = ["DISTRIBUTION", "our_version"]
+__all__ = ["DISTRIBUTION", "our_version", "user_agent"]
 
 DISTRIBUTION = "hypervisor-telemetry"
 
@@ -15,3 +15,8 @@ def our_version() -> str:
     from importlib.metadata import version  # noqa: PLC0415 - 20 ms that an agent need not spend
 
     return version(DISTRIBUTION)
+
+
+def user_agent() -> str:
+    """The product and version by which our clients of HTTP and gRPC name themselves."""
+    return f"{DISTRIBUTION}/{our_version()}"

@@ -15,40 +15,39 @@ __all__ = ["DecisionSeries", "GovernanceCounts"]
 
 @dataclass(slots=True)
 class DecisionSeries:
-    """The decisions with the same labels."""
+    """The counts of the decisions that have the same labels."""
 
     decisions: int = 0
     rate_limit_hits: int = 0
     latency_sum: float = 0.0
-    """Milliseconds."""
+    """In milliseconds."""
     buckets: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BUCKETS_MS) + 1))
-    """By upper bound (inclusive), those beyond the last bound at the end."""
+    """Decisions by the upper bound (inclusive) of their latency. The last entry has those beyond every bound."""
 
     def add(self, evaluation_ms: float, rate_limited: bool) -> None:
-        """Count one more."""
+        """Count one decision."""
         self.decisions += 1
         self.rate_limit_hits += rate_limited
         self.latency_sum += evaluation_ms
         self.buckets[bisect_left(LATENCY_BUCKETS_MS, evaluation_ms)] += 1
 
     def cumulative(self) -> Sequence[int]:
-        """Decisions up to each bound, all of them at the end."""
+        """Decisions up to each bound; the last entry has all of them."""
         return list(accumulate(self.buckets))
 
 
 class GovernanceCounts:
-    """Series by their labels. Whoever calls holds a lock.
+    """The counts of decisions by labels, and of audit events. The caller holds a lock.
 
-    Without labels of choice every series that can be is there from the start: a rate needs the zero before the
-    first denial.
+    Without chosen labels, every possible series is there from the start: a rate needs the zero before the first
+    denial.
     """
 
     def __init__(self, *, has_labels: bool) -> None:
         self._decisions: dict[tuple[str, LabelValues], DecisionSeries] = {}
         if not has_labels:
             self._decisions = {(decision, ()): DecisionSeries() for decision in (ALLOW, DENY)}
-        self.audits = 0
-        """Audit events."""
+        self.audit_events = 0
 
     def add_decision(self, decision: str, labels: LabelValues, evaluation_ms: float, rate_limited: bool) -> None:
         """Count one decision."""
@@ -59,8 +58,8 @@ class GovernanceCounts:
         series.add(evaluation_ms, rate_limited)
 
     def decisions(self) -> dict[tuple[str, LabelValues], DecisionSeries]:
-        """A copy, by decision and labels."""
+        """A copy of the series, by decision and labels."""
         return {
-            key: DecisionSeries(one.decisions, one.rate_limit_hits, one.latency_sum, one.buckets.copy())
-            for key, one in self._decisions.items()
+            key: DecisionSeries(series.decisions, series.rate_limit_hits, series.latency_sum, series.buckets.copy())
+            for key, series in self._decisions.items()
         }

@@ -1,4 +1,4 @@
-"""What GovernanceMetrics could not record: counted by reason, logged at a limited rate, never raised."""
+"""Faults of recording: counted by reason and logged at a limited rate, so that GovernanceMetrics never raises."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import MappingProxyType
 
 from hypervisor_schemas.rate_limited_log import RateLimitedLog
 
-__all__ = ["GOVERNANCE_OVERFLOW", "GOVERNANCE_TROUBLES", "TROUBLES", "Troubles"]
+__all__ = ["GOVERNANCE_OVERFLOW", "GOVERNANCE_TROUBLES", "TROUBLES", "TroubleCounts"]
 
 _log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ TROUBLES: Mapping[str, str] = MappingProxyType(
         "output": "The bus or the meter raised.",
     }
 )
-"""Why something is not recorded, or not everywhere."""
+"""The reasons for which something is not recorded, or not in every output."""
 
 GOVERNANCE_TROUBLES = (
     "hypervisor_governance_troubles",
@@ -32,45 +32,48 @@ GOVERNANCE_OVERFLOW = (
     "hypervisor_governance_overflow",
     "Decisions that were counted in the overflow series, and trust scores that are not shown.",
 )
-"""Name (without `_total`) and help text of the two counters that tell of this class."""
+"""Name (without `_total`) and help text of the two counters that show these counts."""
 
 
-class Troubles:
-    """Thread-safe. `clock` gives seconds, for the rate of reports only."""
+class TroubleCounts:
+    """Counts and logs what could not be recorded. Thread-safe.
+
+    `clock` gives seconds; only the rate of log lines depends on it.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._limited = RateLimitedLog(_log, clock=clock)
         self.start_over()
 
     def start_over(self) -> None:
-        """Nothing has happened, and a fresh lock: at the beginning, and in a forked child."""
+        """Set all counts to 0 and take a fresh lock: at the beginning, and in a forked child."""
         self._lock = threading.RLock()
         self._counts = dict.fromkeys(TROUBLES, 0)
         self._overflowed = 0
 
     def report(self, reason: str, message: str, *args: object, error: BaseException | None = None) -> None:
-        """Count it under `reason`, and log `message % args`, at most one per minute of the same kind."""
+        """Count one fault under `reason`, and log `message % args`: each message at most once per minute."""
         with self._lock:
             self._counts[reason] += 1
         self._limited.log(logging.WARNING, reason + message, message, *args, error=error)
 
-    def overflow(self, what: str) -> None:
-        """Count one that found no series of its own."""
+    def overflow(self, consequence: str) -> None:
+        """Count something that got no series of its own, and log the `consequence`."""
         with self._lock:
             self._overflowed += 1
         self._limited.log(
             logging.WARNING,
-            f"overflow {what}",
+            f"overflow {consequence}",
             "There are more series than max_series, so %s; raise it, or put labels together.",
-            what,
+            consequence,
         )
 
     @property
     def counts(self) -> Mapping[str, int]:
-        """By reason; every reason is there."""
+        """The counts by reason; every reason is there."""
         return MappingProxyType(self._counts.copy())
 
     @property
     def overflowed(self) -> int:
-        """How often something found no series of its own."""
+        """The number of times that something got no series of its own."""
         return self._overflowed

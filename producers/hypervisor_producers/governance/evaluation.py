@@ -1,4 +1,4 @@
-"""The timer of one policy evaluation: a block that says its decision, or a function that returns it."""
+"""The timer of one policy evaluation, around a block that states its decision or a function that returns it."""
 
 from __future__ import annotations
 
@@ -9,43 +9,47 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, ParamSpec, Protocol, TypeAlias, TypeVar, cast
 
-__all__ = ["Evaluation", "EvaluationOf", "Raised"]
+__all__ = ["Evaluation", "EvaluationSubject", "ExceptionTypes"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-Raised: TypeAlias = type[BaseException] | tuple[type[BaseException], ...]
-"""One kind of exception, or several."""
+ExceptionTypes: TypeAlias = type[BaseException] | tuple[type[BaseException], ...]
+"""One exception class, or several."""
 
 
 @dataclass(frozen=True, slots=True)
-class EvaluationOf:
-    """What is evaluated. A function is called with the arguments of the function that is decorated."""
+class EvaluationSubject:
+    """The agent and tool of an evaluation, and its session and trace.
+
+    Where one is a function, it is called with the arguments of the function that is decorated.
+    """
 
     agent_id: str | Callable[..., str]
     tool_name: str | Callable[..., str]
     session_id: str | Callable[..., str | None] | None = None
     causal_trace_id: str | Callable[..., str | None] | None = None
 
-    def called_with(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> EvaluationOf:
-        """The same with what the functions return.
+    def called_with(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> EvaluationSubject:
+        """The same with the results of its functions.
 
         Raises:
-            Exception: What one of them raised.
+            Exception: One of the functions raised it.
         """
-        given: tuple[Any, ...] = (self.agent_id, self.tool_name, self.session_id, self.causal_trace_id)
-        return EvaluationOf(*[one(*args, **kwargs) if callable(one) else one for one in given])
+        parts: tuple[Any, ...] = (self.agent_id, self.tool_name, self.session_id, self.causal_trace_id)
+        return EvaluationSubject(*[part(*args, **kwargs) if callable(part) else part for part in parts])
 
 
 class _Recorder(Protocol):
-    """Takes what an evaluation came to. An exception in place of `of`: nobody could say what was evaluated.
+    """Takes the result of an evaluation.
 
-    `allowed` None: no decision. It raises only where `may_raise`.
+    `subject` is an exception if a function of the subject raised it. `allowed` is None if there was no decision. It
+    raises only if `may_raise` is true.
     """
 
     def __call__(
         self,
-        of: EvaluationOf | Exception,
+        subject: EvaluationSubject | Exception,
         allowed: bool | None,
         evaluation_ms: float,
         rate_limited: bool,
@@ -55,42 +59,42 @@ class _Recorder(Protocol):
 
 
 class Evaluation:
-    """Measures from entering until the decision is said; recorded once, at the end. Made by `evaluate`.
+    """Measures a block from its start to its decision, and records it once, at the end. Made by `evaluate`.
 
-    The last word counts. What runs in the block after it (the tool itself) is not in the latency, and what that
-    raises changes no decision. An exception before any decision is none: it is counted as undecided and goes on,
-    unless `denied_by` or `rate_limited_by` name it.
+    The last decision counts. Code of the block that runs after it (the tool itself) is not in the latency, and an
+    exception there changes no decision. An exception before any decision counts as undecided and is passed on,
+    unless `denied_by` or `rate_limited_by` name it: then it is the decision.
 
-    As a decorator of a function, sync or async: True allows, False denies, anything else is undecided. The result
-    and what it raises are passed on as they are.
+    As a decorator of a function, sync or async: True allows, False denies, anything else is undecided. Result and
+    exceptions are passed on unchanged.
     """
 
     def __init__(
         self,
-        of: EvaluationOf | Exception,
+        subject: EvaluationSubject | Exception,
         record: _Recorder,
         clock: Callable[[], float],
         *,
-        denied_by: Raised = (),
-        rate_limited_by: Raised = (),
+        denied_by: ExceptionTypes = (),
+        rate_limited_by: ExceptionTypes = (),
     ) -> None:
-        self._of = of
+        self._subject = subject
         self._record = record
         self._clock = clock
         self._denied_by = denied_by
-        self._limited_by = rate_limited_by
+        self._rate_limited_by = rate_limited_by
         self._start()
 
     def allow(self) -> None:
-        """The call may be made."""
+        """Decide that the call may be made."""
         self._decide(True, False)
 
     def deny(self) -> None:
-        """The call must not be made."""
+        """Decide that the call must not be made."""
         self._decide(False, False)
 
     def rate_limited(self) -> None:
-        """The call must not be made now: there were too many."""
+        """Decide that the call must not be made now, since there were too many."""
         self._decide(False, True)
 
     def __enter__(self) -> Evaluation:
@@ -101,13 +105,13 @@ class Evaluation:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         if self._allowed is None and error is not None:
-            if isinstance(error, self._limited_by):
+            if isinstance(error, self._rate_limited_by):
                 self.rate_limited()
             elif isinstance(error, self._denied_by):
                 self.deny()
-        # What is on its way out must not be hidden by a sentence about a metric.
+        # An exception of the block must not be hidden by one about a metric.
         self._record(
-            self._of,
+            self._subject,
             self._allowed,
             (self._decided_at - self._began_at) * 1000.0,
             self._is_limited,
@@ -120,15 +124,15 @@ class Evaluation:
 
             @functools.wraps(function)
             async def awaited(*args: P.args, **kwargs: P.kwargs) -> Any:
-                with self._again(args, kwargs) as evaluation:
-                    return evaluation._returned(await function(*args, **kwargs))
+                with self._for_call(args, kwargs) as evaluation:
+                    return evaluation._decide_by(await function(*args, **kwargs))
 
             return cast("Callable[P, R]", awaited)
 
         @functools.wraps(function)
         def called(*args: P.args, **kwargs: P.kwargs) -> R:
-            with self._again(args, kwargs) as evaluation:
-                return evaluation._returned(function(*args, **kwargs))
+            with self._for_call(args, kwargs) as evaluation:
+                return evaluation._decide_by(function(*args, **kwargs))
 
         return called
 
@@ -141,19 +145,19 @@ class Evaluation:
         self._decided_at = self._clock()
         self._allowed, self._is_limited = allowed, is_limited
 
-    def _returned(self, verdict: R) -> R:
-        if verdict is True or verdict is False:
-            self._decide(bool(verdict), False)
-        return verdict
+    def _decide_by(self, result: R) -> R:
+        if result is True or result is False:
+            self._decide(bool(result), False)
+        return result
 
-    def _again(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Evaluation:
-        """One for a single call: several may run at the same time."""
-        of = self._of
-        if isinstance(of, EvaluationOf):
+    def _for_call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Evaluation:
+        """A new evaluation for a single call, since several may run at the same time."""
+        subject = self._subject
+        if isinstance(subject, EvaluationSubject):
             try:
-                of = of.called_with(args, kwargs)
-            except Exception as error:  # noqa: BLE001 - what is decorated must run all the same
-                of = error
+                subject = subject.called_with(args, kwargs)
+            except Exception as error:  # noqa: BLE001 - the decorated function must run all the same
+                subject = error
         return Evaluation(
-            of, self._record, self._clock, denied_by=self._denied_by, rate_limited_by=self._limited_by
+            subject, self._record, self._clock, denied_by=self._denied_by, rate_limited_by=self._rate_limited_by
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
-from hypervisor_producers.governance.errors import Troubles
+from hypervisor_producers.governance.errors import TroubleCounts
 from hypervisor_schemas.events import GovernanceEventType, HypervisorEvent
 
 __all__ = ["Emits", "GovernanceEvents", "Publishes"]
@@ -13,7 +13,7 @@ __all__ = ["Emits", "GovernanceEvents", "Publishes"]
 
 @runtime_checkable
 class Publishes(Protocol):
-    """An `EventPublisher`: events go to Kafka."""
+    """An `EventPublisher`: it sends events to Kafka."""
 
     def publish(self, event: Any) -> object:
         """Queue one event."""
@@ -22,7 +22,7 @@ class Publishes(Protocol):
 
 @runtime_checkable
 class Emits(Protocol):
-    """A bus, ours or the package's: its subscribers see the events, and a publisher that is attached to it."""
+    """A bus, ours or the package's: it hands events to its subscribers, such as a publisher attached to it."""
 
     def emit(self, event: Any) -> object:
         """Hand one event to every subscriber."""
@@ -30,14 +30,14 @@ class Emits(Protocol):
 
 
 class GovernanceEvents:
-    """Sends events to a publisher or a bus. None: nowhere.
+    """Sends events to a publisher or a bus; with None, to nobody.
 
     Raises:
-        ValueError: `target` is neither.
+        ValueError: `target` is neither a publisher nor a bus.
     """
 
-    def __init__(self, target: Publishes | Emits | None, troubles: Troubles) -> None:
-        self._send = _nowhere if target is None else _sender(target)
+    def __init__(self, target: Publishes | Emits | None, troubles: TroubleCounts) -> None:
+        self._send = _discard if target is None else _sender(target)
         self._troubles = troubles
         self.is_on = target is not None
 
@@ -49,7 +49,7 @@ class GovernanceEvents:
         session_id: str | None = None,
         causal_trace_id: str | None = None,
     ) -> None:
-        """Send one event; it never raises."""
+        """Send one event. Never raises."""
         if not self.is_on:
             return
         try:
@@ -62,7 +62,7 @@ class GovernanceEvents:
                     payload=payload,
                 )
             )
-        except Exception as error:  # noqa: BLE001 - somebody's bus; a publisher never raises
+        except Exception as error:  # noqa: BLE001 - code of a bus; a publisher never raises
             self._troubles.report("output", "The bus failed to take an event.", error=error)
 
 
@@ -77,5 +77,5 @@ def _sender(target: object) -> Callable[[Any], object]:
     )
 
 
-def _nowhere(_event: Any) -> None:
-    """Nobody listens."""
+def _discard(_event: Any) -> None:
+    """Send an event to nobody."""

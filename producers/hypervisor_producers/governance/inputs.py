@@ -1,4 +1,4 @@
-"""What GovernanceMetrics takes, checked: ids, latencies, scores, and what the callbacks of gauges return. Pure."""
+"""Checks of everything that GovernanceMetrics is given: ids, latencies, scores, results of callbacks. Pure."""
 
 from __future__ import annotations
 
@@ -7,37 +7,37 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 __all__ = [
-    "LONGEST_TEXT",
-    "optional_text",
+    "MAX_TEXT_CHARACTERS",
+    "read_bool",
     "read_count",
     "read_details",
     "read_latency",
+    "read_optional_text",
     "read_score",
     "read_scores",
     "read_text",
-    "read_truth",
 ]
 
-LONGEST_TEXT = 512
-"""Characters of an id or a name. A longer one is most likely a prompt or an argument in the wrong place."""
+MAX_TEXT_CHARACTERS = 512
+"""The length of the longest id or name. A longer text is most likely a prompt or an argument passed by mistake."""
 
 
 def read_text(name: str, value: Any) -> str:
-    """`value` as a plain string: not empty, not too long, and such that UTF-8 can write it.
+    """`value` as a plain string. It must be text that UTF-8 can write, not empty and not too long.
 
     Raises:
-        ValueError: It isn't.
+        ValueError: It isn't such text.
     """
     if type(value) is str:
         text = value
     elif isinstance(value, str):
-        text = str.__str__(value)  # of a member of an enum of strings: its value
+        text = str.__str__(value)  # the value of a member of a string enum
     else:
-        raise ValueError(f"{name} must be a string, not {_kind(value)}.")
+        raise ValueError(f"{name} must be a string, not {_type_name(value)}.")
     if not text:
         raise ValueError(f"{name} must not be empty.")
-    if len(text) > LONGEST_TEXT:
-        raise ValueError(f"{name} has {len(text)} characters; {LONGEST_TEXT} are the most.")
+    if len(text) > MAX_TEXT_CHARACTERS:
+        raise ValueError(f"{name} has {len(text)} characters; {MAX_TEXT_CHARACTERS} are the most.")
     if not text.isascii():
         try:
             text.encode()
@@ -47,42 +47,42 @@ def read_text(name: str, value: Any) -> str:
     return text
 
 
-def optional_text(name: str, value: Any) -> str | None:
-    """The same; None or an empty string is None.
+def read_optional_text(name: str, value: Any) -> str | None:
+    """`value` as `read_text` reads it; None for None or an empty string.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: It is neither absent nor such text.
     """
     return None if value is None or value == "" else read_text(name, value)
 
 
-def read_truth(name: str, value: Any) -> bool:
-    """`value`, which must be True or False: "deny" is true as well, and so is a coroutine that nobody awaited.
+def read_bool(name: str, value: Any) -> bool:
+    """`value`, which must be True or False. Truth isn't enough: "deny" is true, and so is an unawaited coroutine.
 
     Raises:
-        ValueError: It is something else.
+        ValueError: It is neither True nor False.
     """
     if value is True or value is False:
         return bool(value)
-    raise ValueError(f"{name} must be True or False, not {_kind(value)}.")
+    raise ValueError(f"{name} must be True or False, not {_type_name(value)}.")
 
 
 def read_details(value: Any) -> dict[str, Any]:
-    """A copy of a mapping; None is an empty one.
+    """A copy of the mapping `value`; empty for None.
 
     Raises:
-        ValueError: It is something else.
+        ValueError: It is no mapping.
     """
     if value is not None and not isinstance(value, Mapping):
-        raise ValueError(f"details must be a mapping, not {_kind(value)}.")
+        raise ValueError(f"details must be a mapping, not {_type_name(value)}.")
     return dict(value or {})
 
 
 def read_latency(value: Any) -> float:
-    """Milliseconds, finite, 0 or more.
+    """A latency in milliseconds, finite and 0 or more.
 
     Raises:
-        ValueError: They aren't.
+        ValueError: `value` is no such number.
     """
     milliseconds = _read_number("evaluation_ms", value)
     if milliseconds >= 0:
@@ -94,7 +94,7 @@ def read_score(value: Any) -> float:
     """A trust score, 0 to 1000.
 
     Raises:
-        ValueError: It isn't.
+        ValueError: `value` is no such number.
     """
     score = _read_number("score", value)
     if 0 <= score <= 1000:
@@ -103,10 +103,10 @@ def read_score(value: Any) -> float:
 
 
 def read_count(value: Any) -> float:
-    """How many agents are active, 0 or more.
+    """The number of active agents, 0 or more.
 
     Raises:
-        ValueError: It is no such number.
+        ValueError: `value` is no such number.
     """
     count = _read_number("the number of active agents", value)
     if count >= 0:
@@ -115,17 +115,17 @@ def read_count(value: Any) -> float:
 
 
 def read_scores(answer: Any) -> Iterator[tuple[str, float] | ValueError]:
-    """The agents and scores in what a callback returned, one by one; in place of one that can't be used, why.
+    """Each agent with its score, from the result of a callback; an error in place of one that can't be used.
 
-    `answer`: a mapping of agent to score, or an iterable of pairs (score, attributes) or of OpenTelemetry's
-    Observations. Of the attributes, `agent_id` is read; others are passed over.
+    `answer` is a mapping of agent to score, or an iterable of pairs (score, attributes) or of OpenTelemetry's
+    Observations. Of the attributes only `agent_id` is read.
 
     Raises:
-        Exception: Whatever iterating over it raises.
+        Exception: Iterating over `answer` raised it.
     """
     is_mapping = isinstance(answer, Mapping)
     if not is_mapping and (isinstance(answer, str | bytes) or not hasattr(answer, "__iter__")):
-        raise ValueError(f"it returned {_kind(answer)}, not a mapping and not an iterable of observations.")
+        raise ValueError(f"it returned {_type_name(answer)}, not a mapping and not an iterable of observations.")
     for entry in answer.items() if is_mapping else answer:
         try:
             agent, score = entry if is_mapping else _read_observation(entry)
@@ -135,7 +135,7 @@ def read_scores(answer: Any) -> Iterator[tuple[str, float] | ValueError]:
 
 
 def _read_observation(entry: Any) -> tuple[Any, Any]:
-    """Agent and score."""
+    """The agent and the score of one observation."""
     if isinstance(entry, tuple | list) and len(entry) == 2:
         score, attributes = entry
     else:
@@ -148,7 +148,7 @@ def _read_observation(entry: Any) -> tuple[Any, Any]:
 def _read_number(name: str, value: Any) -> float:
     if type(value) is not float:
         if isinstance(value, bool | str | bytes) or not hasattr(value, "__float__"):
-            raise ValueError(f"{name} must be a number, not {_kind(value)}.")
+            raise ValueError(f"{name} must be a number, not {_type_name(value)}.")
         try:
             value = float(value)
         except (OverflowError, TypeError) as error:
@@ -158,5 +158,5 @@ def _read_number(name: str, value: Any) -> float:
     return float(value) + 0.0  # -0.0 is 0.0
 
 
-def _kind(value: Any) -> str:
+def _type_name(value: Any) -> str:
     return "None" if value is None else f"{type(value).__name__}"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from hypervisor_producers.governance.agents import GovernedAgents
-from hypervisor_producers.governance.errors import GOVERNANCE_OVERFLOW, GOVERNANCE_TROUBLES, Troubles
+from hypervisor_producers.governance.errors import GOVERNANCE_OVERFLOW, GOVERNANCE_TROUBLES, TroubleCounts
 from hypervisor_producers.governance.labels import ALLOW, DENY, GovernanceLabels, LabelValues
 from hypervisor_schemas.extras import importing_extra
 from hypervisor_schemas.governance import (
@@ -29,13 +29,19 @@ __all__ = ["GovernanceInstruments"]
 
 
 class GovernanceInstruments:
-    """Writes to a meter; gauges are asked by it. With `units` off, no instrument has a unit.
+    """Writes counts and latencies to a meter, which reads the gauges itself. Without `units` none has a unit.
 
-    What is written is added up by OpenTelemetry's SDK, with locks of its own.
+    OpenTelemetry's SDK adds up what is written, with locks of its own.
     """
 
     def __init__(
-        self, meter: Meter, labels: GovernanceLabels, agents: GovernedAgents, troubles: Troubles, *, units: bool
+        self,
+        meter: Meter,
+        labels: GovernanceLabels,
+        agents: GovernedAgents,
+        troubles: TroubleCounts,
+        *,
+        units: bool,
     ) -> None:
         def counter(instrument: GovernanceInstrument) -> Counter:
             return meter.create_counter(instrument.name, unit=instrument.unit, description=instrument.help)
@@ -45,7 +51,7 @@ class GovernanceInstruments:
         self._decisions = counter(POLICY_DECISIONS)
         self._by_decision = {ALLOW: counter(TOOL_CALLS_ALLOWED), DENY: counter(TOOL_CALLS_BLOCKED)}
         self._rate_limit_hits = counter(RATE_LIMIT_HITS)
-        self._audits = counter(AUDIT_EVENTS)
+        self._audit_events = counter(AUDIT_EVENTS)
         self._latency = meter.create_histogram(
             EVALUATION_LATENCY.name,
             unit=EVALUATION_LATENCY.unit if units else "",
@@ -60,17 +66,21 @@ class GovernanceInstruments:
             lambda: [] if (active := agents.active()) is None else [(active, {})],
         )
         create = meter.create_observable_counter
-        _observe(create, *GOVERNANCE_TROUBLES, lambda: [(n, {"reason": why}) for why, n in troubles.counts.items()])
+        _observe(
+            create,
+            *GOVERNANCE_TROUBLES,
+            lambda: [(count, {"reason": reason}) for reason, count in troubles.counts.items()],
+        )
         _observe(create, *GOVERNANCE_OVERFLOW, lambda: [(troubles.overflowed, {})])
         self._write_zeros()
 
     def _write_zeros(self) -> None:
-        """A rate needs the zero before the first denial."""
+        """Write 0 to every counter: a rate needs the zero before the first denial."""
         if not self._label_names:
             for decision, counter in self._by_decision.items():
                 for each in (self._decisions, counter, self._rate_limit_hits):
                     each.add(0, self._attributes_of(decision, ()))
-        self._audits.add(0)
+        self._audit_events.add(0)
 
     def add_decision(self, decision: str, labels: LabelValues, evaluation_ms: float, rate_limited: bool) -> None:
         """Write one decision to its instruments."""
@@ -81,12 +91,12 @@ class GovernanceInstruments:
             self._rate_limit_hits.add(1, attributes)
         self._latency.record(evaluation_ms, attributes)
 
-    def add_audit(self) -> None:
+    def add_audit_event(self) -> None:
         """Write one audit event."""
-        self._audits.add(1)
+        self._audit_events.add(1)
 
     def _attributes_of(self, decision: str, labels: LabelValues) -> dict[str, str]:
-        # As many as there may be series; the SDK copies what it keeps.
+        # Bounded by the limit on series. The SDK copies what it keeps.
         attributes = {"decision": decision, **dict(zip(self._label_names, labels, strict=True))}
         self._attributes[decision, labels] = attributes
         return attributes

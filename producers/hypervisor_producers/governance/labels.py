@@ -1,4 +1,4 @@
-"""Which labels the governance metrics of an agent's process have, and how many series that may make. Pure."""
+"""The labels of the governance metrics in an agent's process, and the limit on their series. Pure."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import TypeAlias
 from hypervisor_producers.governance.inputs import read_text
 from hypervisor_schemas.public import public
 
-__all__ = ["ALLOW", "DENY", "OVERFLOW", "Ceiling", "GovernanceLabels", "LabelValues"]
+__all__ = ["ALLOW", "DENY", "OVERFLOW", "GovernanceLabels", "LabelValues", "SeriesLimit"]
 
 ALLOW, DENY = "allow", "deny"
 """The values of the label `decision`."""
 
 OVERFLOW = "__overflow__"
-"""Stands for what found no series of its own."""
+"""The label value of the series that all others share once the limit is reached."""
 
 LabelValues: TypeAlias = tuple[str, ...]
-"""Values of the labels that were chosen besides `decision`, in their order."""
+"""The values of the labels that were chosen besides `decision`, in the order of `GovernanceLabels.names`."""
 
 
 @public
@@ -46,14 +46,15 @@ class GovernanceLabels:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The labels that were chosen."""
+        """The names of the labels that were chosen."""
         return ("agent_id",) * bool(self.agent_id) + ("tool_name",) * bool(self.tool_name)
 
     def values(self, agent_id: str, tool_name: str) -> LabelValues:
-        """The values of these labels.
+        """The values of the chosen labels for this agent and tool.
 
         Raises:
-            Exception: What a function raised; ValueError where it returned no text that can be a label.
+            Exception: A function of a label raised it.
+            ValueError: A function returned no text that can be a label.
         """
         chosen = [_value("agent_id", self.agent_id, agent_id)] if self.agent_id else []
         if self.tool_name:
@@ -65,18 +66,18 @@ def _value(name: str, choice: bool | Callable[[str], str], text: str) -> str:
     return read_text(f"the label {name}", choice(text)) if callable(choice) else text
 
 
-class Ceiling:
-    """The first `most` different values get a series of their own. Whoever calls holds a lock."""
+class SeriesLimit:
+    """Gives the first `max_series` different label values series of their own. The caller holds a lock."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, max_series: int) -> None:
+        self._max_series = max_series
         self._known: set[LabelValues] = set()
 
     def admit(self, values: LabelValues) -> LabelValues:
-        """The same values, or those of the overflow."""
+        """The same values, or those of the overflow series."""
         if values in self._known:
             return values
-        if len(self._known) >= self._most:
+        if len(self._known) >= self._max_series:
             return (OVERFLOW,) * len(values)
         self._known.add(values)
         return values

@@ -1,1 +1,1 @@
-"""The publisher's client of Kafka: framing, batching, delivery reports."""
+"""The publisher's Kafka client: framing, batching, delivery reports."""

@@ -37,7 +37,7 @@ class RecordBatch:
         """True only for a signal handler in the middle of `push`."""
         self.is_on = False
         self.capacity_left = 0
-        """How many more records may be added. The caller counts it down for each one it adds."""
+        """The number of records that may still be added. The caller counts it down for each one it adds."""
         self.was_refused = False
         """Whether a record was refused since the last `decide`. The publisher learns of that only for records that
         are not batched."""

@@ -41,7 +41,7 @@ _FIXED: Mapping[str, Any] = {
 }
 
 _TURN_SECONDS = 0.1
-"""How long one turn of the serving thread waits for news, and so how long `flush` and `close` may go unheard."""
+"""The longest that one turn of the serving thread waits for news, and so the delay of `flush` and `close`."""
 
 _REST_SECONDS = 0.01
 """The pause between turns while events are batched, and after a turn that had news, unless the queue is filling up.
@@ -80,9 +80,9 @@ class ProducerClient:
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
         self._flushing = 0
-        """How many threads are inside `flush`."""
+        """The number of threads inside `flush`."""
         self._give_up_at: float | None = None
-        """When what is left fails, by `time.monotonic`; None until `close`."""
+        """The time (`time.monotonic`) at which the remaining events fail; None until `close`."""
         self._has_ended = False
         self._reports = DeliveryReports(self._limited)
         self._batch = RecordBatch(time.monotonic())
@@ -113,7 +113,7 @@ class ProducerClient:
 
     @property
     def queued(self) -> int:
-        """How many events are neither acknowledged nor given up."""
+        """The number of events that are neither acknowledged nor given up."""
         return self.enqueued - self._reports.delivered - self._reports.failed
 
     @property

@@ -1,4 +1,4 @@
-"""What librdkafka reports of each event: it was delivered, it failed, or it has to be sent again."""
+"""librdkafka's report of each event: it was delivered, it failed, or it has to be sent again."""
 
 from __future__ import annotations
 

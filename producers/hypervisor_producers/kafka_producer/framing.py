@@ -1,4 +1,4 @@
-"""Which framing a publisher's records get: the one with the registry's id once it is known, else the other."""
+"""The framing of a publisher's records: the one with the registry's id once that is known, else the other."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING
 
+from hypervisor_schemas.backoff import Backoff
 from hypervisor_schemas.errors import RegistryUnavailable
 from hypervisor_schemas.rate_limited_log import RateLimitedLog
 from hypervisor_schemas.wire.codec import SINGLE_OBJECT, SUBJECT, confluent_framing, schema_text
@@ -17,14 +18,12 @@ __all__ = ["RecordFraming"]
 
 log = logging.getLogger(__name__)
 
-_FIRST_WAIT, _LONGEST_WAIT = 1.0, 60.0
-
 
 class RecordFraming:
-    """`current` is the framing for the next record.
+    """Holds the framing for the next record, `current`.
 
-    With a registry, a thread asks it for the schema's id until there is one (after 1, 2, 4 … 60 seconds again);
-    nothing waits for the answer. An agent only reads: whoever runs the registry registers the schema.
+    With a registry, a thread asks it for the schema's id until there is one, again after 1, 2, 4 … 60 seconds.
+    Publishing doesn't wait for the answer. An agent only reads; the operator of the registry registers the schema.
     """
 
     def __init__(self, registry: SchemaRegistry | None) -> None:
@@ -32,16 +31,16 @@ class RecordFraming:
         self._registry = registry
         self._limited = RateLimitedLog(log)
 
-    def look_for_id(self, stopped: threading.Event) -> None:
-        """Begin to look, unless the id is known, and go on until `stopped`. A forked child has to begin anew."""
+    def start_lookup(self, stopped: threading.Event) -> None:
+        """Ask for the id on a thread until `stopped`, unless it is known. A forked child has to start again."""
         if self._registry is None or self.current != SINGLE_OBJECT:
             return
         threading.Thread(
-            target=self._look, args=(self._registry, stopped), name="hypervisor-schema-id", daemon=True
+            target=self._look_up, args=(self._registry, stopped), name="hypervisor-schema-id", daemon=True
         ).start()
 
-    def _look(self, registry: SchemaRegistry, stopped: threading.Event) -> None:
-        wait = _FIRST_WAIT
+    def _look_up(self, registry: SchemaRegistry, stopped: threading.Event) -> None:
+        backoff = Backoff(first_seconds=1.0, longest_seconds=60.0)
         while not stopped.is_set():
             try:
                 schema_id = registry.id_of(SUBJECT, schema_text())
@@ -58,5 +57,4 @@ class RecordFraming:
                     "Events go in the framing without an id.",
                     SUBJECT,
                 )
-            stopped.wait(wait)
-            wait = min(wait * 2, _LONGEST_WAIT)
+            stopped.wait(backoff.next_seconds())

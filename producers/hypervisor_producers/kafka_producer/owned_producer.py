@@ -22,7 +22,7 @@ from hypervisor_schemas.rate_limited_log import RateLimitedLog
 __all__ = ["PURGE_SECONDS", "OwnedProducer", "ProducerFactory", "fork_guard"]
 
 PURGE_SECONDS = 0.5
-"""How long purged messages may take: they come back from librdkafka's own threads, without the network."""
+"""The time that purged messages may take. They come back from librdkafka's own threads, without the network."""
 
 ProducerFactory: TypeAlias = Callable[[dict[str, Any]], confluent_kafka.Producer]
 """Makes a `confluent_kafka.Producer`, or what behaves like one, from librdkafka's settings."""

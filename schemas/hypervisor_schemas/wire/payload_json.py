@@ -14,11 +14,11 @@ import msgspec
 __all__ = ["to_json", "to_json_bytes"]
 
 _MAX_DEPTH = 64
-# A value takes two bytes of text at least: more than these don't fit into an event of the default 900 KiB.
+# A value takes at least two bytes of text, so that more don't fit into an event of the default 900 KiB.
 _MAX_VALUES = 500_000
-_AS_THEY_ARE = frozenset({str, int, bool, type(None)})
+_PLAIN_TYPES = frozenset({str, int, bool, type(None)})
 _TEXT = frozenset({str})
-# No more than 64 ** 3 values altogether: far below the bounds above.
+# At most 64 ** 3 values altogether: far below the bounds above.
 _PLAIN_DEPTH, _PLAIN_WIDTH = 2, 64
 _SCALARS = (str, int, float, type(None), datetime, date, time, bytes, bytearray, memoryview)
 _CONTAINERS = (dict, list, tuple, set, frozenset, Mapping)
@@ -28,20 +28,20 @@ _encode = msgspec.json.Encoder().encode
 def to_json(payload: Any) -> str:
     """`payload` as the text of a JSON object.
 
-    NaN and infinities become "NaN", "Infinity", "-Infinity"; datetimes ISO 8601; enums their value; bytes
-    base64; lone surrogates "?"; sets and tuples arrays; anything else `str()`. A payload that is no mapping is
-    wrapped as `{"value": …}`, None is `{}`. A container inside itself, one below 64 others and one after the
-    first 500,000 values are written as a remark in their place.
+    NaN and infinities become "NaN", "Infinity" and "-Infinity", datetimes ISO 8601, enums their values, bytes
+    base64, lone surrogates "?", sets and tuples arrays, and anything else its `str()`. A payload that is no mapping
+    is wrapped as `{"value": …}`, and None is `{}`. A remark takes the place of a container inside itself, of one
+    below 64 others, and of one after the first 500,000 values.
     """
     return to_json_bytes(payload).decode()
 
 
 def to_json_bytes(payload: Any) -> bytes:
-    """The same in UTF-8."""
+    """`payload` as a JSON object in UTF-8, by the rules of `to_json`."""
     try:
         if type(payload) is dict:
             for value in payload.values():
-                if type(value) not in _AS_THEY_ARE and not _is_plain(value, len(payload), _PLAIN_DEPTH):
+                if type(value) not in _PLAIN_TYPES and not _is_plain(value, len(payload), _PLAIN_DEPTH):
                     break
             else:
                 return _encode(payload)
@@ -54,7 +54,7 @@ def to_json_bytes(payload: Any) -> bytes:
 
 
 def _is_plain(value: Any, beside: int, depth: int) -> bool:
-    """Whether JSON has it as it is, and it is small enough to be sure of that by looking at all of it."""
+    """Whether JSON can hold `value` unchanged, and it is small enough to look at all of it."""
     kind = type(value)
     if kind is float:
         return math.isfinite(value)
@@ -65,11 +65,11 @@ def _is_plain(value: Any, beside: int, depth: int) -> bool:
         if not _TEXT.issuperset(map(type, value)):
             return False
         inner = value.values()
-    return all(type(each) in _AS_THEY_ARE or _is_plain(each, len(value), depth - 1) for each in inner)
+    return all(type(each) in _PLAIN_TYPES or _is_plain(each, len(value), depth - 1) for each in inner)
 
 
 class _Cleaner:
-    """One walk through a payload. Bounded, whatever refers to what: an agent must not hang on its own event."""
+    """One bounded walk through a payload, whatever its references are: an agent must not hang on its own event."""
 
     def __init__(self) -> None:
         self._open: set[int] = set()
@@ -85,7 +85,7 @@ class _Cleaner:
             if isinstance(value, _CONTAINERS):
                 return self._clean_container(value)
             return _text(str(value))
-        except Exception:  # noqa: BLE001 - a stranger's object may raise anything
+        except Exception:  # noqa: BLE001 - an object of the agent's may raise anything
             return _unwritable(value)
 
     def _clean_container(self, value: Any) -> Any:

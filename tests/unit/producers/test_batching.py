@@ -115,7 +115,7 @@ def test_there_is_room_for_250_and_for_what_the_queue_takes():
     assert records.capacity_left == 7
 
 
-def test_after_one_that_was_refused_none_are_gathered_until_the_next_look():
+def test_after_one_that_was_refused_none_are_batched_until_the_next_look():
     records = RecordBatch(0)
     records.was_refused = True
     records.decide(1, 1000)

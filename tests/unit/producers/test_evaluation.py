@@ -253,7 +253,7 @@ class TestBadValues:
         def who() -> str:
             raise KeyError("agent")
 
-        with pytest.raises(ValueError, match="nobody could say of whom: KeyError") as refused:
+        with pytest.raises(ValueError, match="a function of its ids raised KeyError") as refused:
             strict.metrics.evaluate(who, "t")(lambda: True)()
         assert isinstance(refused.value.__cause__, KeyError)
 

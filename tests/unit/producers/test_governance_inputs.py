@@ -9,14 +9,14 @@ import pytest
 from opentelemetry.metrics import Observation
 
 from hypervisor_producers.governance.inputs import (
-    LONGEST_TEXT,
-    optional_text,
+    MAX_TEXT_CHARACTERS,
+    read_bool,
     read_count,
     read_latency,
+    read_optional_text,
     read_score,
     read_scores,
     read_text,
-    read_truth,
 )
 
 
@@ -25,7 +25,7 @@ class Tool(str, Enum):  # noqa: UP042 - the older way, which users have
 
 
 class TestTexts:
-    @pytest.mark.parametrize("text", ["did:mesh:a", "ü", "🦊", "\x00", "x" * LONGEST_TEXT])
+    @pytest.mark.parametrize("text", ["did:mesh:a", "ü", "🦊", "\x00", "x" * MAX_TEXT_CHARACTERS])
     def test_any_text_that_utf8_can_write(self, text):
         assert read_text("agent_id", text) == text
 
@@ -50,11 +50,11 @@ class TestTexts:
         assert str(refused.value) == sentence
 
     def test_an_optional_one_may_be_absent_or_empty(self):
-        assert optional_text("session_id", None) is None
-        assert optional_text("session_id", "") is None
-        assert optional_text("session_id", "s") == "s"
+        assert read_optional_text("session_id", None) is None
+        assert read_optional_text("session_id", "") is None
+        assert read_optional_text("session_id", "s") == "s"
         with pytest.raises(ValueError, match="session_id must be a string, not int"):
-            optional_text("session_id", 0)
+            read_optional_text("session_id", 0)
 
 
 class TestNumbers:
@@ -101,7 +101,7 @@ class TestNumbers:
     @pytest.mark.parametrize("value", [1, 0, "deny", None, np.True_])
     def test_what_is_merely_true_is_no_decision(self, value):
         with pytest.raises(ValueError, match="allowed must be True or False"):
-            read_truth("allowed", value)
+            read_bool("allowed", value)
 
 
 class TestScoresOfACallback:

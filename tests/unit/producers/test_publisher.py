@@ -212,10 +212,10 @@ class TestEventsThatCannotGo:
 
 
 class TestEventsThatComeFast:
-    """Small ones are gathered before librdkafka gets them; what becomes of them is the same."""
+    """Small ones are batched before librdkafka gets them; what becomes of them is the same."""
 
     def gathering(self, publisher: EventPublisher) -> int:
-        """Publish until they are gathered, and some have been. How many events that took."""
+        """Publish until they are batched, and some have been. How many events that took."""
         published, client = 0, publisher._client
         assert client is not None
         while not 0 < len(client._batch.records) < client._batch.capacity_left:

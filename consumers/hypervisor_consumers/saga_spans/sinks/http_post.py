@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from hypervisor_consumers.saga_spans.sinks.otlp_settings import TlsFiles
 from hypervisor_schemas.errors import OutputUnavailable, SettingError
 from hypervisor_schemas.http_client import HttpAnswer, HttpClient, NoAnswer, NotTrusted, reason_of
-from hypervisor_schemas.version import our_version
 
 __all__ = ["HttpPoster", "tls_context"]
 
@@ -43,7 +42,7 @@ class HttpPoster:
         self._receiver = receiver
         self._http = HttpClient(
             timeout_seconds=timeout_seconds,
-            headers={"user-agent": f"hypervisor-telemetry/{our_version()}", **headers},
+            headers=headers,
             keep_alive=True,
             tls=tls,
         )

@@ -27,7 +27,7 @@ from hypervisor_consumers.saga_spans.spans import SagaSpanRecord
 from hypervisor_schemas.errors import OutputUnavailable
 from hypervisor_schemas.printable import printable
 from hypervisor_schemas.rate_limited_log import RateLimitedLog
-from hypervisor_schemas.version import our_version
+from hypervisor_schemas.version import user_agent
 
 __all__ = ["OtlpGrpcSink"]
 
@@ -38,7 +38,7 @@ _OPTIONS = (
     # The runtime waits and tries again. By default a channel looks for a lost receiver every two minutes.
     ("grpc.enable_retries", 0),
     ("grpc.max_reconnect_backoff_ms", 2000),
-    ("grpc.primary_user_agent", f"hypervisor-telemetry/{our_version()}"),
+    ("grpc.primary_user_agent", user_agent()),
 )
 
 _TO_BE_SET = {
