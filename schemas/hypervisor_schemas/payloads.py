@@ -36,6 +36,8 @@ class SagaPayload(msgspec.Struct, frozen=True):
     The fields from `error` on are read where they are of use, and passed over where they hold something else.
     """
 
+    # size: the fields of all saga events in one place
+
     saga_id: str | int | None = None
     step_id: str | int | None = None
     action: str | None = None

@@ -1,4 +1,4 @@
-"""What is decoded and folded at once is what would be, one by one: for every batch, whatever is in it."""
+"""Batches by column give what events one by one give, whatever is in the batch."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ class _Between:
 
 
 def histogram_of(latencies: list[float]) -> tuple[int, list[int]]:
-    """How many, and how many in each bucket."""
+    """The count, and the counts of the buckets."""
     bounds = [*LATENCY_BUCKETS_MS, float("inf")]
     buckets = [
         sum(below < latency <= bound for latency in latencies)

@@ -77,7 +77,7 @@ class Pair:
 
 @st.composite
 def agreed_sequences(draw: st.DrawFn) -> list[dict[str, Any]]:
-    """What the package handles well: time only grows, an agent has one session, no `to_ring` of 0."""
+    """Events that the package handles well: time only grows, an agent has one session, no `to_ring` of 0."""
     at, events = 0, []
     for _ in range(draw(st.integers(0, 40))):
         at += draw(st.integers(1, 100_000))

@@ -49,7 +49,7 @@ ACTIONS = st.lists(
 
 
 def take(partition: P, entry: Entry) -> Any:
-    """What the runtime does with a record; returns what became of it."""
+    """Take a record as the runtime does; returns its result."""
     if entry.hole_is_told:
         partition.advance(entry.offset)
     if entry.kind == "foreign":

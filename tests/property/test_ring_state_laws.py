@@ -1,4 +1,4 @@
-"""What holds of ring states for any events: in any partitions, under any labels and limits, through any commits."""
+"""Laws of ring states for any events: in any partitions, under any labels and limits, through any commits."""
 
 from collections import Counter
 from collections.abc import Iterable

@@ -19,13 +19,13 @@ ROW = 8
 
 
 def number_that_spreads_to(spread_number: int) -> int:
-    """What nobody can choose who doesn't know the seed."""
+    """A number that nobody can choose who doesn't know the seed."""
     half = spread_number * BACK % 2**64
     return (half ^ half >> 32) * BACK % 2**64
 
 
 crowds = st.sampled_from([0, 1, 2**62, 2**63, 2**64 - 1])
-"""Where numbers crowd, among them the first row and the last, behind which comes the first."""
+"""Rows where numbers crowd, among them the first and the last, behind which comes the first."""
 
 colliding = st.builds(lambda at, nth: abs(at - nth), crowds, st.integers(0, 40))
 """As they come out of `spread`; 0 is among them."""
@@ -173,7 +173,7 @@ def test_ids_that_are_chosen_in_steps_fill_rows_as_random_ones_do(step: int):
 
 
 class SetWindow:
-    """What `DedupWindow` promises, without memory or speed."""
+    """The promises of `DedupWindow`, kept without regard to memory or speed."""
 
     def __init__(self, size: int) -> None:
         self.size, self.stretch = size, -1

@@ -67,7 +67,7 @@ EXTRAS = {
     "uvicorn",
 }
 HEAVY = {"asyncio", "concurrent", "email", "fastavro", "http", "importlib.metadata", "ssl", "tempfile", "zipfile"}
-"""What an agent that only publishes doesn't use."""
+"""Modules that an agent that only publishes doesn't use."""
 
 every_name = pytest.mark.parametrize("name", sorted(PUBLIC))
 

@@ -1,4 +1,4 @@
-"""What `schemas check` and `schemas register` make of a registry's answers; the real one: tests/contract."""
+"""The results of `schemas check` and `schemas register` by a registry's answers; the real one: tests/contract."""
 
 from __future__ import annotations
 

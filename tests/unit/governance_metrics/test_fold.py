@@ -1,4 +1,4 @@
-"""What each governance event changes: counts, latencies, trust, presence, the ceilings."""
+"""The changes that each governance event makes: counts, latencies, trust, presence, the ceilings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What GovernanceMetrics takes and refuses, with the sentence."""
+"""The inputs that GovernanceMetrics takes and refuses, with the sentence."""
 
 from decimal import Decimal
 from enum import Enum

@@ -42,7 +42,7 @@ def committed_state() -> RingState:
 
 
 def publish(state: RingState, fold: RingFold, *events: HypervisorEvent) -> dict[bytes, AgentRing | None]:
-    """What one transaction of these events publishes."""
+    """The records that one transaction of these events publishes."""
     for each in events:
         fold.apply(state, each)
     return commit(state)

@@ -89,7 +89,7 @@ def breaches(count: float, agent: str = "a", session: str = "s") -> dict[Any, fl
 
 
 class TestTheSeed:
-    """What the tutorial shows of the collector, with its names and numbers."""
+    """The tutorial's example of the collector, with its names and numbers."""
 
     def test_a_snapshot_after_an_assignment_an_elevation_and_a_breach(self, bus):
         collector = RingMetricsCollector(bus)

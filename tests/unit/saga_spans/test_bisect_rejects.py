@@ -1,4 +1,4 @@
-"""Which outputs a receiver refuses, found out by sending halves again."""
+"""The outputs that a receiver refuses are found by sending halves again."""
 
 from __future__ import annotations
 

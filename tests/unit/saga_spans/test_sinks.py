@@ -1,4 +1,4 @@
-"""Where the service's spans go: lines for people, lines for programs, nothing; and what a crash leaves behind."""
+"""The targets of the service's spans: lines for people, lines for programs, nothing; and what a crash leaves."""
 
 from __future__ import annotations
 

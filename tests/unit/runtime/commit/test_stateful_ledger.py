@@ -1,4 +1,4 @@
-"""What a copy of a service with state tells of its work in its metrics."""
+"""The metrics of a copy of a service with state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a service with state gives out: to its output, as dead letters and as public records."""
+"""The outputs of a service with state: to its receiver, as dead letters and as public records."""
 
 from __future__ import annotations
 

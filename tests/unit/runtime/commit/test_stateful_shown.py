@@ -1,4 +1,4 @@
-"""What a copy of a service with state shows, and for how long."""
+"""The numbers that a copy of a service with state shows, and for how long."""
 
 from __future__ import annotations
 

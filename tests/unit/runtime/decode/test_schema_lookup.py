@@ -1,4 +1,4 @@
-"""How often a schema registry is asked that doesn't answer, or doesn't know."""
+"""A cached lookup asks a registry rarely that doesn't answer, or doesn't know."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a service asks of librdkafka, whatever the environment says."""
+"""The settings that a service gives librdkafka, whatever the environment says."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How logs have grown, as far as it is remembered."""
+"""The growth of logs, as far as it is remembered."""
 
 from __future__ import annotations
 

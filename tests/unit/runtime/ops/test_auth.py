@@ -1,4 +1,4 @@
-"""Who may ask `/v1/*` of a service."""
+"""Access to `/v1/*` of a service."""
 
 from __future__ import annotations
 

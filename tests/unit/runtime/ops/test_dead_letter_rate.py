@@ -1,4 +1,4 @@
-"""When dead letters are so many that somebody has to look."""
+"""A flood of dead letters: so many that somebody has to look."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When garbage is collected: between batches, the young every second, all of it and freed memory every minute."""
+"""Garbage is collected between batches: the young every second, all of it and freed memory every minute."""
 
 from __future__ import annotations
 

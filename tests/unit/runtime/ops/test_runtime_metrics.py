@@ -1,4 +1,4 @@
-"""What a process tells about its partitions: the exact exposition text."""
+"""The metrics of a process and its partitions: the exact exposition text."""
 
 from __future__ import annotations
 

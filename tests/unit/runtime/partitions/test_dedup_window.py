@@ -1,4 +1,4 @@
-"""Which ids a partition remembers. The rule is written out again here, over the whole log at once."""
+"""The ids that a partition knows. The rule is written out again here, over the whole log at once."""
 
 import hashlib
 
@@ -52,7 +52,7 @@ happenings = st.lists(takes | st.sampled_from(["mark", "rollback"]), max_size=60
 
 
 def answers(window, begin, log):
-    """What the window says to each of `log`, going on from offset `begin`; and the offset reached."""
+    """The window's answers to each of `logs`, going on from offset `begin`; and the offset reached."""
     said, offset = [], begin
     for step, event_id, forgotten in log:
         offset += step

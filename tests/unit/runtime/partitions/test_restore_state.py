@@ -1,4 +1,4 @@
-"""What comes back of a partition, also when a transaction was left open."""
+"""A state is restored, also when a transaction was left open."""
 
 from __future__ import annotations
 
