@@ -37,17 +37,20 @@ class PartitionAccounting:
             """The distance less what is accounted for up to the same offset."""
 
     def restored(self, account: Account) -> None:
-        """Take the account that was brought back."""
+        """Take the account that was restored."""
         with self._lock:
             self._commits.clear()
+            self._take(account)
             self.is_restored = True
-        self.committed(account)
 
     def committed(self, account: Account) -> None:
         """Take the account after a commit."""
         with self._lock:
-            self.account = account
-            self._commits.append((account.next_offset, sum(account.results.values())))
+            self._take(account)
+
+    def _take(self, account: Account) -> None:
+        self.account = account
+        self._commits.append((account.next_offset, sum(account.results.values())))
 
     def compare(self, committed: int) -> None:
         """Hold the account against the group's offset in Kafka."""
