@@ -11,6 +11,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -99,12 +100,13 @@ class EventPublisher:
         self._max_bytes = Settings.MAX_EVENT_BYTES.of(environ)
         self._exit_timeout_seconds = Settings.FLUSH_TIMEOUT.of(environ)
         self._adds_traceparent = Settings.TRACEPARENT.of(environ) == "on"
-        self._settings = kafka_settings(environ, bootstrap_servers)
+        # Tests of agents have a producer in memory.
+        self._new_client = partial(
+            ProducerClient, kafka_settings(environ, bootstrap_servers), self._max_bytes, _make_producer
+        )
         url = registry_url(environ)
         self._framing = RecordFraming(_registry_at(url) if url else None)
         self._limited = RateLimitedLog(log)
-        # Tests of agents have one in memory.
-        self._make_producer = _make_producer
         self._closed = False
         self._start_over()
         _publishers.add(self)
@@ -204,7 +206,7 @@ class EventPublisher:
     def _client_of_this_process(self) -> ProducerClient:
         with self._lock:
             if self._client is None:
-                self._client = ProducerClient(self._settings, self._max_bytes, self._make_producer)
+                self._client = self._new_client()
                 self._framing.start_lookup(self._stopped)
                 _flush_before_a_worker_process_ends()
             return self._client

@@ -152,7 +152,7 @@ class BatchFold(Protocol[S_contra, O_co]):
     """A `Fold` that also takes many events in one step, several times as fast as one by one."""
 
     def batches(self, state: S_contra) -> PendingBatches[O_co] | None:
-        """The way for batches into `state`, which lies over a base; used for as long as that state exists.
+        """The receiver of batches for `state`, which lies over a base; used for as long as that state exists.
 
         None if this fold, as it is configured, takes events only one by one.
         """
@@ -160,7 +160,7 @@ class BatchFold(Protocol[S_contra, O_co]):
 
 
 class PendingBatches(Protocol[O_co]):
-    """Batches on their way into one state. Everybody who reads or changes the state calls `settle` first."""
+    """Takes batches for one state. Everybody who reads or changes the state calls `settle` first."""
 
     def take(self, columns: EventColumns, seen_at_ms: npt.NDArray[np.int64]) -> FoldedBatch[O_co] | None:
         """Take events as `Fold.apply` would, one after another. The state may change now or in `settle`.

@@ -92,7 +92,7 @@ def check_batch_decoder(layout: Sequence[Field]) -> None:
     assert columns is not None
     assert columns.id_numbers.tolist() == [id_number(EVENT.event_id)]
     assert columns.event_types.values() == [b"ring.elevated"]
-    assert columns.timestamps.tolist() == [EXPECTED["timestamp"]]
+    assert columns.timestamps_us.tolist() == [EXPECTED["timestamp"]]
     assert [origin_of(origin) for origin in columns.origins.values()] == [("session", "agent")]
     assert columns.causal_trace_ids is not None
     assert columns.causal_trace_ids.values() == [b"trace/span"]

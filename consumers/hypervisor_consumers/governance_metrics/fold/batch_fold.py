@@ -49,7 +49,7 @@ class GovernanceBatchFold(GovernanceFold, BatchFold[GovernanceState, Never]):
     """A `GovernanceFold` that also takes batches."""
 
     def batches(self, state: GovernanceState) -> ImmediateBatches[Never]:
-        """The way for batches into `state`."""
+        """The receiver of batches for `state`."""
         return ImmediateBatches(partial(self._apply_batch, state))
 
     def _apply_batch(

@@ -34,7 +34,7 @@ class SagaBatchFold(SagaFold, BatchFold[SagaState, SagaSpanRecord]):
         super().__init__(timeout_ms=timeout_ms, grace_ms=grace_ms)
 
     def batches(self, state: SagaState) -> ImmediateBatches[SagaSpanRecord]:
-        """The way for batches into `state`."""
+        """The receiver of batches for `state`."""
         return ImmediateBatches(partial(self._apply_batch, state))
 
     def _apply_batch(
