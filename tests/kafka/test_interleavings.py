@@ -15,6 +15,9 @@ from confluent_kafka import KafkaError, KafkaException
 
 from hypervisor_consumers.ring_metrics.fold.batch_fold import RingBatchFold
 from hypervisor_consumers.runtime import ingest as taking
+from hypervisor_consumers.runtime import loop
+from hypervisor_consumers.runtime.records import TopicPartition
+from hypervisor_schemas.wire.codec import encode_event
 from tests.kafka.worlds import InMemory, Real, World, event, outcomes, refused_for_good, running_copy, timed_out
 from tests.support.service_copies import DEAD_LETTERS, RINGS, SOURCE, STATE, Copy
 
@@ -249,6 +252,80 @@ class TestOwning:
         assert copy.counts()["s"] == 2
         memory.clock.advance(0.2)
         assert copy.counts() == Counter()
+
+    def test_a_copy_that_kafka_says_is_out_shows_nothing_from_then_on(self, memory: InMemory) -> None:
+        copy = running_copy(memory)  # with a lease of 5 s
+        memory.expel(copy)
+        memory.put(event())
+        steps = 0
+        while copy.counts() and steps < 10:
+            memory.clock.advance(0.1)
+            copy.processor.commit()
+            # The client itself has not heard of it: its heartbeats got through last.
+            copy.assignment[TopicPartition(SOURCE, 0)].content.partition.advance(100 + steps)
+            steps += 1
+        assert steps <= 2
+        assert "no member of its group" in copy.processor.trouble
+
+
+class TestGoingOn:
+    def test_a_source_of_small_transactions_is_read_on_without_asking_again_at_every_gap(
+        self, memory: InMemory
+    ) -> None:
+        copy = running_copy(memory)
+        writer = memory.memory.producer({"transactional.id": "agent"})
+        writer.init_transactions()
+        for number in range(100):
+            writer.begin_transaction()
+            for _ in range(2):
+                writer.produce(SOURCE, encode_event(event()), partition=0)
+            writer.flush()
+            writer.abort_transaction() if number % 10 == 9 else writer.commit_transaction()
+        sought: list[int] = []
+        seek = copy.consumer.seek
+        copy.consumer.seek = lambda partition: (sought.append(partition.offset), seek(partition))
+        memory.settled(copy, 1 + 2 * 90)
+        del copy.consumer.seek
+        assert sought == []
+        assert copy.results() == Counter(applied=181, without_record=100 + 20)
+
+    def test_numbers_stay_shown_when_commits_are_rarer_than_a_lease(self, memory: InMemory) -> None:
+        copy = running_copy(memory)  # with a lease of 5 s
+        copy.loop._schedule.interval = 15
+        copy.loop._schedule.begin()
+        for _ in range(200):
+            memory.pass_time()
+            copy.step()
+            assert copy.counts() == Counter(s=1)
+        memory.put(event())
+        for _ in range(70):
+            memory.pass_time()
+            copy.step()
+        assert copy.counts() == Counter(s=2)
+
+    def test_trouble_lasts_and_tries_grow_rare_until_a_commit_covers_what_was_rolled_back(
+        self, memory: InMemory
+    ) -> None:
+        copy = running_copy(memory)
+
+        def refuse_rows(go: Callable[[], Any]) -> int:
+            before = memory.end(STATE)
+            go()
+            return int(memory.end(STATE) > before)  # a transaction of offsets alone goes through
+
+        memory.kafka.hooks["flush"] = refuse_rows
+        memory.kafka.calls.clear()
+        memory.put(event())
+        memory.until(lambda: copy.health.troubles, copy)
+        for _ in range(160):
+            memory.pass_time()
+            copy.step()
+            assert copy.health.is_in_trouble(loop.HELD_BACK), "an empty commit is no recovery"
+        assert memory.kafka.calls.count("abort_transaction") <= 22  # 40 s: after 0.1 to 0.2, … 2.5 to 5 s
+        del memory.kafka.hooks["flush"]
+        memory.settled(copy, 2)
+        assert copy.health.troubles == []
+        assert copy.results() == Counter(applied=2)
 
 
 class TestRestoring:

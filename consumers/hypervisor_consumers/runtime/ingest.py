@@ -109,7 +109,7 @@ class RecordIngest:
         if not self._take_batch(batches, partition, batch):
             return messages
         self._health.better(partition.topic_partition.topic)
-        partition.position += len(batch)
+        partition.read_up_to(partition.position + len(batch))
         self._dead_letter_rate.batch(len(batch), 0, 0)
         return messages[len(batch) :]
 
@@ -152,7 +152,7 @@ class RecordIngest:
                 self._wait_with(partition, error)
                 break
             taken += 1
-            partition.position = offset + 1
+            partition.read_up_to(offset + 1)
             bad += is_bad
             bad_at_end = bad_at_end + 1 if is_bad else 0
             if partition.schema_wait is not None:
@@ -161,9 +161,9 @@ class RecordIngest:
             self._dead_letter_rate.batch(taken, bad, bad_at_end)
 
     def _follows(self, partition: AssignedPartition[Any], offset: int) -> bool:
-        """Whether this offset has to come next. A gap is believed when the log was asked twice.
+        """Whether this offset has to come next, as far as the partition believes the gap before it.
 
-        Offsets without a record are rare: markers of transactions, what retention took away. A client that began to
+        Markers of transactions, aborted records and what retention took away leave gaps. A client that began to
         read at a wrong offset looks the same, and its records would be lost without a trace in the account.
         """
         expected = partition.position
@@ -244,6 +244,7 @@ class RecordIngest:
                 self._health.better("registry")
 
     def _seek(self, partition: AssignedPartition[Any]) -> None:
+        partition.read_is_interrupted()
         self._reader().seek(confluent_kafka.TopicPartition(*partition.topic_partition, partition.position))
 
     def _reader(self) -> Consumer:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 import confluent_kafka
 from confluent_kafka import KafkaException
 
+from hypervisor_consumers.runtime.commit.schedule import CommitSchedule
 from hypervisor_consumers.runtime.ingest import RecordIngest
 from hypervisor_consumers.runtime.kafka.client_factory import ClientFactory
 from hypervisor_consumers.runtime.kafka.client_types import Consumer, Message
@@ -23,11 +23,10 @@ from hypervisor_consumers.runtime.ops.runtime_metrics import RuntimeMetrics
 from hypervisor_consumers.runtime.partitions.assignment import AssignedPartition, Assignment
 from hypervisor_consumers.runtime.processor import LeaseRenewal, Processor
 from hypervisor_consumers.runtime.records import TopicPartition
-from hypervisor_schemas.backoff import Backoff
 from hypervisor_schemas.errors import KafkaError, OutputUnavailable
 from hypervisor_schemas.rate_limited_log import RateLimitedLog
 
-__all__ = ["HELD_BACK", "CommitSchedule", "ConsumerLoop", "Subscription"]
+__all__ = ["HELD_BACK", "ConsumerLoop", "Subscription"]
 
 log = logging.getLogger(__name__)
 
@@ -55,59 +54,6 @@ class Subscription:
     """The topics among them that hold rows of public tables, not events."""
     needed: Sequence[str] = ()
     """Topics that must be there besides."""
-
-
-class CommitSchedule:
-    """The times to commit: at an interval, and while commits fail, after ever longer waits.
-
-    Args:
-        interval: Seconds between two commits.
-        clock: Seconds, by a monotonic clock.
-        chance: Numbers from 0 to 1, so that copies that wait for the same thing don't try together.
-    """
-
-    def __init__(
-        self,
-        interval: float,
-        clock: Callable[[], float] = time.monotonic,
-        chance: Callable[[], float] = random.random,
-    ) -> None:
-        self.interval = interval
-        self.next_commit = 0.0
-        self._clock = clock
-        self._chance = chance
-        self._wait: Backoff | None = None
-
-    @property
-    def is_due(self) -> bool:
-        """Whether it is time to look at commits."""
-        return self._clock() >= self.next_commit
-
-    @property
-    def is_held(self) -> bool:
-        """Whether commits fail now, and reading waits for one that goes through."""
-        return self._wait is not None
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether it is too early to try a commit that failed again."""
-        return self._wait is not None and self._clock() < self._wait.until
-
-    def begin(self) -> None:
-        """A commit is tried now."""
-        self.next_commit = self._clock() + self.interval
-
-    def hold(self, at_least: float) -> bool:
-        """The commit failed. Returns whether it is the first that did."""
-        now, is_first = self._clock(), self._wait is None
-        if self._wait is None:
-            self._wait = Backoff(now)
-        self._wait.again(now, at_least=at_least, spread=self._chance())
-        return is_first
-
-    def release(self) -> None:
-        """A commit went through."""
-        self._wait = None
 
 
 class ConsumerLoop:
@@ -251,8 +197,8 @@ class ConsumerLoop:
         due = self._ingest.due()
         # While commits are waited for too, resuming is left to them.
         if due and not self._schedule.is_held:
-            self._consumer.resume(_for_client(due))
-        if self._schedule.is_due:
+            self._resume(due)
+        if self._schedule.is_due or (self._lease is not None and self._lease.is_due):
             self._commit()
         self._look_around()
 
@@ -280,15 +226,25 @@ class ConsumerLoop:
             )
             return
         if again:
+            self._schedule.rolled_back({one: self._assignment[one].position for one in again})
             self._read_again(again)
             self._hold("What was read could not be committed, and is read again; nothing is lost.")
-        elif self._schedule.is_held:
-            self._schedule.release()
-            self._health.better(HELD_BACK)
-            readable = [
-                one for one in self._assignment.read() if not (one.schema_wait and one.schema_wait.is_pausing)
-            ]
-            self._consumer.resume(_for_client(readable))
+        elif self._schedule.is_failing:
+            was_held = self._schedule.is_held
+            if self._schedule.committed({one.topic_partition: one.committed_to for one in self._assignment}):
+                self._health.better(HELD_BACK)
+            if was_held:
+                self._resume_reading()
+
+    def _resume_reading(self) -> None:
+        """Go on reading, but for partitions that wait for a schema."""
+        waiting = [one for one in self._assignment if one.schema_wait and one.schema_wait.is_pausing]
+        self._resume([one for one in self._assignment.read() if one not in waiting])
+
+    def _resume(self, partitions: Sequence[AssignedPartition[Any]]) -> None:
+        for one in partitions:
+            one.read_is_interrupted()
+        self._consumer.resume(_for_client(partitions))
 
     def _hold(self, sentence: str, at_least: float = 0.0) -> None:
         """Stop reading until a commit goes through; it is tried after so many seconds, or more."""

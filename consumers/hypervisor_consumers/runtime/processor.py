@@ -138,7 +138,12 @@ class TableReader(Protocol):
 
 
 class LeaseRenewal(Protocol):
-    """Keeps the lease while a commit is put off."""
+    """Keeps the lease between commits and while one is put off."""
+
+    @property
+    def is_due(self) -> bool:
+        """Whether the lease has to be renewed now, by a commit, whatever the interval of commits."""
+        ...
 
     def keep(self) -> Mapping[TopicPartition, int | None]:
         """Renew the lease if it is due. Called over and over; returns as `Processor.commit` does."""

@@ -13,6 +13,7 @@ from prometheus_client.metrics_core import Metric
 
 from hypervisor_consumers.runtime.commit.changeset import ServiceTopics
 from hypervisor_consumers.runtime.commit.lease import Lease, boot_clock, lease_of_group
+from hypervisor_consumers.runtime.commit.schedule import CommitSchedule
 from hypervisor_consumers.runtime.commit.stateful_processor import (
     EXPIRY_INTERVAL_SECONDS,
     FoldService,
@@ -25,7 +26,7 @@ from hypervisor_consumers.runtime.kafka.client_config import admin_settings, tra
 from hypervisor_consumers.runtime.kafka.client_factory import ClientFactory
 from hypervisor_consumers.runtime.kafka.hanging_transactions import HangingTransactions
 from hypervisor_consumers.runtime.kafka.offset_queries import OffsetQueries
-from hypervisor_consumers.runtime.loop import HELD_BACK, CommitSchedule, ConsumerLoop, Subscription
+from hypervisor_consumers.runtime.loop import HELD_BACK, ConsumerLoop, Subscription
 from hypervisor_consumers.runtime.ops.broker_monitor import BrokerMonitor
 from hypervisor_consumers.runtime.ops.dead_letter_rate import DeadLetterRate
 from hypervisor_consumers.runtime.ops.freshness import Freshness

@@ -94,13 +94,21 @@ class TestAnAssignedPartition:
         with pytest.raises(IllegalTransition):
             one.restored("content", 7)
 
-    def test_believes_a_gap_the_second_time(self) -> None:
+    def test_believes_a_gap_behind_an_interruption_the_second_time(self) -> None:
         one: AssignedPartition[str] = AssignedPartition(HERE)
         one.restored("content", 7)
         assert not one.is_gap_believed()
         assert one.is_gap_believed()
         assert not one.is_gap_believed()
         one.position = 8
+        assert not one.is_gap_believed()
+
+    def test_believes_a_gap_within_a_continuous_read(self) -> None:
+        one: AssignedPartition[str] = AssignedPartition(HERE)
+        one.restored("content", 7)
+        one.read_up_to(8)
+        assert one.is_gap_believed()
+        one.read_is_interrupted()
         assert not one.is_gap_believed()
 
 

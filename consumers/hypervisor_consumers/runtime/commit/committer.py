@@ -194,6 +194,8 @@ class Committer(Generic[S, O]):
                     one.accounting.committed(_fold_of(one).partition.account)
             return {}
         log.warning("%s", self.transactions.reason)
+        if self.transactions.is_no_member:
+            self._visibility.lease.end()
         self._delivery.abandon()
         if outcome is Outcome.ABORTED:
             return self._roll_back()

@@ -54,6 +54,10 @@ class Lease:
         """Extend the lease: a transaction that began then was committed."""
         self._until = max(self._until, began + (self.seconds or 0))
 
+    def end(self) -> None:
+        """End the lease now: Kafka says that this copy is no member of its group any more."""
+        self._until = -math.inf
+
     @property
     def is_valid(self) -> bool:
         """Whether this copy's numbers may be shown now."""

@@ -129,7 +129,7 @@ class StatefulProcessor(Generic[S, O]):
             batches=self if isinstance(service.fold, BatchFold) else None,
             outputs=self,
             table=self if service.view is not None else None,
-            lease=self if service.output is not None else None,
+            lease=self,
         )
 
     def start(self, consumer: Consumer) -> None:
@@ -300,6 +300,12 @@ class StatefulProcessor(Generic[S, O]):
             again = self.committer.commit(self._restorer.state_partitions, is_prepared=is_prepared, is_last=is_last)
         return self._restored_again(again)
 
+    @property
+    def is_due(self) -> bool:
+        """Whether the lease has to be renewed before the numbers leave `/metrics`."""
+        lease = self.visibility.lease
+        return lease.seconds is not None and lease.is_due and bool(self.assignment.read())
+
     def keep(self) -> Mapping[TopicPartition, int | None]:
         """Renew the lease while a delivery is waited for, which may take long: what is committed is still shown.
 
@@ -321,14 +327,16 @@ class StatefulProcessor(Generic[S, O]):
     def _expire(self) -> None:
         """Remove the idle rows of one partition at a time: the rows that go make a transaction large."""
         now = self._now()
-        for fold in self._folds():
+        for one in self.assignment.events_read():
+            fold = self._fold_of(one.topic_partition)
             if now >= fold.next_expiry:
                 fold.next_expiry = now + self._service.expire_every
                 self._counts.forget(self._topics.source)
                 with suppress(KafkaException):  # then the commit that takes rows away asks
                     self._counts.of(self._topics.source)
                 # While there is more to read, no later than what was read last: an end may come yet.
-                at = int(now * 1000) if fold.at_end else min(int(now * 1000), fold.heard_at_ms)
+                at_end = fold.at_end and one.accounting.is_at_end(fold.partition.next_offset)
+                at = int(now * 1000) if at_end else min(int(now * 1000), fold.heard_at_ms)
                 last = max(0, fold.partition.next_offset - 1)
                 fold.pending.outputs.add([(last, output) for output in fold.partition.expire(at)])
                 return
@@ -350,7 +358,9 @@ class StatefulProcessor(Generic[S, O]):
 
     @property
     def trouble(self) -> str:
-        """A sentence that says what holds restoring up."""
+        """A sentence that says what holds restoring up, or that this copy is out of its group."""
+        if self.committer.transactions.is_no_member:
+            return "Kafka says that this copy is no member of its group any more; its numbers are not shown now."
         return "" if self.assignment.is_restored else self._restorer.trouble
 
     def may_show(self) -> bool:

@@ -23,7 +23,14 @@ import confluent_kafka
 from confluent_kafka import KafkaException
 
 from hypervisor_consumers.runtime.commit.changeset import Changeset
-from hypervisor_consumers.runtime.kafka.client_errors import call, is_fatal, is_refusal, is_retriable, text_of
+from hypervisor_consumers.runtime.kafka.client_errors import (
+    call,
+    is_fatal,
+    is_no_member,
+    is_refusal,
+    is_retriable,
+    text_of,
+)
 from hypervisor_consumers.runtime.kafka.client_factory import ClientFactory
 from hypervisor_consumers.runtime.kafka.client_types import GroupMetadata, Headers, Producer
 from hypervisor_consumers.runtime.kafka.hanging_transactions import WRITER, HangingTransactions
@@ -98,6 +105,8 @@ class Transactions:
         self._id: str = settings["transactional.id"]
         self.was_cut_off = False
         """Whether the connection to Kafka was lost since the last commit that is known to have gone through."""
+        self.is_no_member = False
+        """Whether the group refused the last transaction, as this copy is no member of it any more."""
         self.reason = ""
         """A sentence that says why the last transaction was not committed."""
 
@@ -151,6 +160,7 @@ class Transactions:
             return Outcome.ABORTED
         producer = self._known_producer()
         self._move(Step.BEGUN)
+        self.is_no_member = False
         try:
             producer.begin_transaction()
             self._produce_all(changes.batches)
@@ -160,6 +170,7 @@ class Transactions:
             positions = [confluent_kafka.TopicPartition(*one, offset) for one, offset in changes.offsets.items()]
             call(producer.send_offsets_to_transaction, positions, member, CALL_TIMEOUT_SECONDS)
         except KafkaException as error:
+            self.is_no_member = is_no_member(error)
             if is_fatal(error):
                 self._note("was refused", error)
                 return self._unknown()

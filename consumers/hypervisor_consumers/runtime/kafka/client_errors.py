@@ -7,9 +7,12 @@ from typing import TypeVar
 
 from confluent_kafka import KafkaError, KafkaException
 
-__all__ = ["call", "is_fatal", "is_refusal", "is_retriable", "text_of", "timed_out"]
+__all__ = ["call", "is_fatal", "is_no_member", "is_refusal", "is_retriable", "text_of", "timed_out"]
 
 T = TypeVar("T")
+
+# ILLEGAL_GENERATION and STALE_MEMBER_EPOCH are no such: a member hears of a rebalance a moment after its group.
+_NO_MEMBER = frozenset({"UNKNOWN_MEMBER_ID", "FENCED_MEMBER_EPOCH", "FENCED_INSTANCE_ID"})
 
 _REFUSALS = frozenset(
     {
@@ -44,6 +47,11 @@ def text_of(error: KafkaException) -> str:
 def is_fatal(error: KafkaException) -> bool:
     """Whether the client that raised it is of no use any more."""
     return bool(error.args[0].fatal())
+
+
+def is_no_member(error: KafkaException) -> bool:
+    """Whether the group says that the sender is no member of it any more."""
+    return error.args[0].name() in _NO_MEMBER
 
 
 def is_retriable(error: KafkaException) -> bool:

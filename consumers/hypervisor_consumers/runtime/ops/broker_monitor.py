@@ -100,7 +100,8 @@ class BrokerMonitor:
             if offset is not None:
                 one.accounting.compare(offset)
         for one in partitions:
-            one.log_start, one.accounting.log_end = self._offset_queries.log_range(one.topic_partition)
+            one.log_start, end = self._offset_queries.log_range(one.topic_partition)
+            one.accounting.saw_end(end, self._now())
 
     def look(self) -> None:
         """Ask soon: something looks wrong."""

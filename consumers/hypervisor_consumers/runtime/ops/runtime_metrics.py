@@ -38,6 +38,7 @@ from hypervisor_consumers.runtime.ops.runtime_metric_defs import (
 )
 from hypervisor_consumers.runtime.partitions.assignment import Assignment
 from hypervisor_consumers.runtime.partitions.offset_accounting import Account
+from hypervisor_consumers.runtime.partitions.partition_accounting import PartitionAccounting
 from hypervisor_consumers.runtime.records import TopicPartition
 
 __all__ = ["RuntimeMetrics"]
@@ -158,8 +159,9 @@ class RuntimeMetrics:
             position.add_metric(where, account.next_offset)
             behind = max(0, (accounting.log_end or 0) - account.next_offset)
             lag.add_metric(where, behind)
-            age = now - account.published_ms / 1000 if behind and account.published_ms else 0
-            lag_seconds.add_metric(where, max(0.0, age))
+            lag_seconds.add_metric(
+                where, max(0.0, now - _waiting_since(accounting, account, now)) if behind else 0.0
+            )
             if accounting.distance is not None:
                 distance.add_metric(where, accounting.distance)
                 difference.add_metric(where, accounting.difference)
@@ -191,6 +193,13 @@ class RuntimeMetrics:
 
 
 _name_of = attrgetter("topic_partition")
+
+
+def _waiting_since(accounting: PartitionAccounting, account: Account, now: float) -> float:
+    """The earliest time since which records can wait: when the last record before them was published, if any."""
+    if account.published_ms:
+        return account.published_ms / 1000
+    return now if accounting.behind_since is None else accounting.behind_since
 
 
 def _single(metric: MetricDef, value: float) -> Metric:

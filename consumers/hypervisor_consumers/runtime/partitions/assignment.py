@@ -71,6 +71,8 @@ class AssignedPartition(Generic[C]):
         """The offset that has to come next, while it is read."""
         self._doubted: int | None = None
         """The position before a gap in the offsets that was met once."""
+        self._is_continuous = False
+        """Whether the record before the position came from this very read."""
         self.schema_wait: Backoff | None = None
         """The wait for a registry that a record needs."""
         self._content: C | None = None
@@ -92,10 +94,29 @@ class AssignedPartition(Generic[C]):
             raise AssertionError(f"{self.topic_partition} is not restored")
         return self._content
 
+    @property
+    def committed_to(self) -> int:
+        """The offset up to which it is committed, as far as this copy knows."""
+        account = self.accounting.account
+        return 0 if account is None else account.next_offset
+
+    def read_up_to(self, position: int) -> None:
+        """Note that a record was read, and that `position` comes next."""
+        self.position = position
+        self._is_continuous = True
+
+    def read_is_interrupted(self) -> None:
+        """Doubt the next gap: the client was assigned, sought or resumed, and may begin at a wrong offset."""
+        self._is_continuous = False
+
     def is_gap_believed(self) -> bool:
-        """Whether a gap behind the position is met the second time; the first time it is doubted."""
+        """Whether a gap behind the position is no fault of the client.
+
+        Within a continuous read it is believed: transactions leave markers and aborted records behind. The first
+        record after an interruption is believed when it comes the second time.
+        """
         doubted, self._doubted = self._doubted, None
-        if doubted == self.position:
+        if self._is_continuous or doubted == self.position:
             return True
         self._doubted = self.position
         return False
@@ -105,6 +126,7 @@ class AssignedPartition(Generic[C]):
         self._move(PhaseEvent.RESTORED)
         self._content = content
         self.position = position
+        self.read_is_interrupted()
 
     def caught_up(self) -> None:
         """Show its numbers from now on."""

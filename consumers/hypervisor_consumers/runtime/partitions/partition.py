@@ -52,6 +52,8 @@ class Partition(Generic[S, O]):
         self._is_new = True
         self._first_left = 0
         self._sent = -1
+        self._pruned_to = self._sent_pruned_to = -1
+        """The window's beginning up to which offsets of dead letters were forgotten, as committed and as sent."""
 
     @property
     def committed(self) -> S:
@@ -212,19 +214,26 @@ class Partition(Generic[S, O]):
         for index in range(0, len(self._rejected), MAX_REJECTED_IN_ROW):
             chunk = self._rejected[index : index + MAX_REJECTED_IN_ROW]
             own.rejected[(str(chunk[0]),)] = chunk
-        begin = self._ids.first_offset(self.next_offset)
-        for key, chunk in self._state.own.rejected.present():
-            if chunk[-1] < begin:
-                own.rejected[key] = None
+        self._forget_rejected(self._ids.first_offset(self.next_offset))
         self._sent = self.next_offset
         self.settle()
         return self._state.changes()
+
+    def _forget_rejected(self, begin: int) -> None:
+        """Remove the offsets of dead letters before the window; it moves once in many commits."""
+        if begin != self._pruned_to:
+            rejected = self._state.pending_own.rejected
+            for key, chunk in self._state.own.rejected.present():
+                if chunk[-1] < begin:
+                    rejected[key] = None
+        self._sent_pruned_to = begin
 
     def commit(self) -> None:
         """Merge what `changes` gave: it is committed."""
         if self.next_offset != self._sent:
             raise AssertionError("records were taken while a transaction was under way")
         self._is_new = False
+        self._pruned_to = self._sent_pruned_to
         self._state.merge()
         self._ids.window.mark()
         self._start_over()

@@ -31,6 +31,8 @@ class PartitionAccounting:
             self.account: Account | None = None
             self.is_restored = False
             self.log_end = None
+            self.behind_since: float | None = None
+            """The time since which the log is known to be longer than the account, in seconds since 1970."""
             self.distance: int | None = None
             """The distance in offsets that the group has come since the account began, as Kafka tells it."""
             self.difference = 0
@@ -51,6 +53,24 @@ class PartitionAccounting:
     def _take(self, account: Account) -> None:
         self.account = account
         self._commits.append((account.next_offset, sum(account.results.values())))
+
+    def saw_end(self, end: int, now: float) -> None:
+        """Take the end of the log; `now`: seconds since 1970."""
+        with self._lock:
+            self.log_end = end
+            is_behind = self.account is not None and self.account.next_offset < end
+            if not is_behind:
+                self.behind_since = None
+            elif self.behind_since is None:
+                self.behind_since = now
+
+    def is_at_end(self, offset: int) -> bool:
+        """Whether the log ends at `offset`, uncommitted records counted, as far as Kafka has told.
+
+        A reader of committed records is told an end also where an open transaction begins: more may come there that
+        was published long ago.
+        """
+        return self.log_end is None or self.log_end <= offset
 
     def compare(self, committed: int) -> None:
         """Hold the account against the group's offset in Kafka."""

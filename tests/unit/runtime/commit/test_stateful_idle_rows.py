@@ -57,6 +57,21 @@ class TestIdleRows:
         copy.commit()
         assert copy.shown() == {0: {}}
 
+    def test_wait_where_an_open_transaction_looks_like_the_end(self, world: World) -> None:
+        """A reader of committed records is told an end there; what was published long ago may follow."""
+        copy = started(world, 0)
+        world.say(0, "a")
+        copy.read()
+        copy.commit()
+        copy.assignment[HERE].accounting.saw_end(3, world.clock.now)
+        world.clock.now += 1100
+        copy.commit()
+        assert copy.shown() == {0: {"a": 1}}
+        copy.assignment[HERE].accounting.saw_end(1, world.clock.now)
+        world.clock.now += 60
+        copy.commit()
+        assert copy.shown() == {0: {}}
+
     def test_of_each_partition_go_apart(self, world: World) -> None:
         copy = started(world, 0, 1)
         world.say(0, "a")

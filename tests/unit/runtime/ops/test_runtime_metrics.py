@@ -297,6 +297,17 @@ class TestTheLag:
         assert list(series(self.runtime_metrics(5, 6, 2_000_000), "lag_seconds", 1030).values()) == [0]
         assert list(series(self.runtime_metrics(5, 6, 0), "lag_seconds", 1030).values()) == [0]
 
+    def test_in_seconds_of_a_partition_without_a_commit_is_counted_from_when_records_were_seen(self) -> None:
+        runtime_metrics = self.runtime_metrics(0, 0)
+        accounting = runtime_metrics.assignment[A].accounting
+        accounting.saw_end(4, 1000.0)
+        accounting.saw_end(6, 1002.0)
+        assert list(series(runtime_metrics, "lag_seconds", 1030).values()) == [30]
+        accounting.committed(Account(0, 6, {"applied": 6}))
+        accounting.saw_end(6, 1031.0)
+        accounting.saw_end(7, 1033.0)
+        assert list(series(runtime_metrics, "lag_seconds", 1034).values()) == [1]
+
 
 class TestTheDifference:
     def runtime_metrics(self) -> RuntimeMetrics:

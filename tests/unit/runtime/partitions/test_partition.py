@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from hypervisor_consumers.runtime.partitions.changelog import Change, tables_of
 from hypervisor_consumers.runtime.partitions.offset_accounting import AGED_OUT, WITHOUT_RECORD, Account
 from hypervisor_consumers.runtime.partitions.partition import Partition
+from hypervisor_consumers.runtime.protocols import Table
 from hypervisor_consumers.runtime.records import Result
 from hypervisor_schemas.errors import InvalidPayload, StateError
 from hypervisor_schemas.events import EventType, HypervisorEvent
@@ -328,6 +331,31 @@ class TestADeadLetter:
         assert dict(commit(partition))[b'[3,"rejected","3"]'] is None
         partition.advance(29)
         assert b'[3,"rejected","11"]' not in dict(commit(partition))
+
+    def test_is_looked_at_once_for_each_move_of_the_window_not_at_every_commit(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        partition = begun(window=10)
+        self.reject(partition, 3, "1")
+        commit(partition)
+        looked = 0
+        present = Table.present
+
+        def counting(table: Table[Any, Any]) -> Any:
+            nonlocal looked
+            looked += 1
+            return present(table)
+
+        monkeypatch.setattr(Table, "present", counting)
+        for offset in range(4, 19):
+            partition.advance(offset)
+            commit(partition)
+        assert looked == 0
+        partition.advance(20)
+        list(partition.changes())
+        partition.rollback()
+        partition.advance(20)
+        assert dict(commit(partition))[b'[3,"rejected","3"]'] is None, "an abort has undone it"
 
     def test_is_kept_as_long_as_one_of_the_same_commit_is_in_the_window(self) -> None:
         partition = begun(window=10)
