@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 
 from hypervisor_consumers.runtime.kafka.client_factory import ClientFactory
-from hypervisor_consumers.runtime.kafka.client_types import Producer
+from hypervisor_consumers.runtime.kafka.client_types import Message, Producer
 from hypervisor_consumers.runtime.records import Record
 from hypervisor_schemas.dead_letters import DeadLetter
 from hypervisor_schemas.errors import OutputUnavailable, RecordError
@@ -44,7 +44,7 @@ class DeadLetterWriter:
             return
         failed: list[str] = []
 
-        def delivered(error: Any, _message: Any) -> None:
+        def delivered(error: KafkaError | None, _message: Message) -> None:
             if error is not None:
                 failed.append(error.str())
 

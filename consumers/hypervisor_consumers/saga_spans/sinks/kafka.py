@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from confluent_kafka import KafkaError, KafkaException
@@ -16,6 +17,7 @@ from opentelemetry.sdk.resources import Resource
 
 from hypervisor_consumers.runtime.kafka.client_config import consumer_settings, writer_settings
 from hypervisor_consumers.runtime.kafka.client_factory import ClientFactory, LibrdkafkaClientFactory
+from hypervisor_consumers.runtime.kafka.client_types import Message, Producer
 from hypervisor_consumers.runtime.protocols import Refused
 from hypervisor_consumers.saga_spans.sinks.bisect_rejects import Rejection, send_bisecting
 from hypervisor_consumers.saga_spans.sinks.otel_environment import resource_of
@@ -69,7 +71,7 @@ class KafkaSink:
         self._settings = {**settings, "partitioner": "murmur2_random", "message.max.bytes": _MAX_MESSAGE_BYTES}
         self._topic = topic
         self._resource = resource
-        self._producer: Any = None
+        self._producer: Producer | None = None
 
     def deliver(self, outputs: Sequence[SagaSpanRecord]) -> Sequence[Refused]:
         """Write all. A span that is larger than the topic takes is refused.
@@ -107,27 +109,27 @@ class KafkaSink:
         too_large: list[int] = []
         failed: list[str] = []
 
-        def delivered(position: int, error: Any) -> None:
+        def delivered(position: int, error: KafkaError | None, _message: Message) -> None:
             if error is not None and error.code() == KafkaError.MSG_SIZE_TOO_LARGE:
                 too_large.append(position)
             elif error is not None:
                 failed.append(error.str())
 
         try:
-            self._connect()
+            producer = self._connect()
             for position, record in enumerate(records):
                 try:
-                    self._producer.produce(
+                    producer.produce(
                         self._topic,
                         value=record.value,
                         key=record.key,
-                        on_delivery=lambda error, _message, position=position: delivered(position, error),
+                        on_delivery=partial(delivered, position),
                     )
                 except KafkaException as error:
                     if error.args[0].code() != KafkaError.MSG_SIZE_TOO_LARGE:
                         raise
                     too_large.append(position)
-            left = self._producer.flush(_ANSWER_SECONDS)
+            left = producer.flush(_ANSWER_SECONDS)
         except (KafkaException, BufferError) as error:
             reason = error.args[0].str() if isinstance(error, KafkaException) else error
             self._drop_producer()
@@ -139,20 +141,20 @@ class KafkaSink:
             )
         return sorted(too_large)
 
-    def _connect(self) -> None:
+    def _connect(self) -> Producer:
         if self._producer is not None:
-            return
+            return self._producer
         producer = self._kafka.producer(self._settings)
         metadata = producer.list_topics(self._topic, timeout=_ANSWER_SECONDS).topics[self._topic]
         if metadata.error is None:
             self._producer = producer
-        elif metadata.error.code() in {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC}:
+            return producer
+        if metadata.error.code() in {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC}:
             raise OutputUnavailable(
                 f"The topic {self._topic}, for spans, doesn't exist; make it with kafka-topics.sh --create --topic "
                 f"{self._topic}, and it goes on by itself."
             )
-        else:
-            raise KafkaException(metadata.error)
+        raise KafkaException(metadata.error)
 
     def _drop_producer(self) -> None:
         """Begin anew: the records left in the queue would come later, a second time."""
