@@ -182,6 +182,9 @@ class Pipeline:
         Raises:
             ValueError: There is no such topic.
         """
+        names = [one.name for one in TOPICS]
+        if topic not in names:
+            raise ValueError(f"There is no topic {topic}; name it without the prefix: {', '.join(names)}.")
         topic = self._prefix + topic
         partition = 0 if key is None else partition_of(key, self._kafka.partition_count(topic))
         self._kafka.append(topic, partition, value, key, headers=headers)
