@@ -82,7 +82,7 @@ def run_fleet(
         adds_up = all(agrees for _, agrees in lines)
         if adds_up or time.monotonic() > give_up_at:
             break
-        time.sleep(_POLL_SECONDS)
+        time.sleep(_POLL_SECONDS)  # between two looks, up to the deadline above
     for line, agrees in lines:
         say(f"{line}: {'adds up' if agrees else 'DOES NOT ADD UP'}")
     total = sum(published.values())

@@ -38,7 +38,7 @@ IDLE_MEMBER_SECONDS = 10.0
 """Seconds in the group, Kafka answering, after which a copy without partitions is one that gets none for now."""
 
 HELD_BACK = "commit"
-"""The subject of the trouble that health tells while reading waits for a commit."""
+"""The subject of the trouble that health tells until a commit covers what was read."""
 
 _TROUBLE_SECONDS = 60.0
 

@@ -119,8 +119,7 @@ def _run_or_end(run: Callable[[Callable[[], bool]], None], should_stop: Callable
 def _end_a_stalled_process(health: Health, should_stop: Callable[[], bool]) -> None:
     stalled_for = 0
     while not should_stop():
-        # A tick. Counted, not timed by the clock: a process that was frozen as a whole has not stalled.
-        time.sleep(1.0)
+        time.sleep(1.0)  # a tick; counted, as a process that was frozen as a whole has not stalled
         stalled_for = 0 if health.is_alive else stalled_for + 1
         if stalled_for >= STALLED_SECONDS:
             log.error("The consumer loop has not turned for minutes; the process ends, the next one restores.")

@@ -99,6 +99,7 @@ class Reader:
         log = self._broker.cluster.log((partition.topic, partition.partition))
         offset = partition.offset
         if offset not in {OFFSET_BEGINNING, OFFSET_END}:
+            # Loud, not wrong: services ask for beginnings and ends alone, and no user reaches this.
             raise NotImplementedError("The memory Kafka finds no offsets by time; no service asks for them.")
         if log is not None:
             offset = log.begin if offset == OFFSET_BEGINNING else self.end(log)

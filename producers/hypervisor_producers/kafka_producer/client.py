@@ -224,7 +224,7 @@ class ProducerClient:
                 self._producer.current.flush(seconds)
             elif self._batch.is_on:
                 if not is_filling_up:
-                    time.sleep(_REST_SECONDS)
+                    time.sleep(_REST_SECONDS)  # the batch grows meanwhile
                 self._producer.current.poll(_REST_SECONDS if is_filling_up else 0)
             elif self._producer.current.poll(seconds) and not is_filling_up:
                 time.sleep(_REST_SECONDS)  # so that more news comes together; `flush` no longer waits here

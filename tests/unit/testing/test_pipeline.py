@@ -253,7 +253,7 @@ def test_no_threads_are_left() -> None:
         assert len(pipeline.spans) == 1
     deadline = time.monotonic() + 5
     while set(threading.enumerate()) - before and time.monotonic() < deadline:
-        time.sleep(0.01)
+        time.sleep(0.01)  # between two looks, up to the deadline
     assert set(threading.enumerate()) <= before
 
 

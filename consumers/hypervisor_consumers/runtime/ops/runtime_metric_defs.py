@@ -77,7 +77,8 @@ LAG_SECONDS = MetricDef(
     "hypervisor_telemetry_lag_seconds",
     "gauge",
     _TOPIC_PARTITION,
-    "Age of the last committed record while there are newer ones, else 0; by time of publishing, never negative.",
+    "Age of the last committed record while there are newer ones, else 0; by time of publishing, never negative. "
+    "Where nothing is committed yet, the time since records were seen to wait.",
 )
 RESTORED = MetricDef(
     "hypervisor_telemetry_partition_restored",
@@ -167,7 +168,8 @@ HELD = MetricDef(
     "hypervisor_telemetry_reading_held",
     "gauge",
     (),
-    "1 while reading waits, as what was read can't be made safe: a sink, the database or Kafka doesn't take it.",
+    "1 from when what was read can't be made safe until a commit covers it: a sink, the database or Kafka doesn't "
+    "take it.",
     of="process",
 )
 

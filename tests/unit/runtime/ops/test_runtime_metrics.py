@@ -81,7 +81,7 @@ hypervisor_telemetry_position{partition="0",topic="hypervisor.events.ring"} 11.0
 # TYPE hypervisor_telemetry_lag_records gauge
 hypervisor_telemetry_lag_records{partition="0",topic="hypervisor.events.ring"} 1.0
 # HELP hypervisor_telemetry_lag_seconds Age of the last committed record while there are newer ones, else 0; by \
-time of publishing, never negative.
+time of publishing, never negative. Where nothing is committed yet, the time since records were seen to wait.
 # TYPE hypervisor_telemetry_lag_seconds gauge
 hypervisor_telemetry_lag_seconds{partition="0",topic="hypervisor.events.ring"} 100.25
 # HELP hypervisor_telemetry_partition_restored 1 once what is kept of the partition was brought back by this \
@@ -176,8 +176,8 @@ hypervisor_telemetry_degraded 1.0
 says, else 0.
 # TYPE hypervisor_telemetry_ready gauge
 hypervisor_telemetry_ready 0.0
-# HELP hypervisor_telemetry_reading_held 1 while reading waits, as what was read can't be made safe: a sink, the \
-database or Kafka doesn't take it.
+# HELP hypervisor_telemetry_reading_held 1 from when what was read can't be made safe until a commit covers it: a \
+sink, the database or Kafka doesn't take it.
 # TYPE hypervisor_telemetry_reading_held gauge
 hypervisor_telemetry_reading_held 0.0
 """
