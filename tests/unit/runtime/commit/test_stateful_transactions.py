@@ -5,12 +5,15 @@ from __future__ import annotations
 import pytest
 from confluent_kafka import KafkaError
 
+from hypervisor_consumers.runtime.kafka.hanging_transactions import WRITER
 from hypervisor_consumers.runtime.partitions.offset_accounting import AGED_OUT
+from hypervisor_consumers.runtime.records import TopicPartition
 from hypervisor_schemas.errors import OutputUnavailable
 from tests.support.word_count_service import (
     DEAD_LETTERS,
     HERE,
     SOURCE,
+    STATE,
     THERE,
     Copy,
     Shelf,
@@ -161,3 +164,21 @@ class TestACommitWithoutAnAnswer:
         copy.commit()
         assert len(world.records(DEAD_LETTERS)) == 1
         assert shelf.delivered == ["a"]
+
+
+def test_a_hanging_transaction_that_cannot_be_ended_now_is_ended_with_a_later_commit(world: World) -> None:
+    """Kafka doesn't tell how many partitions the dead letters have; that must not end the process."""
+    dead = world.kafka.producer({"transactional.id": "dead", "transaction.timeout.ms": 1_000_000})
+    dead.init_transactions()
+    dead.begin_transaction()
+    dead.produce(STATE, b"{}", key=b'[9,"x"]', partition=1, headers=[(WRITER, b"dead")])
+    dead.flush()
+    copy = started(world, 0)
+    committer = copy.processor.committer
+    assert committer._hanging.find_writer(TopicPartition(STATE, 1), 0, 1.0)
+    copy.processor._counts.forget(DEAD_LETTERS)
+    world.kafka.fail_next("list_topics", before=True)
+    assert copy.commit() == {}
+    assert world.kinds(STATE, 1) == ["open"]
+    copy.commit()
+    assert world.kinds(STATE, 1)[0] == "aborted"
