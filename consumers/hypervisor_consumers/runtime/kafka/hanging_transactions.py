@@ -78,8 +78,12 @@ class HangingTransactions:
         writer = dict(headers_of(records[0]) or ()).get(WRITER) if records else None
         if writer is None:
             return False
+        try:
+            found = _Found(writer.decode(), topic_partition)
+        except UnicodeDecodeError:
+            return False  # a stranger's header
         with self._lock:
-            self._found.append(_Found(writer.decode(), topic_partition))
+            self._found.append(found)
         return True
 
     def has_found(self) -> bool:

@@ -182,3 +182,15 @@ def test_a_hanging_transaction_that_cannot_be_ended_now_is_ended_with_a_later_co
     assert world.kinds(STATE, 1) == ["open"]
     copy.commit()
     assert world.kinds(STATE, 1)[0] == "aborted"
+
+
+def test_a_writer_whose_name_is_no_text_is_unknown(world: World) -> None:
+    """A stranger wrote the header; it must not end the thread that restores."""
+    stranger = world.kafka.producer({"transactional.id": "stranger", "transaction.timeout.ms": 1_000_000})
+    stranger.init_transactions()
+    stranger.begin_transaction()
+    stranger.produce(STATE, b"{}", key=b'[9,"x"]', partition=1, headers=[(WRITER, b"\xff")])
+    stranger.flush()
+    hanging = started(world, 0).processor.committer._hanging
+    assert not hanging.find_writer(TopicPartition(STATE, 1), 0, 1.0)
+    assert not hanging.has_found()
